@@ -1,0 +1,94 @@
+"""Everything a cut run needs to go on exactly, in safetensors and JSON: no pickles.
+
+The Trainer's own checkpoints keep optimiser, scheduler and random state as pickles, and a process
+killed while writing leaves a folder that looks whole. Here a nested state becomes a tree of JSON with
+references into one safetensors file, and a checkpoint is moved into place once complete.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def save_state(folder: Path, name: str, state: Any) -> None:
+    """Write a nested structure of dicts, lists, tensors and plain values as ``name.json`` and ``name.safetensors``."""
+    tensors: dict[str, Tensor] = {}
+    tree = _pack(state, tensors)
+    (folder / f"{name}.json").write_text(json.dumps(tree), encoding="utf-8")
+    save_file(tensors, folder / f"{name}.safetensors")
+
+
+def load_state(folder: Path, name: str) -> Any:
+    """Read what `save_state` wrote."""
+    tree = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return _unpack(tree, load_file(folder / f"{name}.safetensors"))
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        key = str(len(tensors))
+        # clone: safetensors refuses tensors that share memory
+        tensors[key] = value.detach().cpu().contiguous().clone()
+        return {"tensor": key}
+    if isinstance(value, dict):
+        return {"dict": [[_pack(key, tensors), _pack(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {type(value).__name__: [_pack(item, tensors) for item in value]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
+
+
+def _unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, content),) = tree.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {_unpack(key, tensors): _unpack(item, tensors) for key, item in content}
+    items = [_unpack(item, tensors) for item in content]
+    return tuple(items) if kind == "tuple" else items
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of every random number generator that training draws from."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(gauss)],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Set every generator to a state that `random_state` returned."""
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint of a run that can be resumed from; unfinished ones do not count."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "optimizer.json").is_file()]
+    return max(found, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the optimiser step a checkpoint was taken after."""
+    return int(checkpoint.name.rsplit("-", 1)[1])

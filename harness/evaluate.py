@@ -1,0 +1,84 @@
+"""Scores and per-item outcomes of a model on the items of a task."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import nn
+
+from harness import progress
+from harness.config import TrainConfig
+from harness.files import write_bytes, write_json
+from harness.identity import digest
+from harness.machine import versions
+from harness.objectives.base import Objective
+from harness.record import parquet, read_items
+from harness.tasks.base import Outcome, Task
+
+HELD_OUT = ("validation", "test")
+Outcomes = dict[str, list[Outcome]]
+Questions = dict[str, Any]
+
+
+def precision(train: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the precision the Trainer trains in, so that scores are taken in the same."""
+    if train.bf16 or train.fp16:
+        return torch.autocast(device.type, torch.bfloat16 if train.bf16 else torch.float16)
+    return nullcontext()
+
+
+def answer(model: nn.Module, objective: Objective[Any], questions: Questions, train: TrainConfig, label: str) -> Outcomes:
+    """Answer the questions of each split; leaves the model's mode and the random state as they were."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    outcomes = {}
+    try:
+        with torch.inference_mode(), precision(train, device):
+            for split, asked in questions.items():
+                with progress.bar(f"{label} {split}", count(asked)) as bar:
+                    outcomes[split] = objective.answer(model, asked, train.per_device_eval_batch_size, bar.advance)
+    finally:
+        model.train(was_training)
+    return outcomes
+
+
+def count(questions: Any) -> int:
+    """Return how many rows will be run."""
+    return len(getattr(questions, "rows", questions))
+
+
+def scores(task: Task, outcomes: Outcomes) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return each split's metrics with their intervals, as plain values."""
+    return {split: {name: asdict(score) for name, score in task.score(found).items()} for split, found in outcomes.items()}
+
+
+class Baseline:
+    """The untouched model's outcomes, computed once for all runs that share them and kept under their hash."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self.identity = identity | {"versions": versions()}
+        self.key = digest(self.identity, 16)
+        self.path = folder / self.key
+
+    def read(self) -> Outcomes | None:
+        """Return the kept outcomes, None where there are none yet."""
+        file = self.path / "items.parquet"
+        return read_items(file)["before"] if file.exists() else None
+
+    def lock(self) -> FileLock:
+        """Return a lock that lets one process compute what others wait for."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.path / ".lock")
+
+    def write(self, outcomes: Outcomes) -> None:
+        """Keep outcomes, and what they are outcomes of."""
+        write_json(self.path / "identity.json", json.loads(json.dumps(self.identity)))
+        rows = [{"phase": "before", "split": split, **asdict(o)} for split, found in outcomes.items() for o in found]
+        write_bytes(self.path / "items.parquet", parquet(rows))

@@ -1,0 +1,232 @@
+"""One run, from configuration to record."""
+
+from __future__ import annotations
+
+import datetime
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from harness import identity, machine, progress, session, track
+from harness.config import RunConfig
+from harness.errors import HarnessError, NotApplicable, TrainingError
+from harness.evaluate import HELD_OUT, Baseline, Outcomes, answer, scores
+from harness.files import disk_full, new_folder
+from harness.machine import Meter
+from harness.methods.base import trainable
+from harness.models import Backbone, device_of, load_backbone
+from harness.record import SCHEMA_VERSION, RunFolder, Status
+from harness.session import Prepared
+from harness.track import Tracker
+from harness.train import Trained, Watch, finish_checkpoints, train
+
+SAMPLES = 8
+FINAL = (Status.done, Status.not_applicable)
+
+
+def execute(config: RunConfig) -> Status | None:
+    """Train, evaluate and record one run; skip what is done, resume what was cut, retry what failed.
+
+    Returns None where another process is training it and ``sweep.wait`` is off. A run that fails leaves
+    a failed record and does not raise; an interruption leaves it resumable and does.
+    """
+    folder = RunFolder(config.output_dir, identity.run_id(config))
+    with folder.lock(config.sweep.wait) as mine:
+        if not mine:
+            return None
+        status = folder.status()
+        if status in FINAL:
+            return status
+        if status is Status.failed:
+            folder.start_over()
+        return _attempt(config, folder)
+
+
+def _attempt(config: RunConfig, folder: RunFolder) -> Status:
+    record = _new_record(config, folder)
+    folder.write(record)
+    tracker = track.start(config, record["config"], folder.id, folder.path)
+    ended = "interrupted"
+    try:
+        record |= _outcome_of(config, folder, tracker)
+        folder.write(record)
+        ended = record["status"]
+        if ended != Status.done.value:
+            progress.say(f"{folder.id}: {ended}: {record['reason']}")
+        tracker.summarise(record)
+    finally:
+        tracker.finish(ended)
+    return Status(ended)
+
+
+def _outcome_of(config: RunConfig, folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
+    """Return what the run adds to its record: results, or why there are none."""
+    try:
+        return _work(config, folder, tracker) | {"status": Status.done.value}
+    except NotApplicable as error:
+        return {"status": Status.not_applicable.value, "reason": str(error)}
+    except (TrainingError, HarnessError) as error:
+        return _failure(str(error))
+    except torch.cuda.OutOfMemoryError as error:
+        return _failure(f"out of GPU memory: {str(error).splitlines()[0]}; lower train.per_device_train_batch_size")
+    except OSError as error:
+        return _failure("no space left on the disk" if disk_full(error) else f"{type(error).__name__}: {error}")
+    except Exception as error:  # one failed run must not stop a sweep: its record says what happened
+        return _failure(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+
+
+def _failure(reason: str) -> dict[str, Any]:
+    return {"status": Status.failed.value, "reason": reason, "traceback": traceback.format_exc()}
+
+
+def _new_record(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+    commit, dirty = identity.commit()
+    previous = folder.read() or {}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "id": folder.id,
+        "status": Status.running.value,
+        "reason": None,
+        "rank": config.method.rank_used,
+        "metric": config.task.metric,
+        "started": previous.get("started") or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "attempts": previous.get("attempts", 0) + 1,
+        "config": identity.resolved(config),
+        "identity": identity.identity(config),
+        "versions": machine.versions(),
+        "commit": commit,
+        "dirty": dirty,
+        "machine": machine.describe(device_of(config.train.use_cpu)),
+    }
+
+
+def _work(config: RunConfig, folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
+    device = device_of(config.train.use_cpu)
+    meter = Meter(device)
+    with meter.phase("tokenise"):
+        prepared = session.prepare(config)
+    with meter.phase("load"):
+        backbone = load(config, prepared)
+    with meter.phase("evaluate_base"):
+        before = base_outcomes(config, prepared, backbone, device)
+    with meter.phase("load"):
+        total = sum(map(size, backbone.model.parameters()))
+        transformers.set_seed(config.seed)
+        model = config.method.attach(backbone).to(device)
+        parameters = {"total": total, "trainable": sum(map(size, trainable(model).values()))}
+    with meter.phase("train"):
+        trained = learn(config, prepared, model, folder, tracker)
+    with meter.phase("evaluate"):
+        after = answer(model, prepared.objective, prepared.questions, config.train, "evaluate")
+    with meter.phase("save"):
+        parameters["saved_bytes"] = keep(config, model, folder)
+        samples = keep_outcomes(folder, prepared, before, after)
+    tracker.samples(samples)
+    tracker.adapter(folder.trained)
+    return _results(config, prepared, before, after, trained, meter) | {"parameters": parameters}
+
+
+def load(config: RunConfig, prepared: Prepared) -> Backbone:
+    """Load the model as the method wants it; raise :class:`NotApplicable` where the method does not fit it."""
+    outputs, quantization = prepared.objective.outputs, config.method.quantization()
+    backbone = load_backbone(prepared.files, config.model, outputs, quantization, config.seed)
+    reason = config.method.unsuitable(backbone)
+    if reason is not None:
+        raise NotApplicable(reason)
+    return backbone
+
+
+def base_outcomes(config: RunConfig, prepared: Prepared, backbone: Backbone, device: torch.device) -> Outcomes:
+    """Return the untouched model's outcomes, computed by the first run that needs them.
+
+    Untouched means in full precision: what quantisation costs is part of what QLoRA is charged with.
+    """
+    shared: dict[str, Any] = {
+        "model": prepared.files.hashes | {"dtype": config.model.dtype.value},
+        "task": identity.task_identity(config.task),
+        "items": prepared.splits.fingerprint(),
+        "precision": [config.train.bf16, config.train.fp16, device.type],
+        "batch": config.train.per_device_eval_batch_size,
+        "head_seed": config.seed if backbone.head else None,
+    }
+    baseline = Baseline(Path(config.output_dir) / ".base", shared)
+    with baseline.lock():
+        found = baseline.read()
+        if found is None:
+            found = answer(untouched(config, prepared, backbone).to(device), prepared.objective, prepared.questions, config.train, "base")
+            baseline.write(found)
+    return found
+
+
+def untouched(config: RunConfig, prepared: Prepared, backbone: Backbone) -> nn.Module:
+    """Return the model as its files have it, loaded again where this run's copy is quantised."""
+    if config.method.quantization() is None:
+        return backbone.model
+    return load_backbone(prepared.files, config.model, prepared.objective.outputs, None, config.seed).model
+
+
+def learn(config: RunConfig, prepared: Prepared, model: nn.Module, folder: RunFolder, tracker: Tracker) -> Trained:
+    """Train, with history, tracker and, where asked, evaluations along the way."""
+    validation = {"validation": prepared.questions["validation"]}
+
+    def evaluate() -> dict[str, float]:
+        found = config.task.score(answer(model, prepared.objective, validation, config.train, "evaluate")["validation"])
+        return {f"validation/{name}": score.value for name, score in found.items()}
+
+    def watch(bar: progress.Bar, per_epoch: float) -> Watch:
+        return Watch(folder, bar, per_epoch, tracker.log, evaluate, config.train.eval_steps)
+
+    rate = identity.learning_rate(config)
+    label = f"[{config.sweep.index}/{config.sweep.total}] {folder.id}"
+    return train(model, prepared.objective, prepared.features, config.method, config, rate, folder, watch, label)
+
+
+def keep(config: RunConfig, model: nn.Module, folder: RunFolder) -> int:
+    """Write the trained state, drop what only resuming needed, and return the state's size in bytes."""
+    with new_folder(folder.trained) as target:
+        config.method.save(model, target)
+    finish_checkpoints(folder.checkpoints, config.train.keep_checkpoints)
+    return sum(path.stat().st_size for path in folder.trained.rglob("*.safetensors"))
+
+
+def keep_outcomes(folder: RunFolder, prepared: Prepared, before: Outcomes, after: Outcomes) -> list[dict[str, Any]]:
+    """Write every item's outcome, and a few with their text for people to read."""
+    folder.write_items({"before": before, "after": after})
+    prompts = {item.id: prepared.objective.show(item) for item in prepared.splits.test[:SAMPLES]}
+    base = {outcome.item: outcome.prediction for outcome in before["test"]}
+    rows = [
+        {"item": o.item, "prompt": prompts[o.item], "base": base.get(o.item), "tuned": o.prediction, "reference": o.target}
+        for o in after["test"]
+        if o.item in prompts
+    ]
+    folder.write_samples(rows)
+    return rows
+
+
+def _results(config: RunConfig, prepared: Prepared, before: Outcomes, after: Outcomes, trained: Trained, meter: Meter) -> dict[str, Any]:
+    splits = prepared.splits
+    return {
+        "scores": {"before": scores(config.task, before), "after": scores(config.task, after)},
+        "tokens": trained.tokens,
+        "tokens_per_second": trained.session_tokens / trained.session_seconds,
+        "steps": trained.steps,
+        "interruptions": trained.interruptions,
+        "seconds": {name: round(value, 3) for name, value in meter.seconds.items()},
+        "memory": meter.memory,
+        "hashes": {"model": prepared.files.hashes, "data": splits.fingerprint()},
+        "data": {
+            "items": {"train": len(splits.train)} | {split: len(getattr(splits, split)) for split in HELD_OUT},
+            "dropped": splits.dropped,
+            "shortened": prepared.objective.shortened,
+        },
+    }
+
+
+def size(parameter: torch.Tensor) -> int:
+    """Return a parameter's number of values; bitsandbytes packs two 4-bit values in a byte and keeps the true shape aside."""
+    state = getattr(parameter, "quant_state", None)
+    return int(state.shape.numel()) if state is not None else parameter.numel()

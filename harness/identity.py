@@ -1,0 +1,119 @@
+"""A run's identity: a hash of everything that was resolved and can change its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from harness.assets import sha256_of
+from harness.config import ModelConfig, RunConfig
+from harness.errors import ConfigError
+from harness.tasks.base import Task
+
+# What is said of a data set or model for people, or decides only what is kept: it changes no result.
+DESCRIPTIVE = {"licence", "citation", "source", "note", "name", "dataset"}
+OPERATIONAL = {"logging_steps", "save_steps", "keep_checkpoints", "dataloader_num_workers"}
+
+
+def plain(value: Any) -> Any:
+    """Return dataclasses and enums as what JSON can hold."""
+    if isinstance(value, Enum):
+        return value.value
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def resolved(config: RunConfig) -> dict[str, Any]:
+    """Return the whole configuration as plain values, with kinds and method names spelt out."""
+    whole = plain(config)
+    whole["task"]["kind"] = config.task.name
+    whole["method"]["name"] = config.method.name
+    whole["train"]["learning_rate"] = learning_rate(config)
+    return whole  # type: ignore[no-any-return]
+
+
+def learning_rate(config: RunConfig) -> float:
+    """Return the rate that trains: ``train.learning_rate``, or the method's own."""
+    given = config.train.learning_rate
+    return float(config.method.learning_rate if given is None else given)
+
+
+def digest(value: Any, length: int = 10) -> str:
+    """Return the first hexadecimal digits of a value's SHA-256, the same for equal values."""
+    text = json.dumps(plain(value), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def model_identity(model: ModelConfig) -> dict[str, Any]:
+    """Return what decides a model: pinned source, or the hashes of a local folder's files; and its precision."""
+    values = {key: value for key, value in plain(model).items() if key not in DESCRIPTIVE | {"path"}}
+    return values | ({"files": folder_hashes(Path(model.path))} if model.path else {})
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """Return the hash of each file of a model folder that decides its outputs."""
+    if not (folder / "config.json").is_file():
+        raise ConfigError("model.path", folder, "no such model folder: it needs a config.json and *.safetensors")
+    names = sorted(path for pattern in ("*.json", "*.safetensors", "*.model", "*.txt") for path in folder.glob(pattern))
+    return {path.name: sha256_of(path) for path in names}
+
+
+def task_identity(task: Task) -> dict[str, Any]:
+    """Return what decides a task's items and how they are scored; local files count by their content."""
+    values = {key: value for key, value in plain(task).items() if key not in DESCRIPTIVE}
+    for name, source in task.data.items():
+        if source.path:
+            if not Path(source.path).is_file():
+                raise ConfigError(f"task.data.{name}.path", source.path, "no such file")
+            values["data"][name]["path"] = sha256_of(Path(source.path))
+    return values | {"kind": task.name}
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """Return everything that can change a run's result, and nothing else.
+
+    The top-level rank is left out: it counts only where the method's own fields hold it, so
+    ``method=full rank=8,16`` is one run.
+    """
+    train = {key: value for key, value in plain(config.train).items() if key not in OPERATIONAL}
+    method = plain(config.method) | {"name": config.method.name}
+    train["learning_rate"] = method["learning_rate"] = learning_rate(config)
+    return {
+        "model": model_identity(config.model),
+        "task": task_identity(config.task),
+        "method": method,
+        "train": train,
+        "seed": config.seed,
+    }
+
+
+def run_id(config: RunConfig) -> str:
+    """Return the run's folder name: its method for people, and the hash of its identity."""
+    rank = config.method.rank_used
+    label = config.method.name if rank is None else f"{config.method.name}-r{rank}"
+    return f"{label}-{digest(identity(config))}"
+
+
+def commit() -> tuple[str | None, bool | None]:
+    """Return this project's git commit and whether the tree has changes, None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return head, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,44 @@
+"""Full fine-tuning: every weight trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from harness.methods.base import METHODS, DirectMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from harness.models import Backbone
+
+
+@METHODS.register("full")
+@dataclass
+class Full(DirectMethod):
+    """Train every weight of the model."""
+
+    learning_rate: float = 5e-5
+
+    def trains(self, name: str, parameter: nn.Parameter, backbone: Backbone) -> bool:
+        """Everything trains."""
+        return True
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write a Hugging Face model folder, loadable by ``from_pretrained``."""
+        cast("PreTrainedModel", model).save_pretrained(folder)
+
+    def load(self, model: nn.Module, folder: Path) -> None:
+        """Read the folder's shards back into the model, every tensor of it."""
+        from safetensors.torch import load_model
+
+        from harness.methods.base import check_names
+
+        missing: set[str] | None = None
+        for shard in sorted(folder.glob("*.safetensors")):
+            absent, unexpected = load_model(model, shard, strict=False)
+            check_names(unexpected, [], shard)
+            missing = set(absent) if missing is None else missing & set(absent)
+        check_names(missing or [], [], folder)

@@ -1,0 +1,235 @@
+"""Methods built on PEFT: the base class of its tuners, and ``method=peft`` for any tuner of the installed PEFT."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from harness.config import require
+from harness.errors import ConfigError, NotApplicable, nearest
+from harness.library_names import enum_values
+from harness.methods.base import METHODS, TRAINED, Method, check_names, load_tensors, save_tensors, trainable
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from torch import nn
+
+    from harness.models import Backbone
+
+UNSUITABLE = {
+    "MULTITASK_PROMPT_TUNING": "MULTITASK_PROMPT_TUNING needs the number of its task with every input",
+    "POLY": "POLY needs the number of its task with every input",
+    "XLORA": "XLORA mixes LoRA adapters trained before; it does not train from a base alone",
+}
+"""Tuners that cannot be trained on one task, and why."""
+
+
+@dataclass
+class PeftMethod(Method):
+    """A method that PEFT's ``get_peft_model`` attaches and ``save_pretrained`` saves."""
+
+    def peft_config(self, backbone: Backbone) -> PeftConfig:
+        """Return the tuner's configuration for this model."""
+        raise NotImplementedError
+
+    def attach(self, backbone: Backbone) -> nn.Module:
+        """Wrap the base; the task's new head trains through PEFT's ``modules_to_save``."""
+        from peft import get_peft_model
+
+        config = self.peft_config(backbone)
+        config.task_type = backbone.peft_task
+        config.inference_mode = False
+        if backbone.head:
+            config.modules_to_save = head_modules(backbone)  # type: ignore[attr-defined]
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks transformers 5 for a property by its old name; there is nothing a user can do.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            model = get_peft_model(backbone.model, config)
+        for name, parameter in model.named_parameters():
+            if ".modules_to_save." in name:
+                parameter.requires_grad_(True)
+        return cast("nn.Module", model)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write a PEFT adapter folder."""
+        # False: "auto" asks the hub whether the vocabulary was resized.
+        cast("PeftModel", model).save_pretrained(str(folder), save_embedding_layers=False)
+        if computes_prompt(model):
+            save_tensors(trainable(model), folder / TRAINED)
+
+    def load(self, model: nn.Module, folder: Path) -> None:
+        """Read an adapter folder into the attached adapter, every tensor of it."""
+        if computes_prompt(model):
+            return load_tensors(trainable(model), folder / TRAINED)
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        path = folder / "adapter_model.safetensors"
+        stored = load_file(path)
+        check_names(stored, get_peft_model_state_dict(model, save_embedding_layers=False), path)
+        set_peft_model_state_dict(model, stored)
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """Fold the adapter into the base weights and put the trained head in the place of the old one."""
+        if not self.mergeable:
+            raise ConfigError("merge", True, f"what {self.name} trains cannot be folded into the base's weights")
+        unwrap_head(model)
+        return cast("nn.Module", cast(Any, model).merge_and_unload())
+
+    def export_adapter(self, model: nn.Module, folder: Path) -> None:
+        """Write the adapter folder; what `save` writes is already standard."""
+        cast("PeftModel", model).save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def head_modules(backbone: Backbone) -> list[str]:
+    """Return the outermost modules that hold only parameters of the new head.
+
+    For a classifier of two layers that is ``classifier`` itself, not ``classifier.dense`` and
+    ``classifier.out_proj``: PEFT wraps ``classifier`` whole in any case, and could not load the layers
+    wrapped once more inside of it.
+    """
+    modules = set()
+    for module in backbone.head:
+        parent = module.rpartition(".")[0]
+        while parent and all(backbone.in_head(f"{parent}.{name}") for name, _ in backbone.model.get_submodule(parent).named_parameters()):
+            module, parent = parent, parent.rpartition(".")[0]
+        modules.add(module)
+    return sorted(modules)
+
+
+def no_past(backbone: Backbone) -> str | None:
+    """Return why no prefix can enter the model, None where it takes past keys and values."""
+    if "past_key_values" in inspect.signature(backbone.model.base_model.forward).parameters:
+        return None
+    return f"{type(backbone.model).__name__} takes no past keys and values, through which a prefix enters"
+
+
+def computes_prompt(model: nn.Module) -> bool:
+    """Return whether a small network computes the prompt while training.
+
+    PEFT then saves the computed prompt, which serves to use the model and cannot be trained further.
+    """
+    config = cast(Any, model).peft_config["default"]
+    return bool(config.peft_type == "P_TUNING" or getattr(config, "prefix_projection", False))
+
+
+def unwrap_head(model: nn.Module) -> None:
+    """Put each trained copy of a module where the module was.
+
+    Most of PEFT's tuners do so on merging, but fail at a module that has no `weight` of its own, such as
+    BERT's pooler and RoBERTa's classifier.
+    """
+    from peft.utils import ModulesToSaveWrapper
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            model.set_submodule(name, module.modules_to_save[module.active_adapters[0]])
+
+
+@METHODS.register("peft")
+@dataclass
+class AnyPeftTuner(PeftMethod):
+    """Any other tuner of the installed PEFT: ``method=peft method.peft_type=IA3 +method.options.r=8``."""
+
+    learning_rate: float = 5e-3
+    peft_type: str = "IA3"
+    """A name of ``peft.PeftType``, such as IA3, LOHA, OFT, VERA, LN_TUNING."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Fields of the tuner's own configuration class."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        types = enum_values("peft", "utils/peft_types", "PeftType")
+        self.peft_type = self.peft_type.upper()
+        require(self.peft_type in types, "method.peft_type", self.peft_type, f"no such tuner; {nearest(self.peft_type, types)}")
+
+    @property
+    def rank_used(self) -> int | None:
+        """Return the tuner's ``r`` where one is given."""
+        return self.options.get("r")
+
+    def preflight(self) -> None:
+        """Refuse options that the tuner's configuration does not have."""
+        known = {f.name for f in dataclasses.fields(self._config_class())}
+        for name, value in self.options.items():
+            require(name in known, f"method.options.{name}", value, f"{self.peft_type} has no such option; {nearest(name, known)}")
+
+    def unsuitable(self, backbone: Backbone) -> str | None:
+        """Some tuners need more than a model and batches of one task, some a model that takes a prefix."""
+        if self.peft_type in ("PREFIX_TUNING", "CARTRIDGE"):
+            return no_past(backbone)
+        return UNSUITABLE.get(self.peft_type)
+
+    def _config_class(self) -> type[Any]:
+        import peft
+
+        return cast("type[Any]", peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(self.peft_type)])
+
+    def peft_config(self, backbone: Backbone) -> PeftConfig:
+        """Build the tuner's configuration from `options`, and from `_defaults` what PEFT would leave open."""
+        options = {**self._defaults(backbone), **self.options}
+        try:
+            return cast("PeftConfig", self._config_class()(task_type=backbone.peft_task, **options))
+        except (TypeError, ValueError) as error:
+            raise ConfigError("method.options", self.options, first_line(error)) from None
+
+    def _defaults(self, backbone: Backbone) -> dict[str, Any]:
+        """Return what the model decides: the layout of its weights, and targets where PEFT has none for it."""
+        import peft
+
+        known = {f.name for f in dataclasses.fields(self._config_class())}
+        defaults: dict[str, Any] = {}
+        if "num_virtual_tokens" in known:
+            defaults["num_virtual_tokens"] = 20
+        if "fan_in_fan_out" in known:
+            defaults["fan_in_fan_out"] = backbone.transposed
+        tuner = peft.PEFT_TYPE_TO_TUNER_MAPPING[peft.PeftType(self.peft_type)]
+        mapping = getattr(tuner, "target_module_mapping", None)
+        # SHADOW has an empty table: it finds the model's blocks, not its linear layers, by itself.
+        if mapping and backbone.model.config.model_type not in mapping:
+            defaults["target_modules"] = self._all_targets(backbone)
+        return defaults
+
+    def _all_targets(self, backbone: Backbone) -> list[str] | str:
+        """Return all linear layers, or all norms for the tuner of norms."""
+        from harness.tuners.houlsby import norms
+
+        if self.peft_type != "LN_TUNING":
+            return "all-linear"
+        return [name for name in norms(backbone.model) if not backbone.in_head(f"{name}.")]
+
+    def attach(self, backbone: Backbone) -> nn.Module:
+        """Attach the tuner; one that PEFT cannot fit to this model is not applicable."""
+        config = self.peft_config(backbone)
+        try:
+            model = super().attach(backbone)
+        except (TypeError, ValueError, LookupError, NotImplementedError, AttributeError, AssertionError) as error:
+            if isinstance(error, TypeError) and unset(config):
+                raise ConfigError("method.options", self.options, f"{self.peft_type} {unset(config)}") from error
+            reason = f"PEFT cannot fit {self.peft_type} to {type(backbone.model).__name__}"
+            raise NotApplicable(f"{reason}: {first_line(error)}") from error
+        if not any(p.requires_grad and ".modules_to_save." not in name for name, p in model.named_parameters()):
+            raise ConfigError("method.options", self.options, f"{self.peft_type} has nothing to train")
+        return model
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """Fold the adapter into the base weights, which not every tuner can."""
+        try:
+            return super().merge(model)
+        except (NotImplementedError, AttributeError, ValueError) as error:
+            raise ConfigError("merge", True, f"{self.peft_type} cannot be merged: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def unset(config: PeftConfig) -> str:
+    """Say which numbers a tuner's configuration leaves open; PEFT fails on them only when it computes."""
+    names = [f.name for f in dataclasses.fields(config) if f.type in (int, "int") and getattr(config, f.name) is None]
+    return f"needs method.options.{', method.options.'.join(names)}" if names else ""

@@ -1,0 +1,75 @@
+"""QLoRA (Dettmers et al. 2023, arXiv 2305.14314): LoRA over a frozen base in 4 or 8 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from harness.config import require
+from harness.methods.base import METHODS
+from harness.methods.lora import Initialisation, LoRA
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.models import Backbone
+
+
+@METHODS.register("qlora")
+@dataclass
+class QLoRA(LoRA):
+    """LoRA over NF4 weights with double quantisation: 4.127 bits a parameter instead of 32."""
+
+    bits: int = 4
+    double_quantisation: bool = True
+    """Quantise the scales too: 0.127 bit a parameter for them instead of 0.5."""
+    compute_dtype: str | None = None
+    """The dtype products are computed in; None is bfloat16 on CUDA, as in the paper, and float32 on a CPU."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.bits in (4, 8), "method.bits", self.bits, "must be 4 or 8")
+        dtypes = (None, "float32", "bfloat16", "float16")
+        require(self.compute_dtype in dtypes, "method.compute_dtype", self.compute_dtype, "float32, bfloat16 or float16")
+        starts = (Initialisation.default, Initialisation.gaussian)
+        require(self.init in starts, "method.init", self.init.value, "default or gaussian: the others need the base in full precision")
+
+    def quantization(self) -> Any:
+        """Return NF4 with double quantisation, or LLM.int8; bitsandbytes' own default would be fp4."""
+        import torch
+        from transformers import BitsAndBytesConfig
+
+        if self.bits == 8:
+            return BitsAndBytesConfig(load_in_8bit=True)
+        default = "bfloat16" if torch.cuda.is_available() else "float32"
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=self.double_quantisation,
+            bnb_4bit_compute_dtype=getattr(torch, self.compute_dtype or default),
+        )
+
+    def optimizer(self) -> str:
+        """Page the optimiser's state out of GPU memory where there is a GPU."""
+        import torch
+
+        return "paged_adamw_32bit" if torch.cuda.is_available() else "adamw_torch"
+
+    def unsuitable(self, backbone: Backbone) -> str | None:
+        """A model of which nothing was quantised would be plain LoRA under another name."""
+        if any(type(module).__name__ in ("Linear4bit", "Linear8bitLt") for module in backbone.model.modules()):
+            return None
+        return "bitsandbytes quantised none of the model's layers"
+
+    def attach(self, backbone: Backbone) -> nn.Module:
+        """Prepare the quantised base as PEFT does, gradient checkpointing left to ``train.gradient_checkpointing``."""
+        from peft import prepare_model_for_kbit_training
+
+        backbone.model = prepare_model_for_kbit_training(backbone.model, use_gradient_checkpointing=False)
+        return super().attach(backbone)
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """Dequantise the base, then fold the adapter in: merging into 4 bits would move the logits."""
+        tuned = cast(Any, model)
+        tuned.base_model.model = tuned.base_model.model.dequantize()
+        return cast("nn.Module", tuned.merge_and_unload())

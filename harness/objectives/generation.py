@@ -1,0 +1,83 @@
+"""Decoders that write: trained on the answer and its end, scored on what they generate greedily."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from harness.objectives.base import Advance, Features, fit, to_device
+from harness.objectives.likelihood import AnswerObjective
+from harness.tasks.base import Item, Outcome
+from harness.tasks.instruction import Instruction
+
+
+class Generation(AnswerObjective[Instruction]):
+    """Trains on the answer and an end-of-sequence token; answers by greedy generation.
+
+    Prompts are generated for in groups of equal length. Padding on the left would move the real tokens
+    away from the virtual tokens of prompt tuning and change its answers with the company they are in.
+    """
+
+    def features(self, items: Sequence[Item]) -> list[Features]:
+        """Tokenise each prompt with its answer and an end-of-sequence token."""
+        return [self._encode(item) for item in items]
+
+    def _encode(self, item: Item) -> Features:
+        answer = self.task.answer_template.format(answer=item.target)
+        reserve = len(self.tokenizer(answer).input_ids) + 1
+        prompt, ids = self.continuation(self._prompt(item, max(self.task.max_length - reserve, 1)), answer)
+        ids = [*ids, self.tokenizer.eos_token_id]
+        return {"prompt": prompt, "answer": ids, "length": len(prompt) + len(ids)}
+
+    def _prompt(self, item: Item, budget: int) -> str:
+        if not self.task.chat:
+            return self.prompt(item, budget)
+        frame = self._chat_frame("\0")
+        overhead = len(self.tokenizer(frame).input_ids)
+        content = fit(self.task.template, item.fields, self.tokenizer, max(budget - overhead, 1), self._count_cut)
+        return frame.replace("\0", content)
+
+    def _chat_frame(self, content: str) -> str:
+        messages = [{"role": "system", "content": self.task.system}] if self.task.system else []
+        messages.append({"role": "user", "content": content})
+        return cast(str, self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def questions(self, items: Sequence[Item]) -> list[tuple[Item, list[int]]]:
+        """Tokenise the prompts, split from the answer exactly as in training."""
+        return [(item, self._encode(item)["prompt"]) for item in items]
+
+    def answer(self, model: nn.Module, questions: Any, batch_size: int, advance: Advance) -> list[Outcome]:
+        """Generate an answer for each prompt."""
+        groups: dict[int, list[int]] = defaultdict(list)
+        for index, (_, prompt) in enumerate(questions):
+            groups[len(prompt)].append(index)
+        written: dict[int, str] = {}
+        for length in sorted(groups, reverse=True):
+            for start in range(0, len(groups[length]), batch_size):
+                part = groups[length][start : start + batch_size]
+                written.update(zip(part, self._generate(model, [questions[index][1] for index in part]), strict=True))
+                advance(len(part))
+        return [self._outcome(item, written[index]) for index, (item, _) in enumerate(questions)]
+
+    def _generate(self, model: nn.Module, prompts: list[list[int]]) -> list[str]:
+        ids = torch.tensor(prompts)
+        batch = to_device({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, model)
+        output = cast(Any, model).generate(
+            **batch,
+            max_new_tokens=self.task.max_new_tokens,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+        )
+        return [text.strip() for text in self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)]
+
+    def _outcome(self, item: Item, text: str) -> Outcome:
+        return Outcome(item.id, text, str(item.target), self.task.grade(text, str(item.target)))
+
+    def show(self, item: Item) -> str:
+        """Return the prompt as the model sees it."""
+        return self._prompt(item, self.task.max_length)

@@ -1,0 +1,164 @@
+"""Decoders that choose: the answer to which the model gives the highest likelihood after the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.objectives.base import IGNORED, Advance, Batch, Features, Objective, TaskT, by_length, mask, pad, to_device
+from harness.tasks.base import Item, Outcome, Task
+from harness.tasks.classification import Classification
+from harness.tasks.multiple_choice import MultipleChoice
+
+
+class AnswerObjective(Objective[TaskT]):
+    """Trains a decoder on the tokens of the answer alone.
+
+    The vocabulary logits are computed from the first answer token of the batch on and nowhere before:
+    for a question of 18 tokens and an answer of one, the output matrix (a fifth of SmolLM2's work) is
+    applied to a few positions instead of all.
+    """
+
+    def continuation(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        """Tokenise prompt and answer together and cut between them, as lm-evaluation-harness does.
+
+        Blanks at the prompt's end go to the answer: tokenisers join a blank to the word after it.
+        """
+        kept = prompt.rstrip()
+        answer = prompt[len(kept) :] + answer
+        whole = list(self.tokenizer(kept + answer).input_ids)
+        start = len(self.tokenizer(kept).input_ids)
+        return whole[:start], whole[start:]
+
+    def collate(self, features: Sequence[Features]) -> Batch:
+        """Pad on the right; ``keep`` counts the last positions whose logits are needed."""
+        rows = [f["prompt"] + f["answer"] for f in features]
+        labels = pad([[IGNORED] * len(f["prompt"]) + f["answer"] for f in features], IGNORED)
+        first = min(len(f["prompt"]) for f in features)
+        return {
+            "input_ids": pad(rows, self.tokenizer.pad_token_id),
+            "attention_mask": mask(rows),
+            "labels": labels,
+            "keep": labels.shape[1] - first + 1,
+        }
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the summed negative log-likelihood of the answers' tokens."""
+        logits = last_logits(model, batch, batch["keep"])
+        targets = batch["labels"][:, -(batch["keep"] - 1) :]
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def last_logits(model: nn.Module, batch: Batch, keep: int) -> Tensor:
+    """Return logits of the last `keep` positions, of shape (rows, keep, vocabulary).
+
+    Counted from the end, positions are the same whether or not a method puts virtual tokens in front.
+    """
+    output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], logits_to_keep=keep, use_cache=False)
+    logits: Tensor = output.logits
+    return logits[:, -keep:]
+
+
+@dataclass
+class Row:
+    """One text to run, and the answers whose tokens are read off its end."""
+
+    prompt: list[int]
+    shared: list[int]
+    """The answer's tokens but the last; empty for answers of one token, which then share a row."""
+    answers: list[tuple[int, int, list[int]]]
+    """(item, choice, the answer's tokens)."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Return the tokens to run."""
+        return self.prompt + self.shared
+
+
+@dataclass
+class Questions:
+    """Tokenised items with their choices."""
+
+    items: list[Item]
+    rows: list[Row]
+
+
+class Likelihood(AnswerObjective[Task]):
+    """Trains on the right answer; answers by the most likely choice.
+
+    Classification compares log p(label word); multiple choice compares log p(choice) / characters,
+    the ``acc_norm`` of lm-evaluation-harness.
+    """
+
+    def features(self, items: Sequence[Item]) -> list[Features]:
+        """Tokenise each prompt with its right answer."""
+        return [self._encode(item, self._answers(item)[self._gold(item)]) for item in items]
+
+    def _encode(self, item: Item, answer: str) -> Features:
+        reserve = len(self.tokenizer(answer).input_ids)
+        prompt = self.prompt(item, max(self.task.max_length - reserve, 1))
+        prompt_ids, answer_ids = self.continuation(prompt, answer)
+        return {"prompt": prompt_ids, "answer": answer_ids, "length": len(prompt_ids) + len(answer_ids)}
+
+    def _answers(self, item: Item) -> list[str]:
+        if isinstance(self.task, Classification):
+            return list(self.task.labels.values())
+        assert isinstance(self.task, MultipleChoice)
+        return [self.task.choice_template.format(choice=choice) for choice in item.choices]
+
+    def _gold(self, item: Item) -> int:
+        return list(self.task.labels).index(item.target) if isinstance(self.task, Classification) else int(item.target)
+
+    def questions(self, items: Sequence[Item]) -> Questions:
+        """Tokenise every choice; those of one token share the run of their prompt."""
+        rows: dict[tuple[int, ...], Row] = {}
+        for number, item in enumerate(items):
+            for choice, answer in enumerate(self._answers(item)):
+                encoded = self._encode(item, answer)
+                shared = encoded["answer"][:-1]
+                key = (number, len(encoded["prompt"]), *encoded["prompt"], *shared)
+                row = rows.setdefault(key, Row(encoded["prompt"], shared, []))
+                row.answers.append((number, choice, encoded["answer"]))
+        return Questions(list(items), list(rows.values()))
+
+    def answer(self, model: nn.Module, questions: Questions, batch_size: int, advance: Advance) -> list[Outcome]:
+        """Score all choices of all items and take each item's most likely."""
+        scores: list[dict[int, float]] = [{} for _ in questions.items]
+        lengths: list[dict[int, int]] = [{} for _ in questions.items]
+        for batch in by_length(questions.rows, lambda row: len(row.ids), batch_size):
+            rows = [questions.rows[index] for index in batch]
+            for (number, choice, ids), value in zip([a for row in rows for a in row.answers], self._score(model, rows), strict=True):
+                scores[number][choice], lengths[number][choice] = value, len(ids)
+            advance(len(batch))
+        return [self._outcome(item, scores[n], lengths[n]) for n, item in enumerate(questions.items)]
+
+    def _score(self, model: nn.Module, rows: list[Row]) -> list[float]:
+        """Return log p of each answer of each row, summed over its tokens."""
+        ids = [row.ids for row in rows]
+        longest = max(map(len, ids))
+        keep = longest - min(len(row.prompt) for row in rows) + 1
+        batch = to_device({"input_ids": pad(ids, self.tokenizer.pad_token_id), "attention_mask": mask(ids)}, model)
+        logits = last_logits(model, batch, keep).float()
+        log_p = logits - logits.logsumexp(-1, keepdim=True)
+        picks = []
+        for index, row in enumerate(rows):
+            first = len(row.prompt) - 1 - (longest - keep)
+            for _, _, answer in row.answers:
+                positions = torch.arange(first, first + len(answer), device=log_p.device)
+                picks.append(log_p[index, positions, torch.tensor(answer, device=log_p.device)].sum())
+        values: list[float] = torch.stack(picks).tolist()
+        return values
+
+    def _outcome(self, item: Item, scores: dict[int, float], lengths: dict[int, int]) -> Outcome:
+        gold = self._gold(item)
+        if isinstance(self.task, Classification):
+            best = max(scores, key=lambda choice: scores[choice])
+            names = list(self.task.labels)
+        else:
+            best = max(scores, key=lambda choice: scores[choice] / max(len(item.choices[choice]), 1))
+            names = list(item.choices)
+        return Outcome(item.id, names[best], names[gold], float(best == gold), -scores[gold], lengths[gold])

@@ -1,0 +1,56 @@
+"""What is seen while a run runs: bars on a terminal, a line a run elsewhere."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+
+
+def interactive() -> bool:
+    """Return whether bars can be drawn: on a terminal, in the process that owns it."""
+    return sys.stderr.isatty() and multiprocessing.parent_process() is None
+
+
+def say(text: str) -> None:
+    """Print one line to the error stream, where it does not mix with the result table."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+class Bar:
+    """One bar: how far, what the loss is, how fast, how long still."""
+
+    def __init__(self, progress: Progress | None, task: int) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Move on by `steps` and show `note`; nothing happens off a terminal."""
+        if self._progress is not None:
+            self._progress.update(self._task, advance=steps, note=note)  # type: ignore[arg-type]
+
+    def start_at(self, steps: int) -> None:
+        """Begin part-way, as a resumed run does."""
+        self.advance(steps)
+
+
+@contextmanager
+def bar(label: str, total: int) -> Iterator[Bar]:
+    """Show a bar while the block runs; silent off a terminal."""
+    if not interactive():
+        yield Bar(None, 0)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Bar(progress, progress.add_task(label, total=total, note=""))

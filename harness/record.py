@@ -1,0 +1,170 @@
+"""The run folder: the only thing that passes from training to analysis.
+
+    record.json     schema version, status and why, configuration, versions, machine, hashes, results
+    history.jsonl   a line per logging step
+    items.parquet   a row per evaluated item, before and after
+    samples.jsonl   a few inputs with the base's answer, the tuned answer and the reference
+    checkpoints/    trained state along the way; trained/ the final one
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from harness.errors import RecordError
+from harness.files import write_bytes, write_json
+from harness.tasks.base import SPLITS, Outcome
+
+SCHEMA_VERSION = 1
+REQUIRED = {"schema_version", "id", "status", "config"}
+
+
+class Status(str, Enum):
+    """How a run stands; the last three need nothing more."""
+
+    running = "running"
+    done = "done"
+    failed = "failed"
+    not_applicable = "not_applicable"
+
+
+VOLATILE = ("started", "seconds", "tokens_per_second", "memory", "machine", "attempts", "tracker", "interruptions")
+"""Keys of a record that differ between two runs of the same thing."""
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read and check ``record.json``.
+
+    Raises :class:`RecordError` where it is missing, damaged, of a newer schema, or another run's.
+    """
+    path = folder / "record.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{path}: no record") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: damaged ({error}); move the folder away to train the run again") from None
+    missing = sorted(REQUIRED - set(record)) if isinstance(record, dict) else sorted(REQUIRED)
+    if missing:
+        raise RecordError(f"{path}: damaged, it lacks {', '.join(missing)}; move the folder away to train the run again")
+    if record["schema_version"] > SCHEMA_VERSION:
+        raise RecordError(f"{path}: schema {record['schema_version']} is newer than {SCHEMA_VERSION}, the newest this version reads")
+    return record  # type: ignore[no-any-return]
+
+
+def comparable(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record without what differs between two runs of the same thing: clock, memory, machine."""
+    kept = {key: value for key, value in record.items() if key not in VOLATILE}
+    config = {key: value for key, value in kept.get("config", {}).items() if key not in ("sweep", "output_dir", "cache_dir", "tracker")}
+    return kept | {"config": config}
+
+
+class RunFolder:
+    """One run's folder, locked while this process trains it."""
+
+    def __init__(self, output_dir: str | Path, run_id: str) -> None:
+        self.id = run_id
+        self.path = Path(output_dir) / run_id
+        self.checkpoints = self.path / "checkpoints"
+        self.trained = self.path / "trained"
+
+    @contextmanager
+    def lock(self, wait: bool) -> Iterator[bool]:
+        """Hold the run against other processes; yield False where another one has it.
+
+        The operating system frees the lock of a process that dies, so none is ever left behind.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the record, None where the run has not begun; raise :class:`RecordError` where damaged."""
+        return read_record(self.path) if (self.path / "record.json").exists() else None
+
+    def status(self) -> Status | None:
+        """Return the run's status, None where it has not begun."""
+        record = self.read()
+        return None if record is None else Status(record["status"])
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Write the record atomically."""
+        write_json(self.path / "record.json", record)
+
+    def start_over(self) -> None:
+        """Remove what a failed attempt left, so that a retry trains from the start."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        shutil.rmtree(self.trained, ignore_errors=True)
+        (self.path / "history.jsonl").unlink(missing_ok=True)
+
+    def trim_history(self, step: int) -> None:
+        """Drop history lines after `step`, which a resumed run writes again."""
+        path = self.path / "history.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if _step(line) <= step]
+        write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
+
+    def append_history(self, entry: dict[str, Any]) -> None:
+        """Append one line; a line cut by a power failure is dropped when the run resumes."""
+        with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def write_items(self, outcomes: dict[str, dict[str, list[Outcome]]]) -> None:
+        """Write ``items.parquet`` from outcomes by phase (before, after) and split."""
+        rows = [
+            {"phase": phase, "split": split, **asdict(outcome)}
+            for phase, splits in outcomes.items()
+            for split, found in splits.items()
+            for outcome in found
+        ]
+        write_bytes(self.path / "items.parquet", parquet(rows))
+
+    def write_samples(self, rows: list[dict[str, Any]]) -> None:
+        """Write ``samples.jsonl``."""
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_bytes(self.path / "samples.jsonl", text.encode())
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    """Return rows as the bytes of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def read_items(path: Path) -> dict[str, dict[str, list[Outcome]]]:
+    """Read ``items.parquet`` back into outcomes by phase and split."""
+    import pyarrow.parquet as pq
+
+    found: dict[str, dict[str, list[Outcome]]] = {}
+    for row in pq.read_table(path).to_pylist():
+        phase, split = row.pop("phase"), row.pop("split")
+        found.setdefault(phase, {}).setdefault(split, []).append(Outcome(**row))
+    return {phase: {split: splits[split] for split in SPLITS if split in splits} for phase, splits in found.items()}

@@ -1,0 +1,55 @@
+"""The command line: ``python -m harness.run`` trains one run, ``-m`` a sweep."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from harness.compose import HydraException, OmegaConfBaseException, conf_folder, explain, register, to_run_config
+from harness.errors import HarnessError
+from harness.sweep import run_single
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+def main(composed: DictConfig) -> str | None:
+    """Train the composed run; the sweeper has already checked and prepared the runs of a sweep."""
+    config = to_run_config(composed)
+    if not config.sweep.prepared:
+        run_single(config, _execute)
+        return None
+    status = _execute(config)
+    return None if status is None else status.value
+
+
+def _execute(config):  # type: ignore[no-untyped-def]
+    from harness.execute import execute  # torch and transformers load here, after the configuration is valid
+
+    return execute(config)
+
+
+def cli() -> None:
+    """Run the command line; what a user can mend is one line and exit code 1."""
+    # Hydra prints its own errors over many lines unless told to raise them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main()
+    except (HarnessError, HydraException, OmegaConfBaseException) as error:
+        overrides = [argument for argument in sys.argv[1:] if "=" in argument]
+        line = str(error) if isinstance(error, HarnessError) else explain(error, overrides)
+        print(f"harness: {line}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("harness: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    # As __main__ these functions could not be found again by the worker processes of a launcher.
+    from harness.run import cli as imported_cli
+
+    imported_cli()

@@ -1,0 +1,70 @@
+"""What runs of one process share: files on disk, splits, and tokenised data; never a model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from harness import assets
+from harness.assets import Files
+from harness.config import RunConfig
+from harness.evaluate import HELD_OUT, Questions
+from harness.identity import model_identity, task_identity
+from harness.models import kind_of, load_tokenizer
+from harness.objectives import build
+from harness.objectives.base import Features, Objective
+from harness.tasks.base import Splits, Task
+
+
+@dataclass
+class Prepared:
+    """A model's files and a task's items, tokenised for that model."""
+
+    files: Files
+    kind: str
+    task: Task
+    splits: Splits
+    objective: Objective[Any]
+    features: list[Features]
+    questions: Questions
+
+
+_PREPARED: dict[str, Prepared] = {}
+_SPLITS: dict[str, Splits] = {}
+_KEPT = 8
+"""Prepared pairs of model and task kept in memory; tokenised data of a large task is some 100 MB."""
+
+
+def fetch(config: RunConfig) -> tuple[Files, Splits]:
+    """Get the model's files and the task's items, downloading what is missing.
+
+    Raises a :class:`HarnessError` in one line where either cannot be had or used.
+    """
+    cache = assets.cache_root(config.cache_dir)
+    files = assets.fetch_model(config.model, cache)
+    key = json.dumps(task_identity(config.task), sort_keys=True)
+    if key not in _SPLITS:
+        _SPLITS[key] = config.task.load(lambda source: assets.fetch_source(source, cache))
+    return files, _SPLITS[key]
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Return the tokenised task, from memory where an earlier run of this process tokenised it.
+
+    Raises :class:`NotApplicable` where a model of this kind cannot do the task.
+    """
+    key = json.dumps([model_identity(config.model), task_identity(config.task)], sort_keys=True)
+    if key not in _PREPARED:
+        while len(_PREPARED) >= _KEPT:
+            _PREPARED.pop(next(iter(_PREPARED)))
+        _PREPARED[key] = _tokenise(config)
+    return _PREPARED[key]
+
+
+def _tokenise(config: RunConfig) -> Prepared:
+    files, splits = fetch(config)
+    kind = kind_of(files.folder, config.model)
+    objective = build(config.task, kind, load_tokenizer(files.folder))
+    questions = {split: objective.questions(getattr(splits, split)) for split in HELD_OUT}
+    return Prepared(files, kind, config.task, splits, objective, objective.features(splits.train), questions)

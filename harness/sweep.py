@@ -1,0 +1,144 @@
+"""Planning a sweep: check every run before the first trains, and train none twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from harness.compose import to_run_config
+from harness.config import RunConfig
+from harness.errors import ConfigError, RecordError
+from harness.identity import digest, learning_rate, run_id
+from harness.record import RunFolder, Status
+
+Job = Sequence[str]
+FINAL = {"done", "not_applicable"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One distinct run of a sweep."""
+
+    job: Job
+    """The overrides that Hydra composes it from."""
+    config: RunConfig
+    id: str
+    status: str
+    """``new``, a record's status, or ``damaged``."""
+
+    @property
+    def folder(self) -> Path:
+        """Return the run's folder."""
+        return Path(self.config.output_dir) / self.id
+
+    @property
+    def pending(self) -> bool:
+        """Return whether there is something to train."""
+        return self.status not in FINAL | {"damaged"}
+
+
+def plan(jobs: Sequence[Job], compose: Callable[[Job], DictConfig]) -> list[Planned]:
+    """Return the distinct runs of a sweep in order; every configuration is checked on the way."""
+    runs: dict[str, Planned] = {}
+    for job in jobs:
+        config = to_run_config(compose(job))
+        name = run_id(config)
+        if name not in runs:
+            runs[name] = Planned(job, config, name, status_of(RunFolder(config.output_dir, name)))
+    return list(runs.values())
+
+
+def status_of(folder: RunFolder) -> str:
+    """Return a run's status as the plan shows it."""
+    try:
+        status = folder.status()
+    except RecordError:
+        return "damaged"
+    return "new" if status is None else status.value
+
+
+def describe(runs: Sequence[Planned], jobs: int) -> str:
+    """Return the plan as text: a line a run, then what was left out as duplicates."""
+    lines = [f"{'status':<15} {'learning rate':>13}  run"]
+    lines += [f"{_meaning(run.status):<15} {learning_rate(run.config):>13g}  {run.folder}" for run in runs]
+    pending = sum(run.pending for run in runs)
+    repeated = f", {jobs - len(runs)} duplicates left out" if jobs > len(runs) else ""
+    return "\n".join([*lines, f"{len(runs)} runs{repeated}: {pending} to train, {len(runs) - pending} not"])
+
+
+def _meaning(status: str) -> str:
+    return {"new": "to train", "running": "cut: resume", "failed": "failed: retry"}.get(status, status)
+
+
+def prepare(runs: Sequence[Planned]) -> None:
+    """Fetch and check models, data, method options, tracker and disk: all that can go wrong before training."""
+    from harness import session, track
+    from harness.files import require_writable
+
+    seen: set[str] = set()
+    for run in runs:
+        config = run.config
+        track.check(config.tracker)
+        require_writable(Path(config.output_dir), 64 * 2**20)
+        config.method.preflight()
+        key = digest([config.model, config.task, config.cache_dir])
+        if key not in seen:
+            session.fetch(config)
+            seen.add(key)
+
+
+def run_sweep(jobs: Sequence[Job], compose: Callable[[Job], DictConfig], launch: Callable[[list[list[str]]], Sequence[Any]]) -> None:
+    """Plan, prepare, launch and report a sweep; exit with code 1 where a run failed."""
+    runs = plan(jobs, compose)
+    pending = [run for run in runs if run.pending]
+    if runs[0].config.dry_run:
+        print(describe(runs, len(jobs)))
+        return
+    if pending:
+        prepare(pending)
+        _launch(pending, runs, launch)
+    report(runs)
+
+
+def _launch(pending: Sequence[Planned], runs: Sequence[Planned], launch: Callable[[list[list[str]]], Sequence[Any]]) -> None:
+    """Launch what is to train; come back at the end to runs that another process held."""
+    name = pending[0].config.sweep.name or f"sweep-{digest(sorted(run.id for run in runs), 8)}"
+    places = {run.id: number for number, run in enumerate(runs, 1)}
+    batch = [[*run.job, *_place(name, places[run.id], len(runs))] for run in pending]
+    results = launch(batch)
+    held = [[*job, "sweep.wait=true"] for job, result in zip(batch, results, strict=True) if result.return_value is None]
+    for result in launch(held) if held else []:
+        result.return_value  # noqa: B018  # raises what a job raised
+
+
+def _place(name: str, index: int, total: int) -> list[str]:
+    return [f"sweep.name={name}", f"sweep.index={index}", f"sweep.total={total}", "sweep.prepared=true"]
+
+
+def report(runs: Sequence[Planned]) -> None:
+    """Print the table of all runs; exit with code 1 where one is neither done nor not applicable."""
+    from harness.table import print_results
+
+    print_results([run.folder for run in runs])
+    unfinished = [run for run in runs if status_of(RunFolder(run.config.output_dir, run.id)) not in FINAL]
+    if unfinished:
+        raise SystemExit(1)
+
+
+def run_single(config: RunConfig, execute: Callable[[RunConfig], Status | None]) -> None:
+    """Plan, prepare, train and report one run outside a sweep."""
+    name = run_id(config)
+    run = Planned([], config, name, status_of(RunFolder(config.output_dir, name)))
+    if config.dry_run:
+        print(describe([run], 1))
+        return
+    if run.status == "damaged":
+        raise ConfigError("output_dir", config.output_dir, f"{run.folder}/record.json is damaged; move the folder away to train the run again")
+    if run.pending:
+        prepare([run])
+        execute(replace(config, sweep=replace(config.sweep, wait=True)))
+    report([run])

@@ -1,0 +1,315 @@
+"""What every kind of task shares: items, splits that never depend on the seed, and scores with intervals."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import string
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from harness.config import require, require_at_least, require_share
+from harness.errors import DataError, nearest
+from harness.registry import Registry
+from harness.tasks.source import Row, Source, Sources, pick, read_rows
+
+TASKS: Registry[Task] = Registry("task")
+SPLITS = ("train", "validation", "test")
+Fetch = Callable[[Source], "Path | None"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One example: what the model reads, what it may answer, what it should answer."""
+
+    id: str
+    """A hash of the text, the same in every run, so that two runs compare item by item.
+
+    Its first 16 digits are the text's alone and decide the split; where a text may have many answers,
+    8 digits of the answer follow.
+    """
+    fields: dict[str, str]
+    """The columns that templates may use; encoders read ``text`` and ``text_pair``."""
+    target: Any
+    """A label, an index into `choices`, a number, or the reference answer."""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model made of one item; a row of ``items.parquet``."""
+
+    item: str
+    prediction: str
+    target: str
+    score: float
+    """Right or wrong as 1 or 0; for graded answers a share, for regression the predicted number."""
+    loss: float = float("nan")
+    """Negative log-likelihood of the target, in nats; NaN where there is none."""
+    tokens: int = 0
+    """Tokens that `loss` sums over; 0 where there is no loss."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric with its 95 % interval over `n` items."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    higher_is_better: bool = True
+
+
+@dataclass
+class Splits:
+    """The items of each split, and what was dropped on the way."""
+
+    train: list[Item]
+    validation: list[Item]
+    test: list[Item]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """Return a hash of every item in order: what was really trained and tested on."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            for item in getattr(self, split):
+                digest.update(f"{split}\0{item.id}\0{item.target}\0{item.choices}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass
+class Task:
+    """A kind of task over some rows; a data set is a preset that fills in the fields."""
+
+    name: ClassVar[str] = "task"
+    metrics: ClassVar[tuple[str, ...]] = ()
+    many_answers: ClassVar[bool] = False
+    """Whether the same text with another answer is another item, kept in the same split."""
+
+    dataset: str = "custom"
+    """The data set's name in tables."""
+    data: Sources = field(default_factory=Sources)
+    columns: dict[str, str] = field(default_factory=dict)
+    """Field name → column path; ``text`` and the target are needed, more may be used by `template`."""
+    unique_by: list[str] = field(default_factory=list)
+    """Fields by which rows are the same item; all text fields unless given."""
+    substitute: dict[str, str] = field(default_factory=dict)
+    """Text to replace in every field, such as ``<br />`` by a blank."""
+    template: str = "{text}"
+    """What a decoder reads, with fields in braces."""
+    metric: str = "accuracy"
+    """The metric of the result table."""
+    max_length: int = 256
+    """Tokens; the longest field of a longer example is cut at its end, and the cuts are counted."""
+    max_train: int = -1
+    max_validation: int = 200
+    max_test: int = 400
+    """Items at most, the first in hash order, whatever the seed; -1 takes all."""
+    validation_share: float = 0.1
+    test_share: float = 0.1
+    """Of the hashes, where the data has no such split of its own."""
+    drop_unlabelled: bool = False
+    """Leave out rows without a target instead of refusing the data."""
+    licence: str | None = None
+    citation: str | None = None
+    source: str | None = None
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name, _ in self.data.items()]
+        require(
+            bool(given),
+            "task",
+            self.dataset,
+            "needs task.data.all.path=<file> or task.data.train.path=<file>",
+        )
+        require("all" in given or "train" in given, "task.data", given, "needs `all` or `train`")
+        require(
+            self.metric in self.metrics,
+            "task.metric",
+            self.metric,
+            f"no such metric; {nearest(self.metric, self.metrics)}",
+        )
+        require_at_least("task.max_length", self.max_length, 8)
+        for name in ("max_train", "max_validation", "max_test"):
+            value = getattr(self, name)
+            require(value == -1 or value >= 1, f"task.{name}", value, "must be at least 1, or -1 for all")
+        for name in ("validation_share", "test_share"):
+            require_share(f"task.{name}", getattr(self, name))
+        self._check_template(self.template, "task.template")
+
+    def _check_template(self, template: str, key: str) -> None:
+        used = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        unknown = used - set(self.text_fields())
+        require(
+            not unknown,
+            key,
+            template,
+            f"has no field {', '.join(sorted(unknown))}; fields are {', '.join(self.text_fields())}",
+        )
+
+    def text_fields(self) -> list[str]:
+        """Return the fields that hold text, which templates may use."""
+        return [name for name in self.columns if name not in self.target_columns()]
+
+    def target_columns(self) -> tuple[str, ...]:
+        """Return the field names of `columns` that make the target rather than the text."""
+        return ("label",)
+
+    def target(self, row: Row, where: str) -> Any:
+        """Return the row's target; None marks a row without one."""
+        raise NotImplementedError
+
+    def choices(self, row: Row, where: str) -> tuple[str, ...]:
+        """Return the answers to choose from; none for most kinds."""
+        return ()
+
+    def score(self, outcomes: list[Outcome]) -> dict[str, Score]:
+        """Return each of `metrics` with its interval."""
+        raise NotImplementedError
+
+    def objective(self, kind: str) -> str:
+        """Return the name of the objective (``harness.objectives``) for a model of this kind.
+
+        Raises :class:`NotApplicable` where such a model cannot do this kind of task.
+        """
+        raise NotImplementedError
+
+    def load(self, fetch: Fetch) -> Splits:
+        """Read, clean, de-duplicate and split; `fetch` turns a source into a file on disk."""
+        dropped: dict[str, int] = {}
+        parts = {
+            name: list(self._items(source, fetch(source), dropped)) for name, source in self.data.items()
+        }
+        splits = self._split(parts, dropped)
+        for name in SPLITS:
+            limit = getattr(self, f"max_{name}")
+            items = sorted(getattr(splits, name), key=lambda item: item.id)
+            setattr(splits, name, items if limit == -1 else items[:limit])
+            if not getattr(splits, name):
+                raise DataError(f"task.data.{name}", self.dataset, "the split has no rows")
+        self.check(splits)
+        return splits
+
+    def check(self, splits: Splits) -> None:
+        """Refuse items that cannot be scored, such as a label never seen in training."""
+
+    def _items(self, source: Source, path: Path | None, dropped: dict[str, int]) -> Iterator[Item]:
+        where = source.describe()
+        empty = True
+        for row in read_rows(source, path):
+            empty = False
+            item = self._item(row, where)
+            if item is None:
+                dropped["without a target"] = dropped.get("without a target", 0) + 1
+            else:
+                yield item
+        if empty:
+            kept = source.where | source.matching
+            raise DataError("task.data", where, "the file has no rows" + (f" with {kept}" if kept else ""))
+
+    def _item(self, row: Row, where: str) -> Item | None:
+        texts = {
+            name: self._clean(pick(row, self.columns[name], where), name, where)
+            for name in self.text_fields()
+        }
+        target = self.target(row, where)
+        if target is None:
+            require(
+                self.drop_unlabelled,
+                "task.columns",
+                where,
+                "a row has no target; set task.drop_unlabelled=true to leave such rows out",
+            )
+            return None
+        key = "\0".join(normalised(texts[name]) for name in (self.unique_by or self.text_fields()))
+        item = Item(_digest(key)[:16], texts, target, self.choices(row, where))
+        if not self.many_answers:
+            return item
+        return replace(item, id=item.id + _digest(f"{item.target}\0{item.choices}")[:8])
+
+    def _clean(self, value: Any, name: str, where: str) -> str:
+        if value is None:
+            raise DataError(
+                f"task.columns.{name}", self.columns[name], f"a row of {where} has no value there"
+            )
+        text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for old, new in self.substitute.items():
+            text = text.replace(old, new)
+        return text.strip()
+
+    def _split(self, parts: dict[str, list[Item]], dropped: dict[str, int]) -> Splits:
+        """Give each distinct item to one split: the data's own where it has them, else by its text's hash.
+
+        A text in two of the data's own splits stays in the test split, then validation, so that nothing
+        tested was trained on. Items are taken in the order of their contents, so that which of two
+        duplicates stays does not depend on the order of the file.
+        """
+        groups: dict[str, list[Item]] = {split: [] for split in SPLITS}
+        seen: dict[str, Item] = {}
+        place: dict[str, str] = {}
+        for name in ("test", "validation", "train", "all"):
+            for item in sorted(parts.get(name, []), key=lambda item: (item.id, repr(item))):
+                text = item.id[:16]
+                split = self._place(name, text, parts)
+                if item.id in seen or place.setdefault(text, split) != split:
+                    kind = _duplicate(item, seen.get(item.id))
+                    dropped[kind] = dropped.get(kind, 0) + 1
+                else:
+                    seen[item.id] = item
+                    groups[split].append(item)
+        return Splits(**groups, dropped=dropped)
+
+    def _place(self, part: str, text: str, parts: dict[str, list[Item]]) -> str:
+        if part in ("test", "validation"):
+            return part
+        position = int(text[:8], 16) / 16**8
+        test = 0.0 if "test" in parts else self.test_share
+        validation = 0.0 if "validation" in parts else self.validation_share
+        if position < test:
+            return "test"
+        return "validation" if position < test + validation else "train"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _duplicate(item: Item, kept: Item | None) -> str:
+    """Name the reason for which `item` is dropped."""
+    if kept is None:
+        return "texts of another split"
+    return "duplicates" if item.target == kept.target else "duplicates with another target"
+
+
+def normalised(text: str) -> str:
+    """Fold case and white space, so that texts which differ in nothing else are one item."""
+    return re.sub(r"\s+", " ", text).strip().casefold()
+
+
+def accuracy(outcomes: Iterable[Outcome]) -> Score:
+    """Return the share of right answers with Wilson's 95 % interval."""
+    from scipy.stats import binomtest
+
+    scores = [outcome.score for outcome in outcomes]
+    right = int(sum(scores))
+    interval = binomtest(right, len(scores)).proportion_ci(method="wilson")
+    return Score(right / len(scores), float(interval.low), float(interval.high), len(scores))
+
+
+def bootstrap(values: Any, statistic: Callable[..., Any], higher_is_better: bool = True) -> Score:
+    """Return `statistic` of per-item `values` with a seeded 95 % percentile bootstrap interval.
+
+    `values` has shape ``(items,)`` or ``(items, columns)``; each resample draws whole items.
+    """
+    import numpy as np
+
+    rows = np.asarray(values, dtype=float)
+    rng = np.random.default_rng(0)
+    resampled = [statistic(rows[rng.integers(0, len(rows), len(rows))]) for _ in range(1000)]
+    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    return Score(float(statistic(rows)), float(low), float(high), len(rows), higher_is_better)

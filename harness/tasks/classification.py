@@ -1,0 +1,81 @@
+"""Classification: an encoder's head, or a decoder's likelihood of the label words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from harness.config import require
+from harness.errors import DataError
+from harness.tasks.base import TASKS, Outcome, Score, Splits, Task, accuracy, bootstrap
+from harness.tasks.source import Row, pick
+
+
+@TASKS.register("classification")
+@dataclass
+class Classification(Task):
+    """One of a fixed set of labels for a text or a pair of texts."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
+
+    labels: dict[str, str] = field(default_factory=dict)
+    """Label in the data → the word a decoder answers with, leading blank included."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            len(self.labels) >= 2,
+            "task.labels",
+            self.labels,
+            "needs at least two labels with their words: {pos: ' good', neg: ' bad'}",
+        )
+        words = list(self.labels.values())
+        require(len(set(words)) == len(words), "task.labels", words, "two labels cannot share a word")
+        for name in ("text", "label"):
+            require(name in self.columns, "task.columns", self.columns, f"needs {name}: <column>")
+
+    def target(self, row: Row, where: str) -> str | None:
+        """Return the row's label as text; hub data sets mark a missing one by -1 or nothing."""
+        value = pick(row, self.columns["label"], where)
+        if value is None or str(value).strip() in ("", "-1"):
+            return None
+        label = str(value).strip()
+        if label not in self.labels:
+            raise DataError(
+                "task.labels",
+                label,
+                f"a label of {where} that task.labels does not name; it names {', '.join(self.labels)}",
+            )
+        return label
+
+    def check(self, splits: Splits) -> None:
+        """Refuse a validation or test label that no training item has."""
+        seen = {item.target for item in splits.train}
+        for split in ("validation", "test"):
+            for item in getattr(splits, split):
+                if item.target not in seen:
+                    raise DataError(
+                        "task.labels",
+                        item.target,
+                        f"a label of the {split} split that training never sees ({', '.join(sorted(seen))})",
+                    )
+
+    def objective(self, kind: str) -> str:
+        """Encoders classify by a head, decoders by the likelihood of the label words."""
+        return "head" if kind == "encoder" else "likelihood"
+
+    def outputs(self) -> int:
+        """Return the width of an encoder's head."""
+        return len(self.labels)
+
+    def score(self, outcomes: list[Outcome]) -> dict[str, Score]:
+        """Accuracy (Wilson interval) and macro F1 over the labels (bootstrap interval)."""
+        from sklearn.metrics import f1_score
+
+        names = {name: float(index) for index, name in enumerate(self.labels)}
+        pairs = [(names[outcome.target], names[outcome.prediction]) for outcome in outcomes]
+
+        def macro(rows: Any) -> float:
+            return float(f1_score(rows[:, 0], rows[:, 1], average="macro", zero_division=0))
+
+        return {"accuracy": accuracy(outcomes), "macro_f1": bootstrap(pairs, macro)}

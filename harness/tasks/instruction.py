@@ -1,0 +1,93 @@
+"""Instruction: loss on the answer only, end-of-sequence learned; generated answers are compared."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness.config import require, require_at_least
+from harness.errors import NotApplicable
+from harness.tasks.base import TASKS, Outcome, Score, Task, accuracy, bootstrap, normalised
+from harness.tasks.source import Row, pick, require_pattern
+
+
+@TASKS.register("instruction")
+@dataclass
+class Instruction(Task):
+    """A prompt and the answer to write."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("exact_match", "rouge_l")
+    many_answers: ClassVar[bool] = True
+    metric: str = "exact_match"
+
+    answer_template: str = " {answer}"
+    """What is learned after the prompt; an end-of-sequence token is added."""
+    answer_pattern: str | None = None
+    """Regular expression whose last match's first group is compared, such as ``#### (.+)`` for GSM8K."""
+    max_new_tokens: int = 64
+    """Tokens generated at most when an answer is scored."""
+    chat: bool = False
+    """Put the prompt into the model's own chat template."""
+    system: str | None = None
+    """The system message where `chat` is on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("answer" in self.columns, "task.columns", self.columns, "needs answer: <column>")
+        require(
+            "{answer}" in self.answer_template,
+            "task.answer_template",
+            self.answer_template,
+            "must contain {answer}",
+        )
+        require_at_least("task.max_new_tokens", self.max_new_tokens, 1)
+        if self.answer_pattern is not None:
+            require_pattern("task.answer_pattern", self.answer_pattern, groups=1)
+            groups = re.compile(self.answer_pattern).groups
+            require(
+                groups == 1,
+                "task.answer_pattern",
+                self.answer_pattern,
+                "needs one group; write the others (?:…)",
+            )
+
+    def target_columns(self) -> tuple[str, ...]:
+        """The answer is the target."""
+        return ("answer",)
+
+    def target(self, row: Row, where: str) -> str | None:
+        """Return the reference answer."""
+        value = pick(row, self.columns["answer"], where)
+        return None if value is None or str(value).strip() == "" else self._clean(value, "answer", where)
+
+    def objective(self, kind: str) -> str:
+        """Only decoders write answers."""
+        if kind != "decoder":
+            raise NotApplicable("instruction tuning needs a decoder; this model is an encoder")
+        return "generation"
+
+    def final_answer(self, text: str) -> str:
+        """Return what is compared: the last match of `answer_pattern`, or the whole text.
+
+        Case and blanks are folded and thousands' commas dropped: 2,125 is 2125.
+        """
+        found = re.findall(self.answer_pattern, text) if self.answer_pattern else []
+        return re.sub(r"(?<=\d),(?=\d{3}\b)", "", normalised(found[-1] if found else text))
+
+    def grade(self, prediction: str, reference: str) -> float:
+        """Return 1 where the final answers are the same, else 0."""
+        return float(self.final_answer(prediction) == self.final_answer(reference))
+
+    def score(self, outcomes: list[Outcome]) -> dict[str, Score]:
+        """Exact match (Wilson interval) and mean ROUGE-L F1 (bootstrap interval)."""
+        from rouge_score.rouge_scorer import RougeScorer
+
+        scorer = RougeScorer(["rougeL"], use_stemmer=True)
+        overlaps = [
+            scorer.score(outcome.target, outcome.prediction)["rougeL"].fmeasure for outcome in outcomes
+        ]
+        return {
+            "exact_match": accuracy(outcomes),
+            "rouge_l": bootstrap(overlaps, lambda values: float(values.mean())),
+        }

@@ -1,0 +1,68 @@
+"""Regression: an encoder's head predicts a number; Pearson and Spearman correlation with the truth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from harness.config import require
+from harness.errors import DataError, NotApplicable
+from harness.tasks.base import TASKS, Outcome, Score, Task, bootstrap
+from harness.tasks.source import Row, pick
+
+
+@TASKS.register("regression")
+@dataclass
+class Regression(Task):
+    """A number for a text or a pair of texts."""
+
+    metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
+    metric: str = "spearman"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("text", "label"):
+            require(name in self.columns, "task.columns", self.columns, f"needs {name}: <column>")
+
+    def target(self, row: Row, where: str) -> float | None:
+        """Return the row's number."""
+        value = pick(row, self.columns["label"], where)
+        if value is None or str(value).strip() == "":
+            return None
+        try:
+            number = float(value)
+        except ValueError:
+            raise DataError("task.columns.label", value, f"a value in {where} that is not a number") from None
+        if not math.isfinite(number):
+            raise DataError("task.columns.label", value, f"a value in {where} that is not finite")
+        return number
+
+    def objective(self, kind: str) -> str:
+        """Only encoders have a head to regress with."""
+        if kind != "encoder":
+            raise NotApplicable("regression needs an encoder with a head; this model is a decoder")
+        return "head"
+
+    def outputs(self) -> int:
+        """Return the width of an encoder's head."""
+        return 1
+
+    def score(self, outcomes: list[Outcome]) -> dict[str, Score]:
+        """Pearson's and Spearman's correlation (bootstrap intervals); NaN where predictions are constant."""
+        import numpy as np
+        from scipy.stats import pearsonr, spearmanr
+
+        rows = np.array([(outcome.score, float(outcome.target)) for outcome in outcomes])
+
+        def correlation(measure: Any) -> Any:
+            return lambda r: (
+                float("nan")
+                if np.ptp(r[:, 0]) == 0 or np.ptp(r[:, 1]) == 0
+                else measure(r[:, 0], r[:, 1]).statistic
+            )
+
+        return {
+            "pearson": bootstrap(rows, correlation(pearsonr)),
+            "spearman": bootstrap(rows, correlation(spearmanr)),
+        }

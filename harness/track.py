@@ -1,0 +1,324 @@
+"""Tracking in Weights & Biases: one run each, and never a reason for training to stop.
+
+wandb is imported inside functions only, so ``tracker=none`` and a configuration error cost nothing.
+What W&B would gather by itself (command line, git remote, host, packages, console) is switched off: the run
+record says what is needed of it, and a remote or an argument may hold a credential.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.config import RunConfig, TrackerConfig, TrackerMode, require
+from harness.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+SUMMARISED = ("status", "scores", "forgetting", "parameters", "seconds", "tokens", "memory")
+"""The record's keys that go to the W&B summary, where they are there."""
+COMPLETE = ("done", "not_applicable")
+RETRY_SECONDS = 900.0
+"""After W&B could not be reached, runs of this process stay offline so long: six runs wait once, not six times."""
+FINISH_FACTOR = 10
+"""The last upload may take this many times ``tracker.init_timeout``: 300 s unless configured."""
+
+_retry_at = 0.0
+
+
+class Tracker(Protocol):
+    """Where a run's numbers go while it trains; no method raises."""
+
+    @property
+    def url_or_folder(self) -> str | None:
+        """The run's page, or the folder to give to ``wandb sync``."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Add one line of history."""
+
+    def summarise(self, record: dict[str, Any]) -> None:
+        """Put the record's final numbers into the run's summary, as ``scores/test/accuracy``."""
+
+    def samples(self, rows: list[dict[str, Any]]) -> None:
+        """Show a few inputs with their answers as the table ``samples``."""
+
+    def adapter(self, folder: Path) -> None:
+        """Keep the trained state as an artifact, if ``tracker.log_adapter``."""
+
+    def finish(self, status: str) -> None:
+        """End the run, with exit code 0 if it is done or not applicable and 1 otherwise."""
+
+
+class NullTracker:
+    """Tracks nothing."""
+
+    url_or_folder: str | None = None
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def summarise(self, record: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def samples(self, rows: list[dict[str, Any]]) -> None:
+        """Do nothing."""
+
+    def adapter(self, folder: Path) -> None:
+        """Do nothing."""
+
+    def finish(self, status: str) -> None:
+        """Do nothing."""
+
+
+class WandbTracker:
+    """One W&B run; what W&B raises is warned of once and training goes on."""
+
+    def __init__(self, run: Any, online: bool, log_adapter: bool) -> None:
+        self._run, self._log_adapter, self._warned = run, log_adapter, False
+        self._folder = Path(run.dir).resolve().parent
+        self.url_or_folder: str | None = str(run.url) if online else str(self._folder)
+
+    @contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        """Let no error of W&B through; a lost chart must not cost a trained model."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            if not self._warned:
+                log.warning("W&B did not take the run's %s (%s); training goes on", what, _reason(error))
+            self._warned = True
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        """Add one line of history; a step already there, as after a resume, is left as it is."""
+        with self._guarded("history"):
+            self._run.log(metrics, step=step)
+
+    def summarise(self, record: dict[str, Any]) -> None:
+        """Put the leaves of the record's :data:`SUMMARISED` parts into the run's summary."""
+        with self._guarded("summary"):
+            self._run.summary.update(flatten({key: record[key] for key in SUMMARISED if key in record}))
+
+    def samples(self, rows: list[dict[str, Any]]) -> None:
+        """Log `rows` as the table ``samples``; its columns are all keys, in order of first appearance."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        data = [[_cell(row.get(column)) for column in columns] for row in rows]
+        with self._guarded("samples"), _staged_in(self._folder.parent):
+            table = _wandb().Table(columns=columns, data=data, allow_mixed_types=True)
+            self._run.log({"samples": table})
+
+    def adapter(self, folder: Path) -> None:
+        """Log the files of `folder` as the artifact ``adapter-<run id>``, read where they lie and not copied."""
+        if not self._log_adapter:
+            return
+        with self._guarded("adapter"):
+            artifact = _wandb().Artifact(f"adapter-{self._run.id}", type="adapter")
+            artifact.add_dir(str(folder.resolve()), policy="immutable", skip_cache=True)
+            self._run.log_artifact(artifact)
+
+    def finish(self, status: str) -> None:
+        """End the run; if the last upload takes too long, its data stay on disk for ``wandb sync``."""
+        with self._guarded("end"):
+            try:
+                self._run.finish(exit_code=0 if status in COMPLETE else 1)
+            except TimeoutError:
+                _pause()
+                raise
+
+
+def check(tracker: TrackerConfig) -> None:
+    """Raise a :class:`ConfigError` if the run could not be tracked as asked; nothing is sent to W&B."""
+    if tracker.mode is TrackerMode.none:
+        return
+    plain = re.fullmatch(r"[^/\\#?%:]{1,128}", tracker.project) is not None
+    require(plain, "tracker.project", tracker.project, r"1 to 128 characters without / \ # ? % :")
+    for tag in tracker.tags:
+        require(1 <= len(tag) <= 64, "tracker.tags", tag, "a W&B tag has 1 to 64 characters")
+    if tracker.mode is TrackerMode.online and not logged_in():
+        allowed = "needs a W&B login: run `wandb login`, set WANDB_API_KEY to a valid key, or use tracker.mode=offline"
+        raise ConfigError("tracker.mode", "online", allowed)
+
+
+def start(config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path) -> Tracker:
+    """Begin tracking the run `run_id` with files in ``folder/wandb``; the same id continues its W&B run.
+
+    Where W&B cannot be reached within ``tracker.init_timeout`` seconds the run is tracked offline instead.
+    """
+    mode = tracking_mode(config.tracker)
+    if mode is TrackerMode.none:
+        return NullTracker()
+    online = mode is TrackerMode.online and time.monotonic() >= _retry_at
+    # Offline is tried twice: the first failure clears away a W&B service that died during an earlier run.
+    for attempt in ("online" if online else "offline", "offline"):
+        try:
+            run = _init(attempt, config, resolved, run_id, folder)
+        except Exception as error:  # noqa: BLE001
+            _after_failed(attempt, error)
+        else:
+            return WandbTracker(run, attempt == "online", config.tracker.log_adapter)
+    log.warning("W&B cannot track this run; training goes on")
+    return NullTracker()
+
+
+def tracking_mode(tracker: TrackerConfig) -> TrackerMode:
+    """Decide ``auto``: as WANDB_MODE or ``wandb offline`` say, otherwise online if logged in."""
+    if tracker.mode is not TrackerMode.auto:
+        return tracker.mode
+    asked = os.environ.get("WANDB_MODE") or _session().mode
+    if asked == "disabled":
+        return TrackerMode.none
+    if asked in ("offline", "dryrun"):
+        return TrackerMode.offline
+    return TrackerMode.online if logged_in() else TrackerMode.offline
+
+
+def logged_in() -> bool:
+    """Say whether W&B finds a well-formed key in the environment, netrc or its settings, without asking the server."""
+    from wandb.errors import AuthenticationError
+    from wandb.sdk.lib import wbauth
+
+    try:
+        host = wbauth.HostUrl(_session().base_url)
+        found = wbauth.authenticate_session(host=host, source="harness", prompt=False, update_session=False)
+    except (AuthenticationError, ValueError):
+        return False
+    return found is not None
+
+
+def label(config: RunConfig) -> str:
+    """Name a run for people: ``lora-r16-trec-smollm2_135m-s0``."""
+    rank = getattr(config.method, "rank", None)
+    method = config.method.name if rank is None else f"{config.method.name}-r{rank}"
+    return f"{method}-{config.task.name}-{config.model.name}-s{config.seed}"
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, float | str]:
+    """Return the numbers and strings of nested dicts and lists by path; anything else is left out."""
+    leaves: dict[str, float | str] = {}
+    for key, value in tree.items():
+        if isinstance(value, list | tuple):
+            value = dict(enumerate(value))
+        if isinstance(value, dict):
+            leaves |= flatten(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float | str):
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def _wandb() -> Any:
+    """Import wandb, quiet and reporting no errors of its own to W&B unless the user's environment asks for it."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    return wandb
+
+
+def _session() -> Any:
+    """Return W&B's settings as read from the environment and its files; no service is started."""
+    _wandb()
+    from wandb.sdk import wandb_setup
+
+    return wandb_setup.singleton().settings
+
+
+def _init(mode: str, config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path) -> Any:
+    """Call ``wandb.init``; if it raises, its half-made folder is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tracker, key = config.tracker, re.sub(r"[^\w-]", "-", run_id)
+    before = set(folder.glob("wandb/*run-*"))
+    try:
+        return _wandb().init(
+            id=key,
+            resume="allow",
+            name=label(config),
+            group=config.sweep.name,
+            tags=list(dict.fromkeys([*tracker.tags, config.method.name])),
+            config=resolved,
+            dir=str(folder),
+            project=tracker.project,
+            entity=tracker.entity,
+            reinit="create_new",
+            settings=_settings(mode, tracker.init_timeout),
+        )
+    except Exception:
+        for left in set(folder.glob(f"wandb/*run-*-{key}")) - before:
+            shutil.rmtree(left, ignore_errors=True)
+        raise
+
+
+def _settings(mode: str, init_timeout: float) -> Any:
+    """Return the settings of every run: quiet, waiting no longer than told, gathering nothing by itself."""
+    return _wandb().Settings(
+        mode=mode,
+        silent=True,
+        console="off",
+        init_timeout=init_timeout,
+        finish_timeout=FINISH_FACTOR * init_timeout,
+        finish_timeout_raises=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        save_code=False,
+        disable_code=True,
+        disable_git=True,
+        disable_job_creation=True,
+        label_disable=True,
+        host="",
+        symlink=False,
+        use_dot_wandb=False,
+    )
+
+
+def _after_failed(attempt: str, error: Exception) -> None:
+    """Free the run's id, which a failed ``wandb.init`` leaves in use, and say what happens next."""
+    try:
+        _wandb().teardown()
+    except (Exception, SystemExit) as trouble:  # noqa: BLE001  it exits where the service died
+        log.debug("W&B teardown: %s", _reason(trouble))
+    if attempt == "online":
+        _pause()
+        log.warning("W&B cannot be reached (%s); tracking offline, for `wandb sync` later", _reason(error))
+    else:
+        log.debug("W&B offline: %s", _reason(error))
+
+
+def _pause() -> None:
+    """Keep this process's next runs offline for :data:`RETRY_SECONDS`."""
+    global _retry_at
+    _retry_at = time.monotonic() + RETRY_SECONDS
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of an error, short, and without the user's key should it stand there."""
+    text = " ".join(str(error).split("\n", 1)[0].split())[:160]
+    key = os.environ.get("WANDB_API_KEY")
+    return f"{type(error).__name__}: {text.replace(key, '***') if key else text}"
+
+
+def _cell(value: Any) -> Any:
+    """Return a table cell: a plain value as it is, anything nested as JSON."""
+    if value is None or isinstance(value, int | float | str):
+        return value
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+@contextmanager
+def _staged_in(folder: Path) -> Iterator[None]:
+    """Let W&B copy what awaits upload into the run's own folder instead of the home folder, so both travel together."""
+    before = os.environ.get("WANDB_DATA_DIR")
+    os.environ["WANDB_DATA_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WANDB_DATA_DIR"]
+        else:
+            os.environ["WANDB_DATA_DIR"] = before

@@ -1,0 +1,299 @@
+"""Training by transformers.Trainer: every method by the same loop, resumable to the bit."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from harness import progress
+from harness.checkpoint import latest, load_state, random_state, restore_random_state, save_state, step_of
+from harness.config import TrainConfig
+from harness.errors import TrainingError
+from harness.files import new_folder
+from harness.methods.base import Method, trainable
+from harness.objectives.base import Features, Objective
+from harness.record import RunFolder
+
+OURS = {"keep_checkpoints", "other", "eval_steps", "learning_rate", "optim", "save_steps", "max_steps", "gradient_checkpointing", "gradient_checkpointing_kwargs"}
+RESUME_FILES = ("optimizer.json", "optimizer.safetensors", "trainer_state.json")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training took."""
+
+    steps: int
+    tokens: int
+    """Input tokens without padding, over all steps."""
+    session_tokens: int
+    """Of those, the ones this process trained; fewer after a resume."""
+    session_seconds: float
+    interruptions: int
+
+
+class Order(Sampler[int]):
+    """The whole training's item order, written down before it starts.
+
+    Resuming is then skipping, whatever the epoch; the order depends on the seed and on nothing else.
+    """
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        self.indices = indices
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def order_by_length(lengths: Sequence[int], batch_size: int, total: int, seed: int) -> list[int]:
+    """Return `total` indices in random order, such that each batch holds items of similar length.
+
+    Shuffle; sort within groups of 50 batches; shuffle the batches; again for each epoch. TREC's
+    questions padded to the longest of 16 random ones are 40 % padding, sorted in groups 3 %.
+    """
+    rng = np.random.default_rng(seed)
+    order: list[int] = []
+    while len(order) < total:
+        shuffled = rng.permutation(len(lengths))
+        groups = [shuffled[start : start + 50 * batch_size] for start in range(0, len(shuffled), 50 * batch_size)]
+        ranked = np.concatenate([group[np.argsort(np.asarray(lengths)[group], kind="stable")] for group in groups])
+        batches = [ranked[start : start + batch_size] for start in range(0, len(ranked), batch_size)]
+        # A short batch goes last: inside, it would shift all batches after it across lengths.
+        whole = [batches[i] for i in rng.permutation(len(batches)) if len(batches[i]) == batch_size]
+        order += [int(index) for batch in whole + [b for b in batches if len(b) < batch_size] for index in batch]
+    return order[:total]
+
+
+def steps_of(train: TrainConfig, items: int) -> int:
+    """Return the number of optimiser steps: ``max_steps``, or what `num_train_epochs` makes of the items."""
+    if train.max_steps != -1:
+        return train.max_steps
+    per_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    return max(1, math.ceil(items * train.num_train_epochs / per_step))
+
+
+class Items(Dataset[Features]):
+    """Tokenised items as the data set torch's loader wants."""
+
+    def __init__(self, features: list[Features]) -> None:
+        self.features = features
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> Features:
+        return self.features[index]
+
+
+class HarnessTrainer(Trainer):
+    """The Trainer with this project's loss, order of items and checkpoints."""
+
+    def __init__(self, model: nn.Module, arguments: TrainingArguments, objective: Objective[Any], method: Method, folder: RunFolder, features: list[Features], keep: bool) -> None:
+        super().__init__(model=model, args=arguments, train_dataset=Items(features), data_collator=objective.collate)
+        self.objective, self.method, self.folder, self.keep = objective, method, folder, keep
+        self.loss_is_scaled_for_ga = True
+        self.remove_callback(PrinterCallback)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Order:
+        per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        lengths = [item["length"] for item in self.train_dataset.features]
+        # Sorting over whole steps keeps the batches of an accumulated step as alike as one large batch.
+        return Order(order_by_length(lengths, per_step, per_step * self.args.max_steps, self.args.seed))
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
+        return sum(self.objective.units(batch) for batch in batch_samples)
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Tensor:
+        """Return the loss per target over the whole accumulated step."""
+        loss = self.objective.loss(model, inputs) / num_items_in_batch
+        if not torch.isfinite(loss):
+            raise TrainingError(f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower train.learning_rate or use fp32")
+        return loss
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Return 0: nothing reads the count, and counting walks all parameters at every step."""
+        return 0
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Use the method's own parameter groups where it has any."""
+        if self.optimizer is None:
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = self.method.create_optimizer(self.model, cls, options | {"weight_decay": self.args.weight_decay})
+        return super().create_optimizer(model)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        target = self.folder.checkpoints / f"checkpoint-{self.state.global_step}"
+        with new_folder(target) as folder:
+            self.method.save(self.model, folder)
+            save_state(folder, "optimizer", self._progress_state())
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+        prune(self.folder.checkpoints, target, self.keep)
+
+    def _progress_state(self) -> dict[str, Any]:
+        scaler = self.accelerator.scaler
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {k: v for k, v in self.lr_scheduler.state_dict().items() if k != "lr_lambdas"},
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "random": random_state(),
+        }
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.method.load(self.model, Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        state = load_state(Path(checkpoint), "optimizer")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_scheduler.load_state_dict(state["scheduler"] | {"lr_lambdas": [None] * len(self.lr_scheduler.base_lrs)})
+        if state["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """The scaler came with the optimiser."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            restore_random_state(load_state(Path(checkpoint), "optimizer")["random"])
+
+
+def prune(folder: Path, newest: Path, keep: bool) -> None:
+    """Remove older checkpoints, or where they are kept, what only resuming needs of them."""
+    for path in folder.glob("checkpoint-*"):
+        if path == newest:
+            continue
+        if not keep:
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        for name in RESUME_FILES:
+            (path / name).unlink(missing_ok=True)
+
+
+def finish_checkpoints(folder: Path, keep: bool) -> None:
+    """After a run remove its checkpoints, or where they are kept, what only resuming needed."""
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for path in folder.glob("checkpoint-*/*"):
+        if path.name in RESUME_FILES:
+            path.unlink()
+
+
+class CheckGradients(TrainerCallback):
+    """After the first backward pass: each trainable tensor has a gradient, and some are not zero.
+
+    BERT under prefix tuning with gradient checkpointing trains without an error and learns nothing.
+    """
+
+    def __init__(self) -> None:
+        self.checked = False
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Check once."""
+        if self.checked:
+            return
+        self.checked = True
+        tensors = trainable(kwargs["model"])
+        for name, tensor in tensors.items():
+            if tensor.grad is None:
+                raise TrainingError(f"{name} is set to train but got no gradient")
+        if not any(bool(tensor.grad.any()) for tensor in tensors.values() if tensor.grad is not None):
+            raise TrainingError(f"all gradients are zero, {next(iter(tensors))} first; nothing would be learned")
+
+
+class Watch(TrainerCallback):
+    """Writes the history, moves the bar, tells the tracker, and evaluates along the way."""
+
+    def __init__(self, folder: RunFolder, bar: progress.Bar, per_epoch: float, log: Callable[[dict[str, float], int], None], evaluate: Callable[[], dict[str, float]], every: int) -> None:
+        self.folder, self.bar, self.per_epoch, self.log = folder, bar, per_epoch, log
+        self.evaluate, self.every = evaluate, every
+        self.begin = time.perf_counter()
+        self.first_tokens = 0
+        self.note = ""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock; a resumed run starts its bar where it was cut."""
+        self.begin, self.first_tokens = time.perf_counter(), state.num_input_tokens_seen
+        self.bar.start_at(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar; a step that is saved is logged too, so a resumed history has no seam."""
+        rate = (state.num_input_tokens_seen - self.first_tokens) / (time.perf_counter() - self.begin)
+        self.bar.advance(1, f"{self.note} {rate:,.0f} tokens/s")
+        if control.should_save:
+            control.should_log = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Write a line of history."""
+        if "loss" not in logs:
+            return
+        self.note = f"loss {logs['loss']:.3f}"
+        entry = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+        step = state.global_step
+        entry |= {"epoch": step * self.per_epoch, "tokens": state.num_input_tokens_seen}
+        if self.every and step % self.every == 0:
+            entry |= self.evaluate()
+        self.folder.append_history({"step": step} | entry | {"seconds": round(time.perf_counter() - self.begin, 3)})
+        self.log(entry, step)
+
+
+def arguments(train: TrainConfig, method: Method, learning_rate: float, steps: int, seed: int, output_dir: Path) -> TrainingArguments:
+    """Return the Trainer's arguments: the configuration's, passed through, and what this project decides."""
+    passed = {name: value for name, value in asdict(train).items() if name not in OURS}
+    decided = {
+        "output_dir": str(output_dir),
+        "max_steps": steps,
+        "learning_rate": learning_rate,
+        "optim": train.optim or method.optimizer(),
+        "activation_checkpointing": train.gradient_checkpointing,
+        # Reentrant checkpointing gives no gradient where the inputs need none, as with a frozen base.
+        "activation_checkpointing_kwargs": {"use_reentrant": False} | train.gradient_checkpointing_kwargs,
+        "save_strategy": "steps" if train.save_steps else "no",
+        "save_steps": train.save_steps or steps,
+        "logging_strategy": "steps",
+        "logging_nan_inf_filter": False,
+        "include_num_input_tokens_seen": "non_padding",
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "report_to": [],
+        "seed": seed,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    made = TrainingArguments(**passed | decided | train.other)
+    made._n_gpu = min(made.n_gpu, 1)  # several visible GPUs would mean DataParallel, which splits batches behind our back
+    return made
+
+
+def train(model: nn.Module, objective: Objective[Any], features: list[Features], method: Method, config: Any, learning_rate: float, folder: RunFolder, watch: Callable[[progress.Bar, float], Watch], label: str) -> Trained:
+    """Train `model` from the start, or from the run's newest complete checkpoint.
+
+    Raises :class:`TrainingError` where the loss is not finite or a trainable tensor gets no gradient.
+    """
+    steps = steps_of(config.train, len(features))
+    made = arguments(config.train, method, learning_rate, steps, config.seed, folder.checkpoints)
+    trainer = HarnessTrainer(model, made, objective, method, folder, features, config.train.keep_checkpoints)
+    checkpoint = latest(folder.checkpoints)
+    folder.trim_history(step_of(checkpoint) if checkpoint else 0)
+    per_step = config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps
+    with progress.bar(label, steps) as bar:
+        watcher = watch(bar, per_step / len(features))
+        trainer.add_callback(CheckGradients())
+        trainer.add_callback(watcher)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    tokens = int(trainer.state.num_input_tokens_seen)
+    seconds = time.perf_counter() - watcher.begin
+    return Trained(steps, tokens, tokens - watcher.first_tokens, seconds, int(checkpoint is not None))

@@ -1,0 +1,272 @@
+"""Runs tracked in Weights & Biases: what is written, what is not, and what happens when W&B is away."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness import track
+from harness.config import ModelConfig, RunConfig, SweepConfig, TrackerConfig, TrackerMode, TrainConfig
+from harness.errors import ConfigError
+
+KEY = "f4k3" * 10
+SECRET = "hunter2-of-the-environment"
+BLOCK = 32768
+ROWS = [{"input": "How far is it?", "tuned": "NUM"}, {"input": "Who?", "scores": [0.5, 1]}]
+RECORD = {
+    "status": "done",
+    "scores": {"test": {"accuracy": 0.75, "interval": [0.5, 0.875]}},
+    "parameters": {"trainable": 7},
+    "machine": "not a result",
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give each test a W&B session of its own: no login, no settings, nothing in the home folder."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_SERVICE", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("DATA", "CACHE", "CONFIG"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home" / name.lower()))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("HARNESS_TEST_SECRET", SECRET)
+    monkeypatch.setattr(track, "_retry_at", 0.0)
+    yield
+    track._wandb().teardown()
+
+
+def configured(mode: str = "offline", **tracker: Any) -> RunConfig:
+    """Return a run's configuration that tracks in `mode`."""
+    return RunConfig(
+        model=ModelConfig(path="models/tiny"),
+        task=SimpleNamespace(name="trec"),
+        method=SimpleNamespace(name="lora", rank=8),
+        train=TrainConfig(),
+        tracker=TrackerConfig(mode=TrackerMode(mode), **tracker),
+        sweep=SweepConfig(name="sweep-1"),
+        seed=3,
+    )
+
+
+def trained(config: RunConfig, folder: Path, run_id: str = "abc123", status: str = "done") -> track.Tracker:
+    """Track a run of three steps from start to end."""
+    (folder / "trained").mkdir(parents=True)
+    (folder / "trained" / "adapter.safetensors").write_bytes(b"weights" * 100)
+    tracker = track.start(config, {"rank": 8, "method": {"name": "lora"}}, run_id, folder)
+    for step in (1, 2, 3):
+        tracker.log({"train/loss": 1 / step}, step)
+    tracker.samples(ROWS)
+    tracker.summarise({**RECORD, "status": status})
+    tracker.adapter(folder / "trained")
+    tracker.finish(status)
+    return tracker
+
+
+def chunks(data: bytes) -> Iterator[bytes]:
+    """Split a ``.wandb`` file into records: LevelDB's log format (7-byte headers, blocks of 32 KiB)."""
+    at, record = 7, b""  # the file's own header is 7 bytes long and part of the first block
+    while at + 7 <= len(data):
+        if BLOCK - at % BLOCK < 7:
+            at += BLOCK - at % BLOCK
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield record
+            record = b""
+
+
+def read(folder: Path) -> SimpleNamespace:
+    """Read back what ``wandb sync`` would upload of the single run in `folder`."""
+    from wandb.proto import wandb_internal_pb2
+
+    (file,) = folder.glob("wandb/*run-*/*.wandb")
+    found = SimpleNamespace(history=[], summary={}, artifacts=[], exit_code=None, run=None, kinds=set())
+    for chunk in chunks(file.read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(chunk)
+        kind = record.WhichOneof("record_type")
+        found.kinds.add(kind)
+        if kind == "run":
+            found.run = record.run
+        elif kind == "history":
+            found.history.append(values(record.history.item))
+        elif kind == "summary":
+            found.summary |= values(record.summary.update)
+        elif kind == "artifact":
+            found.artifacts.append(record.artifact)
+        elif kind == "exit":
+            found.exit_code = record.exit.exit_code
+    return found
+
+
+def values(items: Any) -> dict[str, Any]:
+    """Return protobuf items as a flat dict."""
+    return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+
+
+def ours(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Return what the harness itself logged; W&B's own log goes to its files, wherever pytest listens."""
+    records = [record for record in caplog.records if record.name.startswith("harness")]
+    return [(record.levelname, record.getMessage()) for record in records if record.levelno > 10]
+
+
+def test_an_offline_run_reads_back_whole(tmp_path: Path) -> None:
+    config = configured(tags=["pilot"], log_adapter=True)
+    tracker = trained(config, tmp_path / "run")
+    found = read(tmp_path / "run")
+    assert (found.run.run_id, found.run.display_name) == ("abc123", "lora-r8-trec-tiny-s3")
+    assert (found.run.run_group, list(found.run.tags)) == ("sweep-1", ["pilot", "lora"])
+    assert found.run.project == "peft-harness"
+    sent = {item.key: json.loads(item.value_json) for item in found.run.config.update}
+    assert sent["rank"] == 8 and sent["method"] == {"name": "lora"}
+    losses = [(line["_step"], line["train/loss"]) for line in found.history if "train/loss" in line]
+    assert losses == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert found.exit_code == 0
+    assert tracker.url_or_folder is not None and Path(tracker.url_or_folder).parent == tmp_path / "run/wandb"
+
+
+def test_nothing_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    trained(configured(log_adapter=True), tmp_path / "run")
+    assert capfd.readouterr() == ("", "")
+    assert ours(caplog) == []
+
+
+def test_summary_table_and_adapter_are_there(tmp_path: Path) -> None:
+    trained(configured(log_adapter=True), tmp_path / "run")
+    found = read(tmp_path / "run")
+    assert found.summary["scores/test/accuracy"] == 0.75
+    assert found.summary["scores/test/interval/1"] == 0.875
+    assert found.summary["parameters/trainable"] == 7
+    assert "machine" not in found.summary
+    (table,) = (tmp_path / "run").glob("wandb/*/files/media/table/samples*.json")
+    expected = [["How far is it?", "NUM", None], ["Who?", None, "[0.5, 1]"]]
+    assert json.loads(table.read_text()) == {"columns": ["input", "tuned", "scores"], "data": expected}
+    adapter = next(artifact for artifact in found.artifacts if artifact.type == "adapter")
+    assert [Path(entry.local_path) for entry in adapter.manifest.contents] == [
+        tmp_path / "run/trained/adapter.safetensors"
+    ]
+
+
+def test_nothing_is_left_outside_the_run_folder(tmp_path: Path) -> None:
+    trained(configured(log_adapter=True), tmp_path / "run")
+    written = [path for path in (tmp_path / "home").rglob("*") if path.is_file() and path.suffix != ".log"]
+    assert written == []
+
+
+def test_the_adapter_is_kept_only_if_asked(tmp_path: Path) -> None:
+    trained(configured(), tmp_path / "run")
+    assert all(artifact.type != "adapter" for artifact in read(tmp_path / "run").artifacts)
+
+
+def test_a_failed_run_ends_with_exit_code_1(tmp_path: Path) -> None:
+    trained(configured(), tmp_path / "run", status="failed")
+    assert read(tmp_path / "run").exit_code == 1
+
+
+def test_runs_in_one_process_are_runs_of_their_own(tmp_path: Path) -> None:
+    for number in (1, 2):
+        trained(configured(), tmp_path / str(number), run_id=f"run/{number}")
+    first, second = read(tmp_path / "1"), read(tmp_path / "2")
+    assert (first.run.run_id, second.run.run_id) == ("run-1", "run-2")
+    assert [len([line for line in run.history if "train/loss" in line]) for run in (first, second)] == [3, 3]
+
+
+def test_a_run_started_again_keeps_its_id(tmp_path: Path) -> None:
+    for part in ("a", "b"):
+        trained(configured(), tmp_path / part)
+    assert read(tmp_path / "a").run.run_id == read(tmp_path / "b").run.run_id
+
+
+def test_no_secret_command_or_host_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setattr(sys, "argv", ["harness", "--token=argument-of-the-command"])
+    trained(configured(log_adapter=True), tmp_path / "run")
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 5
+    for word in (SECRET, KEY, "argument-of-the-command"):
+        assert [path for path in written if word.encode() in path.read_bytes()] == []
+    assert read(tmp_path / "run").run.host == ""
+    assert read(tmp_path / "run").kinds.isdisjoint({"environment", "output", "output_raw"})
+
+
+def test_unreachable_wandb_goes_offline_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    config = configured("auto", init_timeout=1.0)
+    assert track.tracking_mode(config.tracker) is TrackerMode.online
+    for part in ("a", "b"):
+        trained(config, tmp_path / part)
+        assert read(tmp_path / part).exit_code == 0
+        assert [path.name[:11] for path in tmp_path.glob(f"{part}/wandb/*run-*")] == ["offline-run"]
+    assert [name for name, _ in ours(caplog)] == ["WARNING"]
+    assert "cannot be reached" in ours(caplog)[0][1] and KEY not in caplog.text
+
+
+def test_a_tracker_that_breaks_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = track.start(configured(log_adapter=True), {}, "abc", tmp_path / "run")
+    tracker.finish("done")
+    for step in (1, 2):
+        tracker.log({"loss": 1.0}, step)
+    tracker.samples(ROWS)
+    tracker.adapter(tmp_path / "nowhere")
+    tracker.summarise(RECORD)
+    tracker.finish("done")
+    assert len(ours(caplog)) == 1
+
+
+def test_tracking_nothing_imports_nothing(tmp_path: Path) -> None:
+    lines = (
+        "import sys, pathlib; from harness import track, config; import types",
+        "t = config.TrackerConfig(mode=config.TrackerMode(sys.argv[1])); track.check(t)",
+        "run = track.start(types.SimpleNamespace(tracker=t), {}, 'x', pathlib.Path('.'))",
+        "run.log({'loss': 1.0}, 1); run.samples([]); run.summarise({}); run.adapter(None); run.finish('done')",
+        "assert run.url_or_folder is None and 'wandb' not in sys.modules",
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(lines), "none"], check=True)
+
+
+def test_auto_follows_login_and_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tracker = TrackerConfig()
+    assert track.tracking_mode(tracker) is TrackerMode.offline
+    (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
+    assert track.tracking_mode(tracker) is TrackerMode.online
+    for asked, mode in (
+        ("offline", "offline"),
+        ("dryrun", "offline"),
+        ("disabled", "none"),
+        ("online", "online"),
+    ):
+        monkeypatch.setenv("WANDB_MODE", asked)
+        assert track.tracking_mode(tracker) is TrackerMode(mode)
+
+
+@pytest.mark.parametrize("key", [None, "too-short"])
+def test_online_without_a_login_is_refused(monkeypatch: pytest.MonkeyPatch, key: str | None) -> None:
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    with pytest.raises(ConfigError, match=r"^tracker\.mode=online: needs a W&B login") as caught:
+        track.check(TrackerConfig(mode=TrackerMode.online))
+    assert "too-short" not in str(caught.value)
+
+
+def test_online_with_a_login_passes_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    track.check(TrackerConfig(mode=TrackerMode.online))
+
+
+@pytest.mark.parametrize(("key", "value"), [("project", "a/b"), ("project", ""), ("tags", ["x" * 65])])
+def test_what_wandb_would_refuse_is_refused_before_training(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^tracker\.{key}="):
+        track.check(TrackerConfig(**{key: value}))
