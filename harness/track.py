@@ -12,9 +12,11 @@ import logging
 import os
 import re
 import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,11 +29,20 @@ SUMMARISED = ("status", "scores", "forgetting", "parameters", "seconds", "tokens
 """The record's keys that go to the W&B summary, where they are there."""
 COMPLETE = ("done", "not_applicable")
 RETRY_SECONDS = 900.0
-"""After W&B could not be reached, runs of this process stay offline so long: six runs wait once, not six times."""
+"""So long a process stays offline once W&B could not be reached: six runs wait once, not six times."""
 FINISH_FACTOR = 10
 """The last upload may take this many times ``tracker.init_timeout``: 300 s unless configured."""
 
-_retry_at = 0.0
+
+@dataclass
+class _Network:
+    """What this process knows of the way to W&B."""
+
+    retry_at: float = 0.0
+    """Monotonic time before which no run tries to go online."""
+
+
+_network = _Network()
 
 
 class Tracker(Protocol):
@@ -91,7 +102,7 @@ class WandbTracker:
         """Let no error of W&B through; a lost chart must not cost a trained model."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             if not self._warned:
                 log.warning("W&B did not take the run's %s (%s); training goes on", what, _reason(error))
             self._warned = True
@@ -108,14 +119,14 @@ class WandbTracker:
 
     def samples(self, rows: list[dict[str, Any]]) -> None:
         """Log `rows` as the table ``samples``; its columns are all keys, in order of first appearance."""
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        data = [[_cell(row.get(column)) for column in columns] for row in rows]
         with self._guarded("samples"), _staged_in(self._folder.parent):
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            data = [[_cell(row.get(column)) for column in columns] for row in rows]
             table = _wandb().Table(columns=columns, data=data, allow_mixed_types=True)
             self._run.log({"samples": table})
 
     def adapter(self, folder: Path) -> None:
-        """Log the files of `folder` as the artifact ``adapter-<run id>``, read where they lie and not copied."""
+        """Log the files of `folder` as the artifact ``adapter-<run id>``; they are not copied."""
         if not self._log_adapter:
             return
         with self._guarded("adapter"):
@@ -142,8 +153,8 @@ def check(tracker: TrackerConfig) -> None:
     for tag in tracker.tags:
         require(1 <= len(tag) <= 64, "tracker.tags", tag, "a W&B tag has 1 to 64 characters")
     if tracker.mode is TrackerMode.online and not logged_in():
-        allowed = "needs a W&B login: run `wandb login`, set WANDB_API_KEY to a valid key, or use tracker.mode=offline"
-        raise ConfigError("tracker.mode", "online", allowed)
+        ways = "run `wandb login`, set WANDB_API_KEY to a valid key, or use tracker.mode=offline"
+        raise ConfigError("tracker.mode", "online", f"needs a W&B login: {ways}")
 
 
 def start(config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path) -> Tracker:
@@ -151,20 +162,14 @@ def start(config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path
 
     Where W&B cannot be reached within ``tracker.init_timeout`` seconds the run is tracked offline instead.
     """
-    mode = tracking_mode(config.tracker)
+    try:
+        mode = tracking_mode(config.tracker)
+    except Exception as error:
+        log.warning("W&B cannot be asked (%s); tracking offline", _reason(error))
+        mode = TrackerMode.offline
     if mode is TrackerMode.none:
         return NullTracker()
-    online = mode is TrackerMode.online and time.monotonic() >= _retry_at
-    # Offline is tried twice: the first failure clears away a W&B service that died during an earlier run.
-    for attempt in ("online" if online else "offline", "offline"):
-        try:
-            run = _init(attempt, config, resolved, run_id, folder)
-        except Exception as error:  # noqa: BLE001
-            _after_failed(attempt, error)
-        else:
-            return WandbTracker(run, attempt == "online", config.tracker.log_adapter)
-    log.warning("W&B cannot track this run; training goes on")
-    return NullTracker()
+    return _first_that_starts(mode, config, resolved, run_id, folder)
 
 
 def tracking_mode(tracker: TrackerConfig) -> TrackerMode:
@@ -180,12 +185,15 @@ def tracking_mode(tracker: TrackerConfig) -> TrackerMode:
 
 
 def logged_in() -> bool:
-    """Say whether W&B finds a well-formed key in the environment, netrc or its settings, without asking the server."""
+    """Say whether W&B finds a well-formed key in the environment, netrc or its settings; nothing is sent."""
+    if not _may_have_key():
+        return False
+    session = _session()
     from wandb.errors import AuthenticationError
     from wandb.sdk.lib import wbauth
 
     try:
-        host = wbauth.HostUrl(_session().base_url)
+        host = wbauth.HostUrl(session.base_url)
         found = wbauth.authenticate_session(host=host, source="harness", prompt=False, update_session=False)
     except (AuthenticationError, ValueError):
         return False
@@ -199,21 +207,30 @@ def label(config: RunConfig) -> str:
     return f"{method}-{config.task.name}-{config.model.name}-s{config.seed}"
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, float | str]:
+def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, float | str]:
     """Return the numbers and strings of nested dicts and lists by path; anything else is left out."""
     leaves: dict[str, float | str] = {}
     for key, value in tree.items():
-        if isinstance(value, list | tuple):
-            value = dict(enumerate(value))
         if isinstance(value, dict):
             leaves |= flatten(value, f"{prefix}{key}/")
+        elif isinstance(value, list | tuple):
+            leaves |= flatten(dict(enumerate(value)), f"{prefix}{key}/")
         elif isinstance(value, int | float | str):
             leaves[f"{prefix}{key}"] = value
     return leaves
 
 
+def _may_have_key() -> bool:
+    """Say whether there is any place to find a key in: importing wandb to look takes half a second."""
+    if "wandb" in sys.modules or "WANDB_API_KEY" in os.environ or "WANDB_IDENTITY_TOKEN_FILE" in os.environ:
+        return True
+    settings = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb") / "settings"
+    places = (Path(os.environ.get("NETRC") or "~/.netrc"), Path("~/_netrc"), settings, Path("wandb/settings"))
+    return any(place.expanduser().exists() for place in places)
+
+
 def _wandb() -> Any:
-    """Import wandb, quiet and reporting no errors of its own to W&B unless the user's environment asks for it."""
+    """Import wandb; it prints nothing and reports no errors to W&B unless the user's environment says so."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
@@ -227,6 +244,24 @@ def _session() -> Any:
     from wandb.sdk import wandb_setup
 
     return wandb_setup.singleton().settings
+
+
+def _first_that_starts(
+    mode: TrackerMode, config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path
+) -> Tracker:
+    """Start the run as `mode` says, offline if that fails, and untracked if that fails too."""
+    online = mode is TrackerMode.online and time.monotonic() >= _network.retry_at
+    # Offline is tried twice: the first failure clears away a W&B service that died during an earlier run.
+    for attempt in ("online" if online else "offline", "offline"):
+        try:
+            run = _init(attempt, config, resolved, run_id, folder)
+        except Exception as error:
+            reason = _reason(error)
+            _after_failed(attempt, reason)
+        else:
+            return WandbTracker(run, attempt == "online", config.tracker.log_adapter)
+    log.warning("W&B cannot track this run (%s); training goes on", reason)
+    return NullTracker()
 
 
 def _init(mode: str, config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path) -> Any:
@@ -263,6 +298,8 @@ def _settings(mode: str, init_timeout: float) -> Any:
         init_timeout=init_timeout,
         finish_timeout=FINISH_FACTOR * init_timeout,
         finish_timeout_raises=True,
+        # A killed run loses what is not flushed yet; every 15 s unless told otherwise.
+        x_transaction_log_flush_interval=1.0,
         x_disable_meta=True,
         x_disable_machine_info=True,
         x_save_requirements=False,
@@ -277,23 +314,20 @@ def _settings(mode: str, init_timeout: float) -> Any:
     )
 
 
-def _after_failed(attempt: str, error: Exception) -> None:
+def _after_failed(attempt: str, reason: str) -> None:
     """Free the run's id, which a failed ``wandb.init`` leaves in use, and say what happens next."""
     try:
         _wandb().teardown()
-    except (Exception, SystemExit) as trouble:  # noqa: BLE001  it exits where the service died
-        log.debug("W&B teardown: %s", _reason(trouble))
+    except (Exception, SystemExit) as error:  # it exits where the service died
+        log.debug("W&B teardown: %s", _reason(error))
     if attempt == "online":
         _pause()
-        log.warning("W&B cannot be reached (%s); tracking offline, for `wandb sync` later", _reason(error))
-    else:
-        log.debug("W&B offline: %s", _reason(error))
+        log.warning("W&B cannot be reached (%s); tracking offline, for `wandb sync` later", reason)
 
 
 def _pause() -> None:
     """Keep this process's next runs offline for :data:`RETRY_SECONDS`."""
-    global _retry_at
-    _retry_at = time.monotonic() + RETRY_SECONDS
+    _network.retry_at = time.monotonic() + RETRY_SECONDS
 
 
 def _reason(error: BaseException) -> str:
@@ -312,7 +346,7 @@ def _cell(value: Any) -> Any:
 
 @contextmanager
 def _staged_in(folder: Path) -> Iterator[None]:
-    """Let W&B copy what awaits upload into the run's own folder instead of the home folder, so both travel together."""
+    """Let W&B keep what awaits upload in `folder`, not in the home folder: it travels with the run."""
     before = os.environ.get("WANDB_DATA_DIR")
     os.environ["WANDB_DATA_DIR"] = str(folder)
     try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +23,10 @@ from harness.errors import ConfigError
 KEY = "f4k3" * 10
 SECRET = "hunter2-of-the-environment"
 BLOCK = 32768
-ROWS = [{"input": "How far is it?", "tuned": "NUM"}, {"input": "Who?", "scores": [0.5, 1]}]
+ROWS: list[dict[str, Any]] = [
+    {"input": "How far is it?", "tuned": "NUM"},
+    {"input": "Who?", "scores": [0.5, 1]},
+]
 RECORD = {
     "status": "done",
     "scores": {"test": {"accuracy": 0.75, "interval": [0.5, 0.875]}},
@@ -38,7 +44,7 @@ def _own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home" / name.lower()))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HARNESS_TEST_SECRET", SECRET)
-    monkeypatch.setattr(track, "_retry_at", 0.0)
+    monkeypatch.setattr(track._network, "retry_at", 0.0)
     yield
     track._wandb().teardown()
 
@@ -88,6 +94,7 @@ def read(folder: Path) -> SimpleNamespace:
     """Read back what ``wandb sync`` would upload of the single run in `folder`."""
     from wandb.proto import wandb_internal_pb2
 
+    track._wandb().teardown()  # the service closes a finished run's file a moment later, at the latest here
     (file,) = folder.glob("wandb/*run-*/*.wandb")
     found = SimpleNamespace(history=[], summary={}, artifacts=[], exit_code=None, run=None, kinds=set())
     for chunk in chunks(file.read_bytes()):
@@ -110,6 +117,113 @@ def read(folder: Path) -> SimpleNamespace:
 def values(items: Any) -> dict[str, Any]:
     """Return protobuf items as a flat dict."""
     return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+
+
+class Server(ThreadingHTTPServer):
+    """As much of a W&B server as a run needs: it keeps what is uploaded and the history it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.files: dict[str, bytes] = {}
+        self.stream: dict[str, list[Any]] = {}
+        self.runs: list[dict[str, Any]] = []
+        self.exit_codes: list[int] = []
+
+    def answer(self, name: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of W&B's reply to the GraphQL operation `name`."""
+        place = {"id": "1", "name": "p", "entity": {"id": "1", "name": "me"}}
+        if name == "UpsertBucket":
+            self.runs.append(variables)
+            bucket = {
+                "id": "1",
+                "name": variables["name"],
+                "displayName": "d",
+                "config": "{}",
+                "project": place,
+            }
+            return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        if name == "CreateRunFiles":
+            files = [self.slot(file) for file in variables["files"]]
+            return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
+        if name == "CreateArtifactFiles":
+            edges = [{"node": self.slot(file["name"])} for file in variables["input"]["artifactFiles"]]
+            return {"createArtifactFiles": {"files": {"edges": edges}}}
+        if name in ("CreateArtifactManifest", "UpdateArtifactManifest"):
+            manifest = {"artifactManifest": {"id": "1", "file": self.slot("manifest")}}
+            return {name[0].lower() + name[1:]: manifest}
+        artifact = {"id": "1", "digest": "d", "state": "PENDING", "artifactSequence": {"id": "1"}}
+        others: dict[str, dict[str, Any]] = {
+            "RunResumeStatus": {"model": {**place, "bucket": None}},
+            "ServerFeaturesQuery": {"serverInfo": {"features": []}},
+            "Viewer": {"viewer": {"id": "1", "entity": "me", "username": "me", "flags": "{}"}},
+            "ArtifactType": {"project": {"artifact": None}},
+            "CreateArtifact": {"createArtifact": {"artifact": artifact}},
+            "CommitArtifact": {"commitArtifact": {"artifact": artifact}},
+        }
+        return others.get(name, {})
+
+    def slot(self, name: str) -> dict[str, Any]:
+        """Offer a place to upload the file `name` to."""
+        upload = {"uploadUrl": f"{self.url}/upload/{name}", "uploadHeaders": []}
+        return {"id": "1", "name": name, "displayName": name, "artifact": {"id": "1"}, **upload}
+
+    def handle_error(self, *args: Any) -> None:
+        """Print nothing where W&B closes a connection early."""
+
+
+class Answers(BaseHTTPRequestHandler):
+    """One connection to the :class:`Server`."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def body(self) -> bytes:
+        """Return what was sent."""
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def reply(self, content: dict[str, Any]) -> None:
+        """Send `content` as JSON."""
+        data = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_POST(self) -> None:
+        """Answer a GraphQL operation, or keep a piece of history."""
+        sent = json.loads(self.body())
+        if self.path == "/graphql":
+            (name,) = re.findall(r"(?:query|mutation)\s+(\w+)", sent["query"])
+            return self.reply({"data": self.server.answer(name, sent.get("variables") or {})})
+        for file, piece in sent.get("files", {}).items():
+            self.server.stream.setdefault(file, []).extend(map(json.loads, piece["content"]))
+        if sent.get("complete"):
+            self.server.exit_codes.append(sent["exitcode"])
+        return self.reply({})
+
+    def do_PUT(self) -> None:
+        """Keep an uploaded file."""
+        self.server.files[self.path.removeprefix("/upload/")] = self.body()
+        self.reply({})
+
+    def log_request(self, *args: Any) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Serve W&B on this machine, and be logged in to it."""
+    with Server() as serving:
+        thread = threading.Thread(target=serving.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setenv("WANDB_BASE_URL", serving.url)
+        yield serving
+        track._wandb().teardown()
+        serving.shutdown()
+        thread.join()
 
 
 def ours(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
@@ -214,6 +328,80 @@ def test_unreachable_wandb_goes_offline_once(
     assert "cannot be reached" in ours(caplog)[0][1] and KEY not in caplog.text
 
 
+def check_received(server: Server) -> None:
+    """Assert that history, summary, table and adapter of :func:`trained` came to the server."""
+    lines = [line for line in server.stream["wandb-history.jsonl"] if "train/loss" in line]
+    assert [line["train/loss"] for line in lines] == [1.0, 0.5, 1 / 3]
+    summary = json.loads(server.files["wandb-summary.json"])
+    assert summary["scores/test/accuracy"] == 0.75 and summary["samples"]["nrows"] == 2
+    assert server.files["adapter.safetensors"] == b"weights" * 100
+    assert (server.runs[0]["name"], server.runs[0]["groupName"]) == ("abc123", "sweep-1")
+    assert json.loads(server.runs[0]["config"])["rank"] == {"value": 8}
+    for sent in (*server.files.values(), json.dumps([server.runs, server.stream]).encode()):
+        assert SECRET.encode() not in sent and KEY.encode() not in sent
+
+
+def test_an_online_run_arrives_whole(
+    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracker = trained(configured("auto", log_adapter=True), tmp_path / "run")
+    assert tracker.url_or_folder == f"{server.url}/me/p/runs/abc123"
+    check_received(server)
+    assert server.exit_codes == [0]
+    assert (tmp_path / "run/trained/adapter.safetensors").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_online_run_that_failed_says_so(server: Server, tmp_path: Path) -> None:
+    trained(configured("online"), tmp_path / "run", status="failed")
+    assert server.exit_codes == [1]
+
+
+def test_an_offline_run_is_ready_for_sync(server: Server, tmp_path: Path) -> None:
+    tracker = trained(configured("offline", log_adapter=True), tmp_path / "run")
+    assert server.runs == []
+    command = [sys.executable, "-m", "wandb", "sync", str(tracker.url_or_folder)]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, timeout=30)
+    check_received(server)
+
+
+def test_a_connection_lost_on_the_way_holds_nothing_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(track, "FINISH_FACTOR", 1)
+    tracker = track.start(configured("auto", init_timeout=1.5), {}, "abc", tmp_path / "run")
+    server.shutdown()
+    server.server_close()
+    tracker.log({"loss": 1.0}, 1)
+    tracker.finish("done")
+    assert len(ours(caplog)) == 1 and "TimeoutError" in ours(caplog)[0][1]
+    assert track.start(configured("auto"), {}, "next", tmp_path / "next").url_or_folder == str(
+        next(tmp_path.glob("next/wandb/offline-run-*"))
+    )
+
+
+def test_a_service_that_died_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from wandb.sdk import wandb_setup
+
+    tracker = track.start(configured(), {}, "first", tmp_path / "first")
+    connection: Any = wandb_setup.singleton().ensure_service()
+    connection._proc._process.kill()
+    connection._proc.join()
+    tracker.log({"loss": 1.0}, 1)
+    tracker.finish("done")
+    trained(configured(), tmp_path / "second")
+    assert read(tmp_path / "second").exit_code == 0
+    assert len(ours(caplog)) == 1
+
+
+def test_settings_wandb_cannot_read_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offlien")
+    trained(configured("auto"), tmp_path / "run")
+    assert [name for name, _ in ours(caplog)] == ["WARNING"]
+
+
 def test_a_tracker_that_breaks_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tracker = track.start(configured(log_adapter=True), {}, "abc", tmp_path / "run")
     tracker.finish("done")
@@ -231,7 +419,7 @@ def test_tracking_nothing_imports_nothing(tmp_path: Path) -> None:
         "import sys, pathlib; from harness import track, config; import types",
         "t = config.TrackerConfig(mode=config.TrackerMode(sys.argv[1])); track.check(t)",
         "run = track.start(types.SimpleNamespace(tracker=t), {}, 'x', pathlib.Path('.'))",
-        "run.log({'loss': 1.0}, 1); run.samples([]); run.summarise({}); run.adapter(None); run.finish('done')",
+        "run.log({'loss': 1.0}, 1); run.samples([]); run.summarise({}); run.finish('done')",
         "assert run.url_or_folder is None and 'wandb' not in sys.modules",
     )
     subprocess.run([sys.executable, "-c", "\n".join(lines), "none"], check=True)

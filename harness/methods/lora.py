@@ -39,6 +39,12 @@ class Initialisation(Enum):
     loftq = "loftq"
 
 
+MOVING = (Initialisation.pissa, Initialisation.olora)
+"""Starts that move a part of W0 from the base into the adapter."""
+DECOMPOSED = (*MOVING, Initialisation.loftq)
+"""Starts that come of a decomposition, which has no more columns than the matrix."""
+
+
 @METHODS.register("lora")
 @dataclass
 class LoRA(PeftMethod):
@@ -72,23 +78,29 @@ class LoRA(PeftMethod):
         """Return alpha; 2r unless given, the default of "Illusion of Equivalence" (arXiv 2410.21228)."""
         return self.alpha if self.alpha is not None else 2.0 * self.rank
 
+    def unsuitable(self, backbone: Backbone) -> str | None:
+        """PEFT's OLoRA takes every weight for (out_features, in_features); its table of queries and values has gaps."""
+        if self.init is Initialisation.olora and backbone.transposed:
+            return "method.init=olora does not fit layers that store their weights transposed, as GPT-2's do"
+        if not self._targets(backbone):
+            return f"PEFT knows no query and value layers of {backbone.model.config.model_type}; set method.target_modules"
+        return None
+
     def peft_config(self, backbone: Backbone) -> LoraConfig:
         """Return PEFT's configuration of this LoRA."""
-        from peft import LoftQConfig, LoraConfig
+        from peft import LoraConfig
 
-        options: dict[str, Any] = {}
-        if self.init is Initialisation.loftq:
-            options["loftq_config"] = LoftQConfig(loftq_bits=4)
+        # LoftQ's start is computed in `attach`.
+        plain = self.init in (Initialisation.default, Initialisation.loftq)
         return LoraConfig(
             r=self.rank,
             lora_alpha=cast(int, self.alpha_used()),
             lora_dropout=self.dropout,
             target_modules=self._targets(backbone),
             fan_in_fan_out=backbone.transposed,
-            init_lora_weights=cast(Any, True if self.init is Initialisation.default else self.init.value),
+            init_lora_weights=cast(Any, True if plain else self.init.value),
             use_dora=self.dora,
             **self.variant(),
-            **options,
         )
 
     def variant(self) -> dict[str, Any]:
@@ -102,10 +114,8 @@ class LoRA(PeftMethod):
             return list(self.target_modules)
         if self.targets is Targets.all_linear:
             return "all-linear"
-        model_type = backbone.model.config.model_type
-        if model_type not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
-            raise NotApplicable(f"PEFT knows no query and value layers of {model_type}; set method.target_modules")
-        return list(TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[model_type])
+        table = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+        return list(table.get(backbone.model.config.model_type, []))
 
     def create_optimizer(self, model: nn.Module, cls: type, options: dict[str, Any]) -> torch.optim.Optimizer | None:
         """Give B its own learning rate where LoRA+ is asked for.
@@ -125,9 +135,18 @@ class LoRA(PeftMethod):
         return cast("torch.optim.Optimizer", cls(groups, **options))
 
     def attach(self, backbone: Backbone) -> nn.Module:
-        """Attach; where the start is not zero, keep a copy of it for exporting."""
+        """Attach; where B A does not start at zero, compute its start, or keep a copy of it for exporting."""
         model = super().attach(backbone)
-        if self.init in (Initialisation.pissa, Initialisation.olora):
+        if self.init in DECOMPOSED:
+            refuse_cut_rank(model, self.rank, self.init.value)
+        if self.init is Initialisation.loftq:
+            from harness.tuners.loftq import start_from_quantised
+
+            start_from_quantised(model)
+            # By this word PEFT knows, on loading, that the adapter belongs to a quantised base.
+            config = cast(Any, model).peft_config["default"]
+            config.init_lora_weights, config.loftq_config = "loftq", {"loftq_bits": 4, "loftq_iter": 1}
+        if self.init in MOVING:
             from peft import get_peft_model_state_dict
 
             start = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -141,7 +160,7 @@ class LoRA(PeftMethod):
         update is B A - B0 A0 = [B, -B0] [A; A0], a LoRA of rank 2r. PEFT's own conversion
         (``path_initial_model_for_weight_conversion``) leaves out a new head and DoRA's magnitudes.
         """
-        if self.init not in (Initialisation.pissa, Initialisation.olora):
+        if self.init not in MOVING:
             return super().export_adapter(model, folder)
         from peft import get_peft_model_state_dict
 
@@ -151,6 +170,19 @@ class LoRA(PeftMethod):
         # The scale is alpha / r, or alpha / sqrt(r) for rsLoRA; it must not change with the rank.
         config.lora_alpha *= 2**0.5 if config.use_rslora else 2
         config.save_pretrained(str(folder))
+
+
+def refuse_cut_rank(model: nn.Module, rank: int, init: str) -> None:
+    """Raise :class:`NotApplicable` where a matrix is too small to be decomposed into `rank` columns.
+
+    PEFT would train fewer columns there and say nothing, so the record's rank would be wrong.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer) and rank > min(layer.in_features, layer.out_features):
+            shape = f"{layer.out_features} x {layer.in_features}"
+            raise NotApplicable(f"method.init={init} gives no rank {rank} for {name.removeprefix('base_model.model.')} of {shape}")
 
 
 def minus_start(tensors: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
     from harness.models import Backbone
 
 UNSUITABLE = {
+    "ADALORA": "ADALORA adds to the model's own loss and moves its ranks after each step, which the training here does not do",
     "MULTITASK_PROMPT_TUNING": "MULTITASK_PROMPT_TUNING needs the number of its task with every input",
     "POLY": "POLY needs the number of its task with every input",
+    "SHADOW": "SHADOW trains its last layer by a part of the model's own loss, which the training here does not use",
     "XLORA": "XLORA mixes LoRA adapters trained before; it does not train from a base alone",
 }
 """Tuners that cannot be trained on one task, and why."""
@@ -39,16 +43,19 @@ class PeftMethod(Method):
     def attach(self, backbone: Backbone) -> nn.Module:
         """Wrap the base; the task's new head trains through PEFT's ``modules_to_save``."""
         from peft import get_peft_model
+        from peft.utils.error import NoMatchingPeftModuleError
 
         config = self.peft_config(backbone)
         config.task_type = backbone.peft_task
         config.inference_mode = False
         if backbone.head:
             config.modules_to_save = head_modules(backbone)  # type: ignore[attr-defined]
-        with warnings.catch_warnings():
-            # PEFT 0.21 asks transformers 5 for a property by its old name; there is nothing a user can do.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            model = get_peft_model(backbone.model, config)
+        try:
+            with quiet_peft():
+                model = get_peft_model(backbone.model, config)
+        except NoMatchingPeftModuleError as error:
+            targets = sorted(getattr(config, "target_modules", None) or [])
+            raise ConfigError("method.target_modules", targets, "names no layer of the model") from error
         for name, parameter in model.named_parameters():
             if ".modules_to_save." in name:
                 parameter.requires_grad_(True)
@@ -83,6 +90,14 @@ class PeftMethod(Method):
     def export_adapter(self, model: nn.Module, folder: Path) -> None:
         """Write the adapter folder; what `save` writes is already standard."""
         cast("PeftModel", model).save_pretrained(str(folder), save_embedding_layers=False)
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Keep quiet about a property that PEFT 0.21 asks of transformers 5 by its old name: no user can help it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def head_modules(backbone: Backbone) -> list[str]:
@@ -218,6 +233,8 @@ class AnyPeftTuner(PeftMethod):
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Fold the adapter into the base weights, which not every tuner can."""
+        base = cast(Any, model).base_model
+        require(hasattr(type(base), "merge_and_unload"), "merge", True, f"{self.peft_type} changes no weights of the base")
         try:
             return super().merge(model)
         except (NotImplementedError, AttributeError, ValueError) as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.config import require
 from harness.methods.base import METHODS
 from harness.methods.lora import Initialisation, LoRA
+from harness.methods.peft import quiet_peft, unwrap_head
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,6 +42,8 @@ class QLoRA(LoRA):
         from transformers import BitsAndBytesConfig
 
         if self.bits == 8:
+            # It warns at every layer of every step that LLM.int8 computes in float16, which it always does.
+            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
             return BitsAndBytesConfig(load_in_8bit=True)
         default = "bfloat16" if torch.cuda.is_available() else "float32"
         return BitsAndBytesConfig(
@@ -58,18 +62,40 @@ class QLoRA(LoRA):
     def unsuitable(self, backbone: Backbone) -> str | None:
         """A model of which nothing was quantised would be plain LoRA under another name."""
         if any(type(module).__name__ in ("Linear4bit", "Linear8bitLt") for module in backbone.model.modules()):
-            return None
+            return super().unsuitable(backbone)
         return "bitsandbytes quantised none of the model's layers"
 
     def attach(self, backbone: Backbone) -> nn.Module:
         """Prepare the quantised base as PEFT does, gradient checkpointing left to ``train.gradient_checkpointing``."""
         from peft import prepare_model_for_kbit_training
 
+        keep_unpacked(backbone.model)
         backbone.model = prepare_model_for_kbit_training(backbone.model, use_gradient_checkpointing=False)
         return super().attach(backbone)
 
     def merge(self, model: nn.Module) -> nn.Module:
-        """Dequantise the base, then fold the adapter in: merging into 4 bits would move the logits."""
+        """Dequantise the base, attach the same adapter to its plain layers, and fold it in there.
+
+        Folding into quantised layers would round the sum to 4 or 8 bits again and move the logits. With 8
+        bits they still differ by the rounding of activations, which LLM.int8 does and a plain layer does not.
+        """
+        from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
         tuned = cast(Any, model)
-        tuned.base_model.model = tuned.base_model.model.dequantize()
-        return cast("nn.Module", tuned.merge_and_unload())
+        config, tensors = tuned.peft_config["default"], get_peft_model_state_dict(tuned, save_embedding_layers=False)
+        unwrap_head(tuned)
+        with quiet_peft():
+            plain = get_peft_model(tuned.unload().dequantize(), config)
+        set_peft_model_state_dict(plain, tensors)
+        return super().merge(plain)
+
+
+def keep_unpacked(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights when a model is evaluated on a CPU with AVX512-BF16.
+
+    Its fast layout rounds the scales to bfloat16 for good, so the base changes at the first evaluation,
+    and passes no gradient: layers below would train on after an evaluation without the loss reaching them.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

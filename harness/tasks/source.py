@@ -174,7 +174,8 @@ def _csv_rows(path: Path, source: Source) -> Iterator[Row]:
                     )
                 yield row
         except csv.Error as error:
-            raise DataError("task.data", f"{path}:{reader.line_num}", f"not CSV: {error}") from None
+            at = f"{path}:{reader.line_num + 1}"  # the line that cannot be parsed is not counted yet
+            raise DataError("task.data", at, f"not CSV: {error}") from None
 
 
 def _parquet_rows(path: Path, source: Source) -> Iterator[Row]:
