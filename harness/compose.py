@@ -37,10 +37,10 @@ def register() -> None:
 
 def to_run_config(config: DictConfig) -> RunConfig:
     """Return the composed configuration as dataclasses, each checked by its ``__post_init__``."""
-    made: Any = OmegaConf.to_object(config)
-    if isinstance(made, dict):  # the top level is a plain node where hydra's own keys were merged in
-        made = RunConfig(**{key: value for key, value in made.items() if key != "hydra"})
-    return made  # type: ignore[no-any-return]
+    # Jobs of a sweep still carry Hydra's own node, which has mandatory values nobody filled in.
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    values: Any = OmegaConf.to_object(own)
+    return values if isinstance(values, RunConfig) else RunConfig(**values)
 
 
 def explain(error: Exception, overrides: list[str]) -> str:
@@ -69,7 +69,6 @@ def _bad_key(cause: OmegaConfBaseException, overrides: list[str]) -> str:
     if isinstance(cause, ConfigKeyError) or "not in struct" in str(cause) or "not in" in str(cause).split("\n")[0]:
         parent = cause.parent_node
         known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
-        known += [] if "." in key else ["hydra"]
         return str(ConfigError(key, value, f"no such key; {nearest(key.rsplit('.', 1)[-1], known)}"))
     if isinstance(cause, ValidationError):
         return str(ConfigError(key, value, " ".join(str(cause).split("\n")[0].split())))

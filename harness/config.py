@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, nearest
+from harness.library_names import enum_values, field_names
 
 
 class DType(Enum):
@@ -113,6 +114,17 @@ class ModelConfig:
         self.licence = self.citation = self.source = self.note = None
 
 
+DECIDED = frozenset(
+    """activation_checkpointing activation_checkpointing_kwargs batch_eval_metrics deepspeed disable_tqdm do_eval
+    do_predict do_train eval_delay eval_on_start eval_strategy fsdp fsdp_config ignore_data_skip include_for_metrics
+    include_num_input_tokens_seen label_names label_smoothing_factor load_best_model_at_end local_rank
+    logging_nan_inf_filter logging_strategy output_dir parallelism_config remove_unused_columns report_to
+    restore_callback_states_from_checkpoint resume_from_checkpoint run_name save_only_model save_strategy
+    save_total_limit seed train_sampling_strategy""".split()
+)
+"""TrainingArguments that a run sets itself, or that its loss, its checkpoints or one process cannot honour."""
+
+
 @dataclass
 class TrainConfig:
     """Options of ``transformers.TrainingArguments``, under its own names, and a few of ours.
@@ -167,14 +179,30 @@ class TrainConfig:
         for name in ("weight_decay", "max_grad_norm", "warmup_steps"):
             require_at_least(f"train.{name}", getattr(self, name), 0)
         require(not (self.bf16 and self.fp16), "train.fp16", True, "cannot be on together with train.bf16")
-        own = {f.name for f in fields(self)}
-        for name in self.other:
-            require(name not in own, f"train.other.{name}", self.other[name], f"write it as train.{name}")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """Refuse names that the installed transformers does not know."""
+        schedules = enum_values("transformers", "trainer_utils", "SchedulerType")
+        kind = self.lr_scheduler_type
+        require(kind in schedules, "train.lr_scheduler_type", kind, f"no such schedule; {nearest(kind, schedules)}")
+        optimisers = enum_values("transformers", "training_args", "OptimizerNames")
+        if self.optim is not None:
+            allowed = f"no such optimiser; {nearest(self.optim, optimisers)}"
+            require(self.optim in optimisers, "train.optim", self.optim, allowed)
+        own, known = {f.name for f in fields(self)}, field_names("transformers", "training_args", "TrainingArguments")
+        for name, value in self.other.items():
+            require(name not in own, f"train.other.{name}", value, f"write it as train.{name}")
+            ours = name in DECIDED or name.startswith(("hub_", "push_"))
+            require(not ours, f"train.other.{name}", value, "cannot be set: a run decides it itself")
+            require(name in known, f"train.other.{name}", value, f"no such option; {nearest(name, known)}")
 
     def _check_counts(self) -> None:
-        require(self.max_steps == -1 or self.max_steps >= 1, "train.max_steps", self.max_steps, "at least 1, or -1 to train num_train_epochs")
+        allowed = "must be at least 1, or -1 to train num_train_epochs"
+        require(self.max_steps == -1 or self.max_steps >= 1, "train.max_steps", self.max_steps, allowed)
         require_positive("train.num_train_epochs", self.num_train_epochs)
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "logging_steps"):
+        batch_sizes = ("per_device_train_batch_size", "per_device_eval_batch_size")
+        for name in (*batch_sizes, "gradient_accumulation_steps", "logging_steps"):
             require_at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("save_steps", "eval_steps", "dataloader_num_workers"):
             require_at_least(f"train.{name}", getattr(self, name), 0)

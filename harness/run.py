@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 import hydra
 from omegaconf import DictConfig
 
 from harness.compose import HydraException, OmegaConfBaseException, conf_folder, explain, register, to_run_config
+from harness.config import RunConfig
 from harness.errors import HarnessError
+from harness.record import Status
 from harness.sweep import run_single
 
 register()
@@ -18,18 +21,27 @@ register()
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def main(composed: DictConfig) -> str | None:
     """Train the composed run; the sweeper has already checked and prepared the runs of a sweep."""
-    config = to_run_config(composed)
-    if not config.sweep.prepared:
-        run_single(config, _execute)
-        return None
-    status = _execute(config)
-    return None if status is None else status.value
+    try:
+        config = to_run_config(composed)
+        if not config.sweep.prepared:
+            run_single(config, _execute)
+            return None
+        status = _execute(config)
+        return None if status is None else status.value
+    except HarnessError as error:
+        fail(str(error))  # here, because Hydra would add a line of its own
 
 
-def _execute(config):  # type: ignore[no-untyped-def]
+def _execute(config: RunConfig) -> Status | None:
     from harness.execute import execute  # torch and transformers load here, after the configuration is valid
 
     return execute(config)
+
+
+def fail(line: str) -> NoReturn:
+    """Print what is wrong in one line and exit with code 1."""
+    print(f"harness: {line}", file=sys.stderr)
+    sys.exit(1)
 
 
 def cli() -> None:
@@ -40,9 +52,7 @@ def cli() -> None:
         main()
     except (HarnessError, HydraException, OmegaConfBaseException) as error:
         overrides = [argument for argument in sys.argv[1:] if "=" in argument]
-        line = str(error) if isinstance(error, HarnessError) else explain(error, overrides)
-        print(f"harness: {line}", file=sys.stderr)
-        sys.exit(1)
+        fail(str(error) if isinstance(error, HarnessError) else explain(error, overrides))
     except KeyboardInterrupt:
         print("harness: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -45,7 +45,7 @@ def fetch(config: RunConfig) -> tuple[Files, Splits]:
     files = assets.fetch_model(config.model, cache)
     key = json.dumps(task_identity(config.task), sort_keys=True)
     if key not in _SPLITS:
-        _SPLITS[key] = config.task.load(lambda source: assets.fetch_source(source, cache))
+        _SPLITS[key] = config.task.load(lambda source: assets.fetch_source(source, cache, config.task.licence))
     return files, _SPLITS[key]
 
 

@@ -66,7 +66,7 @@ class LoRA(PeftMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least("method.rank", self.rank, 1)
+        require_at_least("rank", self.rank, 1)
         require_share("method.dropout", self.dropout)
         if self.alpha is not None:
             require_positive("method.alpha", self.alpha)

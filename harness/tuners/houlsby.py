@@ -207,6 +207,10 @@ class HoulsbyModel(BaseTuner):
             self._replace_module(parent, target_name, target, base)
         target.add(adapter_name, config)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """Replace a module and no more: PEFT's version, on unloading, asks a head of several layers for its weight."""
+        setattr(parent, child_name, new_module)
+
 
 def projections(model: nn.Module) -> list[str]:
     """Return how the names of the two projections of each layer end, none where the architecture is unknown."""
