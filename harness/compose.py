@@ -25,7 +25,7 @@ def conf_folder() -> Path:
 
 
 def register() -> None:
-    """Give Hydra the dataclasses, every method and every kind of task."""
+    """Give Hydra the dataclasses, every method and every kind of task; once is enough, twice does no harm."""
     store = ConfigStore.instance()
     store.store(name="run_config", node=RunConfig, provider="harness")
     store.store(group="model", name="custom", node=ModelConfig, provider="harness")
@@ -41,6 +41,16 @@ def to_run_config(config: DictConfig) -> RunConfig:
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values: Any = OmegaConf.to_object(own)
     return values if isinstance(values, RunConfig) else RunConfig(**values)
+
+
+def compose(*overrides: str) -> RunConfig:
+    """Return the configuration that these command-line overrides make, for scripts and tests."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    register()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return to_run_config(hydra_compose("config", overrides=list(overrides)))
 
 
 def explain(error: Exception, overrides: list[str]) -> str:

@@ -115,12 +115,42 @@ class ModelConfig:
 
 
 DECIDED = frozenset(
-    """activation_checkpointing activation_checkpointing_kwargs batch_eval_metrics deepspeed disable_tqdm do_eval
-    do_predict do_train eval_delay eval_on_start eval_strategy fsdp fsdp_config ignore_data_skip include_for_metrics
-    include_num_input_tokens_seen label_names label_smoothing_factor load_best_model_at_end local_rank
-    logging_nan_inf_filter logging_strategy output_dir parallelism_config remove_unused_columns report_to
-    restore_callback_states_from_checkpoint resume_from_checkpoint run_name save_only_model save_strategy
-    save_total_limit seed train_sampling_strategy""".split()
+    [
+        "activation_checkpointing",
+        "activation_checkpointing_kwargs",
+        "batch_eval_metrics",
+        "deepspeed",
+        "disable_tqdm",
+        "do_eval",
+        "do_predict",
+        "do_train",
+        "eval_delay",
+        "eval_on_start",
+        "eval_strategy",
+        "fsdp",
+        "fsdp_config",
+        "ignore_data_skip",
+        "include_for_metrics",
+        "include_num_input_tokens_seen",
+        "label_names",
+        "label_smoothing_factor",
+        "load_best_model_at_end",
+        "local_rank",
+        "logging_nan_inf_filter",
+        "logging_strategy",
+        "output_dir",
+        "parallelism_config",
+        "remove_unused_columns",
+        "report_to",
+        "restore_callback_states_from_checkpoint",
+        "resume_from_checkpoint",
+        "run_name",
+        "save_only_model",
+        "save_strategy",
+        "save_total_limit",
+        "seed",
+        "train_sampling_strategy",
+    ]
 )
 """TrainingArguments that a run sets itself, or that its loss, its checkpoints or one process cannot honour."""
 
@@ -185,12 +215,20 @@ class TrainConfig:
         """Refuse names that the installed transformers does not know."""
         schedules = enum_values("transformers", "trainer_utils", "SchedulerType")
         kind = self.lr_scheduler_type
-        require(kind in schedules, "train.lr_scheduler_type", kind, f"no such schedule; {nearest(kind, schedules)}")
+        require(
+            kind in schedules,
+            "train.lr_scheduler_type",
+            kind,
+            f"no such schedule; {nearest(kind, schedules)}",
+        )
         optimisers = enum_values("transformers", "training_args", "OptimizerNames")
         if self.optim is not None:
             allowed = f"no such optimiser; {nearest(self.optim, optimisers)}"
             require(self.optim in optimisers, "train.optim", self.optim, allowed)
-        own, known = {f.name for f in fields(self)}, field_names("transformers", "training_args", "TrainingArguments")
+        own, known = (
+            {f.name for f in fields(self)},
+            field_names("transformers", "training_args", "TrainingArguments"),
+        )
         for name, value in self.other.items():
             require(name not in own, f"train.other.{name}", value, f"write it as train.{name}")
             ours = name in DECIDED or name.startswith(("hub_", "push_"))

@@ -34,7 +34,7 @@ class RecordError(HarnessError):
     """A run record that cannot be trusted: damaged, half-written, or of a newer schema."""
 
 
-class NotApplicable(Exception):
+class NotApplicable(Exception):  # noqa: N818  # a result, not an error
     """A method that cannot apply to this model; a result with a reason, not a failure."""
 
 

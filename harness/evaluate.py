@@ -33,7 +33,9 @@ def precision(train: TrainConfig, device: torch.device) -> AbstractContextManage
     return nullcontext()
 
 
-def answer(model: nn.Module, objective: Objective[Any], questions: Questions, train: TrainConfig, label: str) -> Outcomes:
+def answer(
+    model: nn.Module, objective: Objective[Any], questions: Questions, train: TrainConfig, label: str
+) -> Outcomes:
     """Answer the questions of each split; leaves the model's mode and the random state as they were."""
     was_training = model.training
     model.eval()
@@ -56,7 +58,9 @@ def count(questions: Any) -> int:
 
 def scores(task: Task, outcomes: Outcomes) -> dict[str, dict[str, dict[str, Any]]]:
     """Return each split's metrics with their intervals, as plain values."""
-    return {split: {name: asdict(score) for name, score in task.score(found).items()} for split, found in outcomes.items()}
+    return {
+        split: {name: asdict(score) for name, score in task.score(found).items()} for split, found in outcomes.items()
+    }
 
 
 class Baseline:

@@ -157,7 +157,13 @@ def base_outcomes(config: RunConfig, prepared: Prepared, backbone: Backbone, dev
     with baseline.lock():
         found = baseline.read()
         if found is None:
-            found = answer(untouched(config, prepared, backbone).to(device), prepared.objective, prepared.questions, config.train, "base")
+            found = answer(
+                untouched(config, prepared, backbone).to(device),
+                prepared.objective,
+                prepared.questions,
+                config.train,
+                "base",
+            )
             baseline.write(found)
     return found
 
@@ -199,7 +205,13 @@ def keep_outcomes(folder: RunFolder, prepared: Prepared, before: Outcomes, after
     prompts = {item.id: prepared.objective.show(item) for item in prepared.splits.test[:SAMPLES]}
     base = {outcome.item: outcome.prediction for outcome in before["test"]}
     rows = [
-        {"item": o.item, "prompt": prompts[o.item], "base": base.get(o.item), "tuned": o.prediction, "reference": o.target}
+        {
+            "item": o.item,
+            "prompt": prompts[o.item],
+            "base": base.get(o.item),
+            "tuned": o.prediction,
+            "reference": o.target,
+        }
         for o in after["test"]
         if o.item in prompts
     ]
@@ -207,7 +219,9 @@ def keep_outcomes(folder: RunFolder, prepared: Prepared, before: Outcomes, after
     return rows
 
 
-def _results(config: RunConfig, prepared: Prepared, before: Outcomes, after: Outcomes, trained: Trained, meter: Meter) -> dict[str, Any]:
+def _results(
+    config: RunConfig, prepared: Prepared, before: Outcomes, after: Outcomes, trained: Trained, meter: Meter
+) -> dict[str, Any]:
     splits = prepared.splits
     return {
         "scores": {"before": scores(config.task, before), "after": scores(config.task, after)},

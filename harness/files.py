@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def finite(value: Any) -> Any:
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
@@ -83,7 +84,9 @@ def require_writable(folder: Path, least_bytes: int) -> None:
     except OSError as error:
         raise AssetError(f"output_dir={folder}: {error.strerror or error}") from None
     if free < least_bytes:
-        raise AssetError(f"output_dir={folder}: {free / 2**20:.0f} MiB free on the disk, at least {least_bytes / 2**20:.0f} MiB needed")
+        raise AssetError(
+            f"output_dir={folder}: {free / 2**20:.0f} MiB free on the disk, at least {least_bytes / 2**20:.0f} MiB needed"
+        )
 
 
 def disk_full(error: OSError) -> bool:

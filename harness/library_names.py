@@ -16,7 +16,9 @@ from pathlib import Path
 def enum_values(package: str, module: str, name: str) -> tuple[str, ...]:
     """Return the string values of the enum `name` in ``package/module.py``, sorted."""
     body = _class_body(package, module, name)
-    values = [node.value.value for node in body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)]
+    values = [
+        node.value.value for node in body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    ]
     return tuple(sorted(str(value) for value in values))
 
 

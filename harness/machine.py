@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,25 @@ import torch
 
 from harness import __version__
 
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "datasets", "tokenizers", "numpy", "scipy", "wandb")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "wandb",
+)
 
 
 def versions() -> dict[str, str | None]:
     """Return the version of Python, this project and every package that can change a number."""
-    return {"python": platform.python_version(), "peft-harness": __version__} | {name: _version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "peft-harness": __version__} | {
+        name: _version(name) for name in PACKAGES
+    }
 
 
 def _version(name: str) -> str | None:
@@ -85,10 +98,8 @@ def _reset_peak(device: torch.device) -> None:
     """Forget earlier peaks; on Linux writing 5 to clear_refs resets the resident peak of this process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    try:
+    with suppress(OSError):  # not Linux, or not allowed: the peak is then the process's so far
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        pass  # not Linux, or not allowed: the peak is then the process's so far
 
 
 def _peak(device: torch.device) -> dict[str, float]:

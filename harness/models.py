@@ -16,8 +16,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.pytorch_utils import Conv1D
 
 from harness.assets import Files
@@ -96,7 +101,9 @@ def load_backbone(files: Files, model: ModelConfig, outputs: int, quantization: 
     return Backbone(loaded, load_tokenizer(files.folder), kind, head, files)
 
 
-def _load(files: Files, model: ModelConfig, kind: str, outputs: int, quantization: Any, seed: int) -> tuple[PreTrainedModel, set[str]]:
+def _load(
+    files: Files, model: ModelConfig, kind: str, outputs: int, quantization: Any, seed: int
+) -> tuple[PreTrainedModel, set[str]]:
     transformers.set_seed(seed)
     auto: Any = AutoModelForCausalLM if kind == "decoder" else AutoModelForSequenceClassification
     options: dict[str, Any] = {} if kind == "decoder" else {"num_labels": outputs}

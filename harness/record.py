@@ -1,10 +1,10 @@
 """The run folder: the only thing that passes from training to analysis.
 
-    record.json     schema version, status and why, configuration, versions, machine, hashes, results
-    history.jsonl   a line per logging step
-    items.parquet   a row per evaluated item, before and after
-    samples.jsonl   a few inputs with the base's answer, the tuned answer and the reference
-    checkpoints/    trained state along the way; trained/ the final one
+record.json     schema version, status and why, configuration, versions, machine, hashes, results
+history.jsonl   a line per logging step
+items.parquet   a row per evaluated item, before and after
+samples.jsonl   a few inputs with the base's answer, the tuned answer and the reference
+checkpoints/    trained state along the way; trained/ the final one
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ SCHEMA_VERSION = 1
 REQUIRED = {"schema_version", "id", "status", "config"}
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """How a run stands; the last three need nothing more."""
 
     running = "running"
@@ -37,7 +37,16 @@ class Status(str, Enum):
     not_applicable = "not_applicable"
 
 
-VOLATILE = ("started", "seconds", "tokens_per_second", "memory", "machine", "attempts", "tracker", "interruptions")
+VOLATILE = (
+    "started",
+    "seconds",
+    "tokens_per_second",
+    "memory",
+    "machine",
+    "attempts",
+    "tracker",
+    "interruptions",
+)
 """Keys of a record that differ between two runs of the same thing."""
 
 
@@ -55,16 +64,24 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise RecordError(f"{path}: damaged ({error}); move the folder away to train the run again") from None
     missing = sorted(REQUIRED - set(record)) if isinstance(record, dict) else sorted(REQUIRED)
     if missing:
-        raise RecordError(f"{path}: damaged, it lacks {', '.join(missing)}; move the folder away to train the run again")
+        raise RecordError(
+            f"{path}: damaged, it lacks {', '.join(missing)}; move the folder away to train the run again"
+        )
     if record["schema_version"] > SCHEMA_VERSION:
-        raise RecordError(f"{path}: schema {record['schema_version']} is newer than {SCHEMA_VERSION}, the newest this version reads")
+        raise RecordError(
+            f"{path}: schema {record['schema_version']} is newer than {SCHEMA_VERSION}, the newest this version reads"
+        )
     return record  # type: ignore[no-any-return]
 
 
 def comparable(record: dict[str, Any]) -> dict[str, Any]:
     """Return the record without what differs between two runs of the same thing: clock, memory, machine."""
     kept = {key: value for key, value in record.items() if key not in VOLATILE}
-    config = {key: value for key, value in kept.get("config", {}).items() if key not in ("sweep", "output_dir", "cache_dir", "tracker")}
+    config = {
+        key: value
+        for key, value in kept.get("config", {}).items()
+        if key not in ("sweep", "output_dir", "cache_dir", "tracker")
+    }
     return kept | {"config": config}
 
 

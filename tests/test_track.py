@@ -341,9 +341,7 @@ def check_received(server: Server) -> None:
         assert SECRET.encode() not in sent and KEY.encode() not in sent
 
 
-def test_an_online_run_arrives_whole(
-    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_online_run_arrives_whole(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tracker = trained(configured("auto", log_adapter=True), tmp_path / "run")
     assert tracker.url_or_folder == f"{server.url}/me/p/runs/abc123"
     check_received(server)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from harness.config import require_positive
 from harness.errors import ConfigError
@@ -96,7 +96,7 @@ class DirectMethod(Method):
         """Set ``requires_grad`` on what trains, head included, and on nothing else."""
         for name, parameter in backbone.model.named_parameters():
             parameter.requires_grad_(backbone.in_head(name) or self.trains(name, parameter, backbone))
-        return backbone.model
+        return cast("nn.Module", backbone.model)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the trained parameters alone."""

@@ -25,7 +25,9 @@ class BitFit(DirectMethod):
 
     def unsuitable(self, backbone: Backbone) -> str | None:
         """Models of the Llama family have no biases at all."""
-        if self.add_biases or any(name.endswith("bias") for name, _ in backbone.model.named_parameters() if not backbone.in_head(name)):
+        if self.add_biases or any(
+            name.endswith("bias") for name, _ in backbone.model.named_parameters() if not backbone.in_head(name)
+        ):
             return None
         return "the model has no biases to train; method.add_biases=true gives it zero biases"
 
@@ -39,9 +41,8 @@ class BitFit(DirectMethod):
             add_zero_biases(backbone)
         return super().attach(backbone)
 
-
     def merge(self, model: nn.Module) -> nn.Module:
-        """Return the model itself, whose biases it is that have changed; added ones no file of its kind has."""
+        """Return the model itself, whose own biases have changed; added ones would not load again."""
         if self.add_biases:
             raise ConfigError("merge", True, "the base's architecture has no place for the biases of method.add_biases")
         return model
@@ -54,5 +55,12 @@ def add_zero_biases(backbone: Backbone) -> None:
 
     output = backbone.model.get_output_embeddings()
     for name, module in backbone.model.named_modules():
-        if isinstance(module, nn.Linear) and module.bias is None and module is not output and not backbone.in_head(name):
-            module.bias = nn.Parameter(torch.zeros(module.out_features, dtype=module.weight.dtype, device=module.weight.device))
+        if (
+            isinstance(module, nn.Linear)
+            and module.bias is None
+            and module is not output
+            and not backbone.in_head(name)
+        ):
+            module.bias = nn.Parameter(
+                torch.zeros(module.out_features, dtype=module.weight.dtype, device=module.weight.device)
+            )

@@ -72,18 +72,24 @@ class LoRA(PeftMethod):
             require_positive("method.alpha", self.alpha)
         if self.lora_plus_ratio is not None:
             require_positive("method.lora_plus_ratio", self.lora_plus_ratio)
-        require(not (self.dora and self.init is Initialisation.loftq), "method.dora", True, "cannot be combined with method.init=loftq")
+        require(
+            not (self.dora and self.init is Initialisation.loftq),
+            "method.dora",
+            True,
+            "cannot be combined with method.init=loftq",
+        )
 
     def alpha_used(self) -> float:
         """Return alpha; 2r unless given, the default of "Illusion of Equivalence" (arXiv 2410.21228)."""
         return self.alpha if self.alpha is not None else 2.0 * self.rank
 
     def unsuitable(self, backbone: Backbone) -> str | None:
-        """PEFT's OLoRA takes every weight for (out_features, in_features); its table of queries and values has gaps."""
+        """PEFT's OLoRA knows one layout of weights, and its table of queries and values has gaps."""
         if self.init is Initialisation.olora and backbone.transposed:
             return "method.init=olora does not fit layers that store their weights transposed, as GPT-2's do"
         if not self._targets(backbone):
-            return f"PEFT knows no query and value layers of {backbone.model.config.model_type}; set method.target_modules"
+            model_type = backbone.model.config.model_type
+            return f"PEFT knows no query and value layers of {model_type}; set method.target_modules"
         return None
 
     def peft_config(self, backbone: Backbone) -> LoraConfig:
@@ -130,7 +136,10 @@ class LoRA(PeftMethod):
         parameters = trainable(model)
         groups = [
             {"params": [p for name, p in parameters.items() if ".lora_B." not in name]},
-            {"params": [p for name, p in parameters.items() if ".lora_B." in name], "lr": options["lr"] * self.lora_plus_ratio},
+            {
+                "params": [p for name, p in parameters.items() if ".lora_B." in name],
+                "lr": options["lr"] * self.lora_plus_ratio,
+            },
         ]
         return cast("torch.optim.Optimizer", cls(groups, **options))
 
@@ -161,12 +170,18 @@ class LoRA(PeftMethod):
         (``path_initial_model_for_weight_conversion``) leaves out a new head and DoRA's magnitudes.
         """
         if self.init not in MOVING:
-            return super().export_adapter(model, folder)
+            super().export_adapter(model, folder)
+            return
         from peft import get_peft_model_state_dict
 
         tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
         save_tensors(minus_start(tensors, cast(Any, model).harness_start), folder / "adapter_model.safetensors")
-        config = replace(cast(Any, model).peft_config["default"], r=2 * self.rank, init_lora_weights=True, inference_mode=True)
+        config = replace(
+            cast(Any, model).peft_config["default"],
+            r=2 * self.rank,
+            init_lora_weights=True,
+            inference_mode=True,
+        )
         # The scale is alpha / r, or alpha / sqrt(r) for rsLoRA; it must not change with the rank.
         config.lora_alpha *= 2**0.5 if config.use_rslora else 2
         config.save_pretrained(str(folder))
@@ -182,7 +197,8 @@ def refuse_cut_rank(model: nn.Module, rank: int, init: str) -> None:
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer) and rank > min(layer.in_features, layer.out_features):
             shape = f"{layer.out_features} x {layer.in_features}"
-            raise NotApplicable(f"method.init={init} gives no rank {rank} for {name.removeprefix('base_model.model.')} of {shape}")
+            layer_name = name.removeprefix("base_model.model.")
+            raise NotApplicable(f"method.init={init} gives no rank {rank} for {layer_name} of {shape}")
 
 
 def minus_start(tensors: dict[str, torch.Tensor], start: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Methods built on PEFT: the base class of its tuners, and ``method=peft`` for any tuner of the installed PEFT."""
+"""PEFT's tuners: the base class of methods built on one, and ``method=peft`` for any that is installed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from harness.models import Backbone
 
 UNSUITABLE = {
-    "ADALORA": "ADALORA adds to the model's own loss and moves its ranks after each step, which the training here does not do",
+    "ADALORA": "ADALORA adds to the model's loss and moves ranks after each step, which is not done here",
     "MULTITASK_PROMPT_TUNING": "MULTITASK_PROMPT_TUNING needs the number of its task with every input",
     "POLY": "POLY needs the number of its task with every input",
-    "SHADOW": "SHADOW trains its last layer by a part of the model's own loss, which the training here does not use",
+    "SHADOW": "SHADOW trains its last layer by a loss of the model's own, which is not used here",
     "XLORA": "XLORA mixes LoRA adapters trained before; it does not train from a base alone",
 }
 """Tuners that cannot be trained on one task, and why."""
@@ -71,7 +71,8 @@ class PeftMethod(Method):
     def load(self, model: nn.Module, folder: Path) -> None:
         """Read an adapter folder into the attached adapter, every tensor of it."""
         if computes_prompt(model):
-            return load_tensors(trainable(model), folder / TRAINED)
+            load_tensors(trainable(model), folder / TRAINED)
+            return
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
         from safetensors.torch import load_file
 
@@ -94,7 +95,7 @@ class PeftMethod(Method):
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Keep quiet about a property that PEFT 0.21 asks of transformers 5 by its old name: no user can help it."""
+    """Keep quiet about a property PEFT 0.21 asks of transformers 5 by its old name: no user can help it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
@@ -107,13 +108,26 @@ def head_modules(backbone: Backbone) -> list[str]:
     ``classifier.out_proj``: PEFT wraps ``classifier`` whole in any case, and could not load the layers
     wrapped once more inside of it.
     """
-    modules = set()
-    for module in backbone.head:
-        parent = module.rpartition(".")[0]
-        while parent and all(backbone.in_head(f"{parent}.{name}") for name, _ in backbone.model.get_submodule(parent).named_parameters()):
-            module, parent = parent, parent.rpartition(".")[0]
-        modules.add(module)
-    return sorted(modules)
+    return sorted({outermost(backbone, module) for module in backbone.head})
+
+
+def outermost(backbone: Backbone, module: str) -> str:
+    """Return the outermost module around `module` of which every parameter is the head's."""
+    parent = module.rpartition(".")[0]
+    if not parent:
+        return module
+    names = [f"{parent}.{name}" for name, _ in backbone.model.get_submodule(parent).named_parameters()]
+    return outermost(backbone, parent) if all(map(backbone.in_head, names)) else module
+
+
+def prompt_shape(backbone: Backbone) -> dict[str, int]:
+    """Return the model's width, layers and heads, which PEFT finds under some of the names they go by."""
+    config = backbone.model.config.get_text_config()
+    return {
+        "token_dim": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+    }
 
 
 def no_past(backbone: Backbone) -> str | None:
@@ -124,12 +138,12 @@ def no_past(backbone: Backbone) -> str | None:
 
 
 def computes_prompt(model: nn.Module) -> bool:
-    """Return whether a small network computes the prompt while training.
+    """Return whether the prompt is computed while training, by a small network or from fixed tokens.
 
     PEFT then saves the computed prompt, which serves to use the model and cannot be trained further.
     """
     config = cast(Any, model).peft_config["default"]
-    return bool(config.peft_type == "P_TUNING" or getattr(config, "prefix_projection", False))
+    return bool(config.peft_type in ("P_TUNING", "CPT") or getattr(config, "prefix_projection", False))
 
 
 def unwrap_head(model: nn.Module) -> None:
@@ -160,7 +174,12 @@ class AnyPeftTuner(PeftMethod):
         super().__post_init__()
         types = enum_values("peft", "utils/peft_types", "PeftType")
         self.peft_type = self.peft_type.upper()
-        require(self.peft_type in types, "method.peft_type", self.peft_type, f"no such tuner; {nearest(self.peft_type, types)}")
+        require(
+            self.peft_type in types,
+            "method.peft_type",
+            self.peft_type,
+            f"no such tuner; {nearest(self.peft_type, types)}",
+        )
 
     @property
     def rank_used(self) -> int | None:
@@ -171,7 +190,12 @@ class AnyPeftTuner(PeftMethod):
         """Refuse options that the tuner's configuration does not have."""
         known = {f.name for f in dataclasses.fields(self._config_class())}
         for name, value in self.options.items():
-            require(name in known, f"method.options.{name}", value, f"{self.peft_type} has no such option; {nearest(name, known)}")
+            require(
+                name in known,
+                f"method.options.{name}",
+                value,
+                f"{self.peft_type} has no such option; {nearest(name, known)}",
+            )
 
     def unsuitable(self, backbone: Backbone) -> str | None:
         """Some tuners need more than a model and batches of one task, some a model that takes a prefix."""
@@ -193,13 +217,13 @@ class AnyPeftTuner(PeftMethod):
             raise ConfigError("method.options", self.options, first_line(error)) from None
 
     def _defaults(self, backbone: Backbone) -> dict[str, Any]:
-        """Return what the model decides: the layout of its weights, and targets where PEFT has none for it."""
+        """Return what the model decides: its weights' layout, and targets where PEFT has none for it."""
         import peft
 
         known = {f.name for f in dataclasses.fields(self._config_class())}
         defaults: dict[str, Any] = {}
         if "num_virtual_tokens" in known:
-            defaults["num_virtual_tokens"] = 20
+            defaults |= {"num_virtual_tokens": 20, **prompt_shape(backbone)}
         if "fan_in_fan_out" in known:
             defaults["fan_in_fan_out"] = backbone.transposed
         tuner = peft.PEFT_TYPE_TO_TUNER_MAPPING[peft.PeftType(self.peft_type)]
@@ -222,19 +246,31 @@ class AnyPeftTuner(PeftMethod):
         config = self.peft_config(backbone)
         try:
             model = super().attach(backbone)
-        except (TypeError, ValueError, LookupError, NotImplementedError, AttributeError, AssertionError) as error:
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            NotImplementedError,
+            AttributeError,
+            AssertionError,
+        ) as error:
             if isinstance(error, TypeError) and unset(config):
                 raise ConfigError("method.options", self.options, f"{self.peft_type} {unset(config)}") from error
             reason = f"PEFT cannot fit {self.peft_type} to {type(backbone.model).__name__}"
             raise NotApplicable(f"{reason}: {first_line(error)}") from error
-        if not any(p.requires_grad and ".modules_to_save." not in name for name, p in model.named_parameters()):
+        if not any(".modules_to_save." not in name and tensor.numel() for name, tensor in trainable(model).items()):
             raise ConfigError("method.options", self.options, f"{self.peft_type} has nothing to train")
         return model
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Fold the adapter into the base weights, which not every tuner can."""
         base = cast(Any, model).base_model
-        require(hasattr(type(base), "merge_and_unload"), "merge", True, f"{self.peft_type} changes no weights of the base")
+        require(
+            hasattr(type(base), "merge_and_unload"),
+            "merge",
+            True,
+            f"{self.peft_type} changes no weights of the base",
+        )
         try:
             return super().merge(model)
         except (NotImplementedError, AttributeError, ValueError) as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.config import require, require_at_least
 from harness.methods.base import METHODS
-from harness.methods.peft import PeftMethod
+from harness.methods.peft import PeftMethod, prompt_shape
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -43,7 +43,12 @@ class PromptTuning(PeftMethod):
         super().__post_init__()
         require_at_least("method.length", self.length, 1)
         needs_text = self.init is PromptInit.text and not self.init_text
-        require(not needs_text, "method.init_text", self.init_text, "method.init=text needs the text to start from")
+        require(
+            not needs_text,
+            "method.init_text",
+            self.init_text,
+            "method.init=text needs the text to start from",
+        )
 
     def peft_config(self, backbone: Backbone) -> PeftConfig:
         """Return PEFT's configuration of the soft prompt."""
@@ -54,9 +59,13 @@ class PromptTuning(PeftMethod):
             PromptInit.text: PromptTuningInit.TEXT,
             PromptInit.random: PromptTuningInit.RANDOM,
         }
-        text = {"prompt_tuning_init_text": self.init_text, "tokenizer_name_or_path": str(backbone.files.folder)}
+        text = {
+            "prompt_tuning_init_text": self.init_text,
+            "tokenizer_name_or_path": str(backbone.files.folder),
+        }
         return PromptTuningConfig(
             num_virtual_tokens=self.length,
             prompt_tuning_init=starts[self.init],
+            **prompt_shape(backbone),
             **(text if self.init is PromptInit.text else {}),  # type: ignore[arg-type]
         )

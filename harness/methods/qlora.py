@@ -32,9 +32,19 @@ class QLoRA(LoRA):
         super().__post_init__()
         require(self.bits in (4, 8), "method.bits", self.bits, "must be 4 or 8")
         dtypes = (None, "float32", "bfloat16", "float16")
-        require(self.compute_dtype in dtypes, "method.compute_dtype", self.compute_dtype, "float32, bfloat16 or float16")
+        require(
+            self.compute_dtype in dtypes,
+            "method.compute_dtype",
+            self.compute_dtype,
+            "float32, bfloat16 or float16",
+        )
         starts = (Initialisation.default, Initialisation.gaussian)
-        require(self.init in starts, "method.init", self.init.value, "default or gaussian: the others need the base in full precision")
+        require(
+            self.init in starts,
+            "method.init",
+            self.init.value,
+            "default or gaussian: the others need the base in full precision",
+        )
 
     def quantization(self) -> Any:
         """Return NF4 with double quantisation, or LLM.int8; bitsandbytes' own default would be fp4."""
@@ -66,7 +76,7 @@ class QLoRA(LoRA):
         return "bitsandbytes quantised none of the model's layers"
 
     def attach(self, backbone: Backbone) -> nn.Module:
-        """Prepare the quantised base as PEFT does, gradient checkpointing left to ``train.gradient_checkpointing``."""
+        """Prepare the quantised base as PEFT does, but leave gradient checkpointing to `train`."""
         from peft import prepare_model_for_kbit_training
 
         keep_unpacked(backbone.model)
@@ -82,7 +92,10 @@ class QLoRA(LoRA):
         from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
         tuned = cast(Any, model)
-        config, tensors = tuned.peft_config["default"], get_peft_model_state_dict(tuned, save_embedding_layers=False)
+        config, tensors = (
+            tuned.peft_config["default"],
+            get_peft_model_state_dict(tuned, save_embedding_layers=False),
+        )
         unwrap_head(tuned)
         with quiet_peft():
             plain = get_peft_model(tuned.unload().dequantize(), config)
@@ -98,4 +111,4 @@ def keep_unpacked(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            cast(Any, module).support_avx512bf16_for_cpu = False

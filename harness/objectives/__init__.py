@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
 from harness.objectives.base import Objective
 from harness.objectives.generation import Generation
 from harness.objectives.head import ChoiceHead, Head
 from harness.objectives.likelihood import Likelihood
 from harness.objectives.next_token import NextToken
 from harness.tasks.base import Task
-from transformers import PreTrainedTokenizerBase
 
-OBJECTIVES: dict[str, type[Objective]] = {
+OBJECTIVES: dict[str, type[Objective[Any]]] = {
     "likelihood": Likelihood,
     "generation": Generation,
     "next_token": NextToken,
@@ -19,6 +22,6 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 
-def build(task: Task, kind: str, tokenizer: PreTrainedTokenizerBase) -> Objective:
+def build(task: Task, kind: str, tokenizer: PreTrainedTokenizerBase) -> Objective[Any]:
     """Return the objective by which a model of this kind does the task."""
     return OBJECTIVES[task.objective(kind)](task, tokenizer)

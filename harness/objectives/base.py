@@ -71,7 +71,13 @@ class Objective(Generic[TaskT]):
         self.shortened += 1
 
 
-def fit(template: str, fields: dict[str, str], tokenizer: PreTrainedTokenizerBase, budget: int, cut: Callable[[], None]) -> str:
+def fit(
+    template: str,
+    fields: dict[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+    budget: int,
+    cut: Callable[[], None],
+) -> str:
     """Fill `template`, shortening its longest field until the text has at most `budget` tokens."""
     text = template.format(**fields)
     if len(text) < budget or len(tokenizer(text).input_ids) <= budget:  # a token has at least one character

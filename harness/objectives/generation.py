@@ -73,7 +73,9 @@ class Generation(AnswerObjective[Instruction]):
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )
-        return [text.strip() for text in self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)]
+        return [
+            text.strip() for text in self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+        ]
 
     def _outcome(self, item: Item, text: str) -> Outcome:
         return Outcome(item.id, text, str(item.target), self.task.grade(text, str(item.target)))

@@ -10,7 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from harness.objectives.base import Advance, Batch, Features, Objective, TaskT, by_length, mask, pad, to_device
+from harness.objectives.base import (
+    Advance,
+    Batch,
+    Features,
+    Objective,
+    TaskT,
+    by_length,
+    mask,
+    pad,
+    to_device,
+)
 from harness.tasks.base import Item, Outcome
 from harness.tasks.classification import Classification
 from harness.tasks.multiple_choice import MultipleChoice
@@ -59,7 +69,10 @@ class Head(EncoderObjective["Classification | Regression"]):
 
     def features(self, items: Sequence[Item]) -> list[Features]:
         """Tokenise texts; labels become indices."""
-        return [{**self.encode(item.fields["text"], item.fields.get("text_pair")), "label": self._label(item)} for item in items]
+        return [
+            {**self.encode(item.fields["text"], item.fields.get("text_pair")), "label": self._label(item)}
+            for item in items
+        ]
 
     def _label(self, item: Item) -> float:
         return self.names.index(item.target) if self.names else float(item.target)

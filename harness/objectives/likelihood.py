@@ -9,7 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.objectives.base import IGNORED, Advance, Batch, Features, Objective, TaskT, by_length, mask, pad, to_device
+from harness.objectives.base import (
+    IGNORED,
+    Advance,
+    Batch,
+    Features,
+    Objective,
+    TaskT,
+    by_length,
+    mask,
+    pad,
+    to_device,
+)
 from harness.tasks.base import Item, Outcome, Task
 from harness.tasks.classification import Classification
 from harness.tasks.multiple_choice import MultipleChoice
@@ -50,7 +61,9 @@ class AnswerObjective(Objective[TaskT]):
         """Return the summed negative log-likelihood of the answers' tokens."""
         logits = last_logits(model, batch, batch["keep"])
         targets = batch["labels"][:, -(batch["keep"] - 1) :]
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        return F.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+        )
 
 
 def last_logits(model: nn.Module, batch: Batch, keep: int) -> Tensor:
@@ -58,7 +71,12 @@ def last_logits(model: nn.Module, batch: Batch, keep: int) -> Tensor:
 
     Counted from the end, positions are the same whether or not a method puts virtual tokens in front.
     """
-    output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], logits_to_keep=keep, use_cache=False)
+    output = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        logits_to_keep=keep,
+        use_cache=False,
+    )
     logits: Tensor = output.logits
     return logits[:, -keep:]
 
@@ -131,7 +149,9 @@ class Likelihood(AnswerObjective[Task]):
         lengths: list[dict[int, int]] = [{} for _ in questions.items]
         for batch in by_length(questions.rows, lambda row: len(row.ids), batch_size):
             rows = [questions.rows[index] for index in batch]
-            for (number, choice, ids), value in zip([a for row in rows for a in row.answers], self._score(model, rows), strict=True):
+            for (number, choice, ids), value in zip(
+                [a for row in rows for a in row.answers], self._score(model, rows), strict=True
+            ):
                 scores[number][choice], lengths[number][choice] = value, len(ids)
             advance(len(batch))
         return [self._outcome(item, scores[n], lengths[n]) for n, item in enumerate(questions.items)]

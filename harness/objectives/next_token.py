@@ -8,7 +8,17 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.objectives.base import IGNORED, Advance, Batch, Features, Objective, by_length, mask, pad, to_device
+from harness.objectives.base import (
+    IGNORED,
+    Advance,
+    Batch,
+    Features,
+    Objective,
+    by_length,
+    mask,
+    pad,
+    to_device,
+)
 from harness.tasks.base import Item, Outcome
 from harness.tasks.language_modeling import LanguageModeling
 
@@ -33,7 +43,11 @@ class NextToken(Objective[LanguageModeling]):
         """Pad on the right; the first token of a block has nothing to be predicted from."""
         rows = [f["input_ids"] for f in features]
         labels = pad([[IGNORED, *row[1:]] for row in rows], IGNORED)
-        return {"input_ids": pad(rows, self.tokenizer.pad_token_id), "attention_mask": mask(rows), "labels": labels}
+        return {
+            "input_ids": pad(rows, self.tokenizer.pad_token_id),
+            "attention_mask": mask(rows),
+            "labels": labels,
+        }
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the summed negative log-likelihood of all tokens."""
@@ -52,7 +66,9 @@ class NextToken(Objective[LanguageModeling]):
         """Return every block's loss."""
         outcomes: dict[int, Outcome] = {}
         for part in by_length(questions, lambda block: int(block["length"]), batch_size):
-            losses: list[float] = self._losses(model, to_device(self.collate([questions[i] for i in part]), model)).tolist()
+            losses: list[float] = self._losses(
+                model, to_device(self.collate([questions[i] for i in part]), model)
+            ).tolist()
             for index, loss in zip(part, losses, strict=True):
                 tokens = questions[index]["length"] - 1
                 outcomes[index] = Outcome(f"block-{index}", "", "", loss / tokens, loss, tokens)

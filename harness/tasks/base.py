@@ -182,9 +182,7 @@ class Task:
     def load(self, fetch: Fetch) -> Splits:
         """Read, clean, de-duplicate and split; `fetch` turns a source into a file on disk."""
         dropped: dict[str, int] = {}
-        parts = {
-            name: list(self._items(source, fetch(source), dropped)) for name, source in self.data.items()
-        }
+        parts = {name: list(self._items(source, fetch(source), dropped)) for name, source in self.data.items()}
         splits = self._split(parts, dropped)
         for name in SPLITS:
             limit = getattr(self, f"max_{name}")
@@ -213,10 +211,7 @@ class Task:
             raise DataError("task.data", where, "the file has no rows" + (f" with {kept}" if kept else ""))
 
     def _item(self, row: Row, where: str) -> Item | None:
-        texts = {
-            name: self._clean(pick(row, self.columns[name], where), name, where)
-            for name in self.text_fields()
-        }
+        texts = {name: self._clean(pick(row, self.columns[name], where), name, where) for name in self.text_fields()}
         target = self.target(row, where)
         if target is None:
             require(
@@ -234,9 +229,7 @@ class Task:
 
     def _clean(self, value: Any, name: str, where: str) -> str:
         if value is None:
-            raise DataError(
-                f"task.columns.{name}", self.columns[name], f"a row of {where} has no value there"
-            )
+            raise DataError(f"task.columns.{name}", self.columns[name], f"a row of {where} has no value there")
         text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
         for old, new in self.substitute.items():
             text = text.replace(old, new)

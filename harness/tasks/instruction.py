@@ -84,9 +84,7 @@ class Instruction(Task):
         from rouge_score.rouge_scorer import RougeScorer
 
         scorer = RougeScorer(["rougeL"], use_stemmer=True)
-        overlaps = [
-            scorer.score(outcome.target, outcome.prediction)["rougeL"].fmeasure for outcome in outcomes
-        ]
+        overlaps = [scorer.score(outcome.target, outcome.prediction)["rougeL"].fmeasure for outcome in outcomes]
         return {
             "exact_match": accuracy(outcomes),
             "rouge_l": bootstrap(overlaps, lambda values: float(values.mean())),

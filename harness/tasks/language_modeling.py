@@ -42,7 +42,5 @@ class LanguageModeling(Task):
         """Perplexity exp(Σ loss / Σ tokens) with a bootstrap interval over blocks."""
         rows = [(outcome.loss, outcome.tokens) for outcome in outcomes]
         return {
-            "perplexity": bootstrap(
-                rows, lambda r: math.exp(r[:, 0].sum() / r[:, 1].sum()), higher_is_better=False
-            )
+            "perplexity": bootstrap(rows, lambda r: math.exp(r[:, 0].sum() / r[:, 1].sum()), higher_is_better=False)
         }

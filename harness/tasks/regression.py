@@ -57,9 +57,7 @@ class Regression(Task):
 
         def correlation(measure: Any) -> Any:
             return lambda r: (
-                float("nan")
-                if np.ptp(r[:, 0]) == 0 or np.ptp(r[:, 1]) == 0
-                else measure(r[:, 0], r[:, 1]).statistic
+                float("nan") if np.ptp(r[:, 0]) == 0 or np.ptp(r[:, 1]) == 0 else measure(r[:, 0], r[:, 1]).statistic
             )
 
         return {

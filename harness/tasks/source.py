@@ -52,9 +52,7 @@ class Source:
             require_pattern("task.data.pattern", self.pattern, groups=1)
         for column, pattern in self.matching.items():
             require_pattern(f"task.data.matching.{column}", pattern)
-        require(
-            _is_encoding(self.encoding), "task.data.encoding", self.encoding, "no such text encoding; utf-8?"
-        )
+        require(_is_encoding(self.encoding), "task.data.encoding", self.encoding, "no such text encoding; utf-8?")
         if self.path is not None:
             self.id, self.wheel, self.member = None, Wheel(), None
         elif self.id is not None:
@@ -209,14 +207,10 @@ def _hub_rows(source: Source) -> Iterator[Row]:
     import datasets
 
     try:
-        yield from datasets.load_dataset(
-            source.id, source.config, split=source.split, revision=source.revision
-        )
+        yield from datasets.load_dataset(source.id, source.config, split=source.split, revision=source.revision)
     except Exception as error:  # the hub client raises many kinds; all mean "cannot be had"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(
-            "task.data.id", source.describe(), f"cannot be loaded from the hub: {reason}"
-        ) from None
+        raise DataError("task.data.id", source.describe(), f"cannot be loaded from the hub: {reason}") from None
 
 
 READERS = {"jsonl": _jsonl_rows, "csv": _csv_rows, "parquet": _parquet_rows, "lines": _line_rows}

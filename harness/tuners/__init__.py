@@ -1,1 +1,1 @@
-"""Tuners that PEFT lacks, written against its interfaces; unlike ``harness.methods`` these import torch and peft."""
+"""Tuners that PEFT lacks, written against its interfaces; these modules import torch and peft."""

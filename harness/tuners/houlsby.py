@@ -31,11 +31,11 @@ PROJECTIONS: tuple[tuple[str, str], ...] = (
     ("self_attention.dense", "mlp.dense_4h_to_h"),  # BLOOM, Falcon
     ("attn.attention.out_proj", "mlp.c_proj"),  # GPT-Neo
 )
-"""By architecture, how the names of the two projections back to d end: attention's and the feed-forward layer's."""
+"""How the names of the two projections back to d end: attention's, and the feed-forward layer's."""
 
 
 @dataclass
-class HoulsbyConfig(PeftConfig):
+class HoulsbyConfig(PeftConfig):  # type: ignore[misc]
     """Configuration of Houlsby adapters."""
 
     bottleneck_size: int = 64
@@ -45,7 +45,7 @@ class HoulsbyConfig(PeftConfig):
     train_layer_norms: bool = True
     """Train a copy of every norm too, as the paper does."""
     target_modules: list[str] | set[str] | str | None = None
-    """Layers whose output passes a bottleneck; None takes both projections of every layer, by architecture."""
+    """Layers whose output passes a bottleneck; None takes both projections of every layer."""
     norm_modules: list[str] | None = None
     """Full names of the norms to train; None with `train_layer_norms` takes all outside `modules_to_save`."""
     exclude_modules: list[str] | str | None = None
@@ -82,20 +82,24 @@ class Bottleneck(nn.Module):
         return x + cast("torch.Tensor", self.up(inner)).to(x.dtype)
 
 
-class HoulsbyLayer(nn.Module, BaseTunerLayer):
+class HoulsbyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
     """A wrapped layer of the base with one trained module for each adapter."""
+
+    adapter_layer_names: tuple[str, ...] = ()
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self._disable_adapters = False
-        self.merged_adapters = []
+
+    @property
+    def trained(self) -> nn.ModuleDict:
+        """Return the trained modules by the names of their adapters."""
+        return cast(nn.ModuleDict, self.get_submodule(self.adapter_layer_names[0]))
 
     def add(self, adapter_name: str, config: HoulsbyConfig) -> None:
         """Add the adapter's own module, on the device of the base layer."""
-        trained = cast(nn.ModuleDict, getattr(self, self.adapter_layer_names[0]))
-        trained[adapter_name] = self.create(config)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.trained[adapter_name] = self.create(config)
+        cast(Any, self)._move_adapter_to_device_of_base_layer(adapter_name)
 
     def create(self, config: HoulsbyConfig) -> nn.Module:
         """Return a new trained module for this layer."""
@@ -103,11 +107,11 @@ class HoulsbyLayer(nn.Module, BaseTunerLayer):
 
     def active_module(self) -> nn.Module | None:
         """Return the active adapter's module, None where adapters are off or none is active here."""
-        trained = cast(nn.ModuleDict, getattr(self, self.adapter_layer_names[0]))
-        active = [] if self.disable_adapters else [name for name in self.active_adapters if name in trained]
+        names = [] if self.disable_adapters else cast("list[str]", self.active_adapters)
+        active = [name for name in names if name in self.trained]
         if len(active) > 1:
             raise ValueError(f"one Houlsby adapter can be active at a time, not {active}")
-        return trained[active[0]] if active else None
+        return self.trained[active[0]] if active else None
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: a bottleneck is not linear, so no weights of the base compute the same."""
@@ -125,7 +129,7 @@ class HoulsbyProjection(HoulsbyLayer):
 
     def create(self, config: HoulsbyConfig) -> nn.Module:
         """Return a bottleneck as wide as the layer's output."""
-        return Bottleneck(output_width(self.get_base_layer()), config.bottleneck_size, config.activation)
+        return Bottleneck(output_width(cast(Any, self).get_base_layer()), config.bottleneck_size, config.activation)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Pass the base layer's output through the active bottleneck."""
@@ -150,7 +154,7 @@ class HoulsbyNorm(HoulsbyLayer):
 
     def create(self, config: HoulsbyConfig) -> nn.Module:
         """Return a copy of the base's norm, so an untrained adapter changes nothing."""
-        return deepcopy(self.get_base_layer()).requires_grad_(True)
+        return deepcopy(cast(nn.Module, cast(Any, self).get_base_layer())).requires_grad_(True)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Normalise by the active copy, in its precision, and return that of `x`."""
@@ -161,7 +165,7 @@ class HoulsbyNorm(HoulsbyLayer):
         return cast("torch.Tensor", norm(x.to(dtype), *args, **kwargs)).to(x.dtype)
 
 
-class HoulsbyModel(BaseTuner):
+class HoulsbyModel(BaseTuner):  # type: ignore[misc]
     """A model with Houlsby adapters: two serial bottlenecks a layer, and trained norms."""
 
     prefix = "houlsby_"
@@ -172,14 +176,14 @@ class HoulsbyModel(BaseTuner):
         if config.target_modules is None:
             config.target_modules = projections(self.model)
         if not config.target_modules:
-            raise ValueError(f"the two projections of a layer of {type(self.model).__name__} are not known; set target_modules")
+            raise ValueError(f"the projections of {type(self.model).__name__} are not known; set target_modules")
         if config.train_layer_norms and config.norm_modules is None:
             config.norm_modules = [name for name in norms(self.model) if not _saved_whole(name, config)]
         return config
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        """Leave the adapter's name out of a saved key; PEFT's own rule does not reach into a bottleneck's layers."""
+        """Leave the adapter's name out of a saved key; PEFT's rule does not reach into a bottleneck."""
         inside = f".houlsby_bottleneck.{adapter_name}."
         if inside in key:
             return key.replace(inside, ".houlsby_bottleneck.")
@@ -208,12 +212,12 @@ class HoulsbyModel(BaseTuner):
         target.add(adapter_name, config)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """Replace a module and no more: PEFT's version, on unloading, asks a head of several layers for its weight."""
+        """Replace a module and no more: on unloading, PEFT's asks a head of several layers for its weight."""
         setattr(parent, child_name, new_module)
 
 
 def projections(model: nn.Module) -> list[str]:
-    """Return how the names of the two projections of each layer end, none where the architecture is unknown."""
+    """Return how the names of a layer's two projections end, none where the architecture is unknown."""
     names = [name for name, _ in _base_modules(model)]
     for attention, feed_forward in PROJECTIONS:
         after_attention = {name for name in names if name.endswith(f".{attention}")}

@@ -30,11 +30,12 @@ def start_from_quantised(model: nn.Module, adapter_name: str = "default") -> Non
 def nf4(weight: torch.Tensor) -> torch.Tensor:
     """Return the values that `weight` has after quantisation to NF4 in blocks of 64, in its own dtype."""
     quantised, state = quantize_4bit(weight.contiguous(), blocksize=64, quant_type="nf4")
-    return dequantize_4bit(quantised, state).to(weight)
+    restored: torch.Tensor = dequantize_4bit(quantised, state).to(weight)
+    return restored
 
 
 def halves(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return A of shape (rank, in_features) and B of (out_features, rank), whose product is nearest to `matrix`."""
+    """Return A (rank, in_features) and B (out_features, rank) whose product is nearest to `matrix`."""
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     root = s[:rank].sqrt()
     return root[:, None] * vh[:rank], u[:, :rank] * root

@@ -17,7 +17,15 @@ from harness.methods.rslora import RsLoRA
 # (in_features, out_features) of a layer's linear layers.
 KEYS = WIDTH // 2  # 2 key and value heads of 8
 SHAPES = {
-    "llama": [(WIDTH, WIDTH), (WIDTH, KEYS), (WIDTH, KEYS), (WIDTH, WIDTH), (WIDTH, INNER), (WIDTH, INNER), (INNER, WIDTH)],
+    "llama": [
+        (WIDTH, WIDTH),
+        (WIDTH, KEYS),
+        (WIDTH, KEYS),
+        (WIDTH, WIDTH),
+        (WIDTH, INNER),
+        (WIDTH, INNER),
+        (INNER, WIDTH),
+    ],
     "gpt2": [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)],
     "bert": [*[(WIDTH, WIDTH)] * 4, (WIDTH, INNER), (INNER, WIDTH)],
     "roberta": [*[(WIDTH, WIDTH)] * 4, (WIDTH, INNER), (INNER, WIDTH)],
@@ -68,7 +76,9 @@ def test_named_targets_replace_the_others() -> None:
     assert count(model) == LAYERS * 3 * (INNER + WIDTH)
 
 
-@pytest.mark.parametrize(("architecture", "width"), [("llama", KEYS), ("gpt2", WIDTH), ("bert", WIDTH), ("roberta", WIDTH)])
+@pytest.mark.parametrize(
+    ("architecture", "width"), [("llama", KEYS), ("gpt2", WIDTH), ("bert", WIDTH), ("roberta", WIDTH)]
+)
 def test_prefix_trains_a_key_and_a_value_a_layer(architecture: str, width: int) -> None:
     model = PrefixTuning(length=5).attach(tiny(architecture))
     assert count(model) == 2 * LAYERS * 5 * width + HEAD[architecture]
@@ -113,6 +123,6 @@ def test_full_trains_everything() -> None:
     assert count(Full().attach(tiny("llama_tied"))) == VOCABULARY * WIDTH + linear + norms
 
 
-@pytest.mark.parametrize(("architecture", "expected"), [*HEAD.items()][2:] + [("llama", VOCABULARY * WIDTH)])
+@pytest.mark.parametrize(("architecture", "expected"), [*[*HEAD.items()][2:], ("llama", VOCABULARY * WIDTH)])
 def test_head_only_trains_the_head(architecture: str, expected: int) -> None:
     assert count(HeadOnly().attach(tiny(architecture))) == expected

@@ -37,6 +37,7 @@ NOT_APPLICABLE = {
 LIBRARY_WARNINGS = [
     "Detected that the base layer has no bias term",
     "Failed to load the CUDA extension",
+    "Invalid `oft_block_size`",
     "Setting boft_n_butterfly_factor to 1",
     "Sparse invariant checks are implicitly disabled",
     "Unsupported layer type",
@@ -83,17 +84,18 @@ def test_every_tuner_trains_saves_and_loads(name: str, architecture: str, tmp_pa
     method.save(model, tmp_path)
     _, fresh = attach(name, architecture)
     method.load(fresh, tmp_path)
-    assert torch.equal(logits(fresh), tuned)
+    # CPT cuts its prompt to a length again at each use.
+    torch.testing.assert_close(logits(fresh), tuned, rtol=0, atol=1e-5 if name == "CPT" else 0)
 
 
 @marked
-@pytest.mark.parametrize("architecture", ["gpt2", "roberta", "modernbert", "distilbert"])
+@pytest.mark.parametrize("architecture", ["gpt2", "modernbert"])
 @pytest.mark.parametrize("name", TYPES)
 def test_every_tuner_fits_or_says_why_not(name: str, architecture: str) -> None:
     try:
         _, model = attach(name, architecture)
     except (NotApplicable, ConfigError) as error:
-        assert "\n" not in str(error)  # noqa: PT017
+        assert "\n" not in str(error)
         assert name in str(error) or "takes no past keys" in str(error) or name == "CPT"
     else:
         assert count(model) > 0
@@ -114,7 +116,10 @@ def test_type_may_be_written_small() -> None:
 
 def test_misspelt_option_names_the_nearest() -> None:
     method = AnyPeftTuner(peft_type="LOHA", options={"rnk_dropout": 0.1})
-    with pytest.raises(ConfigError, match=r"method.options.rnk_dropout=0.1: LOHA has no such option; did you mean rank_dropout\?"):
+    with pytest.raises(
+        ConfigError,
+        match=r"method.options.rnk_dropout=0.1: LOHA has no such option; did you mean rank_dropout\?",
+    ):
         method.preflight()
 
 
@@ -122,8 +127,12 @@ def test_misspelt_option_names_the_nearest() -> None:
     ("name", "options", "said"),
     [
         ("LORA", {"target_modules": ["nothing"]}, r"method.target_modules=\['nothing'\]: names no layer"),
-        ("LORA", {"r": 0}, "method.options={'r': 0}"),
-        ("ADAPTION_PROMPT", {}, "ADAPTION_PROMPT needs method.options.adapter_len, method.options.adapter_layers"),
+        ("LORA", {"r": 0}, "`r` should be a positive integer"),
+        (
+            "ADAPTION_PROMPT",
+            {},
+            "ADAPTION_PROMPT needs method.options.adapter_len, method.options.adapter_layers",
+        ),
         ("TRAINABLE_TOKENS", {}, "TRAINABLE_TOKENS has nothing to train"),
     ],
 )

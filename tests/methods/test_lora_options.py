@@ -19,7 +19,24 @@ from harness.methods.rslora import RsLoRA
 from harness.tuners.loftq import nf4
 
 # The 16 levels of NF4, from appendix E of the QLoRA paper.
-NF4 = [-1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0, 0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1.0]
+NF4 = [
+    -1.0,
+    -0.6962,
+    -0.5251,
+    -0.3949,
+    -0.2844,
+    -0.1848,
+    -0.0911,
+    0.0,
+    0.0796,
+    0.1609,
+    0.2461,
+    0.3379,
+    0.4407,
+    0.5626,
+    0.7230,
+    1.0,
+]
 
 
 def first_layer(model: nn.Module) -> Any:
@@ -131,7 +148,11 @@ def test_without_lora_plus_the_trainer_makes_the_optimizer() -> None:
 @pytest.mark.parametrize(
     ("method", "architecture", "reason"),
     [
-        (LoRA(rank=3, targets=Targets.qv), "modernbert", "PEFT knows no query and value layers of modernbert"),
+        (
+            LoRA(rank=3, targets=Targets.qv),
+            "modernbert",
+            "PEFT knows no query and value layers of modernbert",
+        ),
         (LoRA(rank=3, init=Initialisation.olora), "gpt2", "method.init=olora does not fit"),
     ],
 )

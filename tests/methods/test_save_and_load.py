@@ -20,7 +20,7 @@ from harness.methods.prefix import PrefixTuning
 from harness.methods.prompt import PromptInit, PromptTuning
 from harness.methods.rslora import RsLoRA
 
-ARCHITECTURES = ["llama", "llama_tied", "gpt2", "bert", "roberta", "modernbert"]
+ARCHITECTURES = ["llama", "gpt2", "roberta", "modernbert"]
 METHODS: dict[str, Method] = {
     "full": Full(),
     "head_only": HeadOnly(),

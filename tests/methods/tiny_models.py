@@ -66,14 +66,20 @@ def gpt2() -> GPT2LMHeadModel:
     """Build a GPT-2, whose linear layers are Conv1D with weights of shape (in_features, out_features)."""
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, n_positions=64, bos_token_id=1, eos_token_id=1
+            vocab_size=VOCABULARY,
+            n_embd=WIDTH,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            n_positions=64,
+            bos_token_id=1,
+            eos_token_id=1,
         )
     )
 
 
 def modernbert() -> ModernBertForSequenceClassification:
     """Build a ModernBERT, whose layers have no biases."""
-    special = {name: 1 for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")}
+    special = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1)
     return ModernBertForSequenceClassification(ModernBertConfig(**ENCODER, **special, attn_implementation="eager"))
 
 
@@ -81,7 +87,12 @@ def distilbert() -> DistilBertForSequenceClassification:
     """Build a DistilBERT, whose layers have names of their own."""
     return DistilBertForSequenceClassification(
         DistilBertConfig(
-            vocab_size=VOCABULARY, dim=WIDTH, n_layers=LAYERS, n_heads=HEADS, hidden_dim=INNER, num_labels=LABELS
+            vocab_size=VOCABULARY,
+            dim=WIDTH,
+            n_layers=LAYERS,
+            n_heads=HEADS,
+            hidden_dim=INNER,
+            num_labels=LABELS,
         )
     )
 
@@ -92,8 +103,14 @@ MODELS: dict[str, tuple[Callable[[], PreTrainedModel], tuple[str, ...]]] = {
     "llama_tied": (lambda: llama(tie_word_embeddings=True), ()),
     "llama_wide": (lambda: llama(hidden_size=64, intermediate_size=128), ()),
     "gpt2": (gpt2, ()),
-    "bert": (lambda: BertForSequenceClassification(BertConfig(**ENCODER)), ("bert.pooler.dense", "classifier")),
-    "roberta": (lambda: RobertaForSequenceClassification(RobertaConfig(**ENCODER)), ("classifier.dense", "classifier.out_proj")),
+    "bert": (
+        lambda: BertForSequenceClassification(BertConfig(**ENCODER)),
+        ("bert.pooler.dense", "classifier"),
+    ),
+    "roberta": (
+        lambda: RobertaForSequenceClassification(RobertaConfig(**ENCODER)),
+        ("classifier.dense", "classifier.out_proj"),
+    ),
     "modernbert": (modernbert, ("classifier", "head.dense", "head.norm")),
     "distilbert": (distilbert, ("pre_classifier", "classifier")),
 }

@@ -185,9 +185,7 @@ def local(task: Task, folder: Path) -> Task:
     for split, source in task.data.items():
         start = 1000 * ("train", "validation", "test", "all").index(split)
         numbers = range(start, start + 60)
-        rows = [
-            gsm8k(split, n) if task.dataset == "metamath_gsm8k" else schema(task.dataset, n) for n in numbers
-        ]
+        rows = [gsm8k(split, n) if task.dataset == "metamath_gsm8k" else schema(task.dataset, n) for n in numbers]
         file = folder / f"{split}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         setattr(task.data, split, Source(path=str(file), where=source.where, matching=source.matching))

@@ -1,0 +1,39 @@
+"""The command line's own help: Hydra's composes every preset to list them, which takes two seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.methods.base import METHODS
+from harness.tasks.base import TASKS
+
+HEADER = "Train one run, or a sweep with -m, and record what it gained, lost and cost."
+EXAMPLES = """\
+Examples
+  python -m harness.run                                     one run: LoRA, rank 16, SmolLM2-135M on TREC
+  python -m harness.run -m method=lora,qlora rank=8,16,64   a sweep of six
+  python -m harness.run -m experiment=quickstart            every method on a small encoder
+  python -m harness.run -m method=full,lora dry_run=true    what would be trained, and what is done
+
+  python -m harness.run --cfg job                           every key with its value
+  python -m harness.run --cfg job --package method          the keys of one group
+  python -m harness.run --hydra-help                        Hydra's own flags
+  python -m harness.export run=<id> to=<folder>             a PEFT adapter or, with merge=true, a merged model
+
+Keys are overridden by key=value: rank=8, seed=1, train.max_steps=200, train.learning_rate=5e-4,
+task.max_test=-1, output_dir=runs, tracker=none. The same command again skips what is done, resumes
+what was cut off and retries what failed."""
+SCHEMAS = {"trainer", "base_tracker"}
+
+
+def text(conf: Path) -> str:
+    """Return the help: what can be chosen in each group, and examples."""
+    groups = {
+        folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in conf.iterdir() if folder.is_dir()
+    }
+    groups["method"] |= set(METHODS.names())
+    groups["task"] |= set(TASKS.names())
+    groups["model"].add("custom")
+    groups.pop("hydra", None)
+    lines = [f"  {name}: {', '.join(sorted(choices - SCHEMAS))}" for name, choices in sorted(groups.items())]
+    return "\n".join([HEADER, "", "Groups, chosen by group=option", *lines, "", EXAMPLES])
