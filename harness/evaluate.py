@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,8 @@ from harness.objectives.base import Objective
 from harness.record import parquet, read_items
 from harness.tasks.base import Outcome, Task
 
+log = logging.getLogger(__name__)
+
 HELD_OUT = ("validation", "test")
 Outcomes = dict[str, list[Outcome]]
 Questions = dict[str, Any]
@@ -36,19 +39,27 @@ def precision(train: TrainConfig, device: torch.device) -> AbstractContextManage
 def answer(
     model: nn.Module, objective: Objective[Any], questions: Questions, train: TrainConfig, label: str
 ) -> Outcomes:
-    """Answer the questions of each split; leaves the model's mode and the random state as they were."""
+    """Answer the questions of each split; leaves the model's mode and the random state as they were.
+
+    Gradients are off by ``no_grad``: what a model keeps from ``inference_mode`` could not be trained with.
+    """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     outcomes = {}
     try:
-        with torch.inference_mode(), precision(train, device):
+        with torch.no_grad(), torch.random.fork_rng(_gpus(device)), precision(train, device):
             for split, asked in questions.items():
                 with progress.bar(f"{label} {split}", count(asked)) as bar:
                     outcomes[split] = objective.answer(model, asked, train.per_device_eval_batch_size, bar.advance)
     finally:
         model.train(was_training)
     return outcomes
+
+
+def _gpus(device: torch.device) -> list[torch.device]:
+    """Return the devices besides the CPU whose random state matters."""
+    return [] if device.type == "cpu" else [device]
 
 
 def count(questions: Any) -> int:
@@ -72,9 +83,13 @@ class Baseline:
         self.path = folder / self.key
 
     def read(self) -> Outcomes | None:
-        """Return the kept outcomes, None where there are none yet."""
+        """Return the kept outcomes, None where there are none yet or their file is damaged."""
         file = self.path / "items.parquet"
-        return read_items(file)["before"] if file.exists() else None
+        try:
+            return read_items(file)["before"] if file.exists() else None
+        except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's errors are ValueErrors
+            log.warning("%s is damaged (%s); computing it again", file, str(error).splitlines()[0])
+            return None
 
     def lock(self) -> FileLock:
         """Return a lock that lets one process compute what others wait for."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import nn
 
 from harness import identity, machine, progress, session, track
 from harness.config import RunConfig
-from harness.errors import HarnessError, NotApplicable, TrainingError
+from harness.errors import HarnessError, NotApplicable, RecordError, TrainingError
 from harness.evaluate import HELD_OUT, Baseline, Outcomes, answer, scores
 from harness.files import disk_full, new_folder
 from harness.machine import Meter
@@ -22,7 +24,7 @@ from harness.models import Backbone, device_of, load_backbone
 from harness.record import SCHEMA_VERSION, RunFolder, Status
 from harness.session import Prepared
 from harness.track import Tracker
-from harness.train import Trained, Watch, finish_checkpoints, train
+from harness.train import Clock, Trained, Watch, finish_checkpoints, train
 
 SAMPLES = 8
 FINAL = (Status.done, Status.not_applicable)
@@ -32,18 +34,36 @@ def execute(config: RunConfig) -> Status | None:
     """Train, evaluate and record one run; skip what is done, resume what was cut, retry what failed.
 
     Returns None where another process is training it and ``sweep.wait`` is off. A run that fails leaves
-    a failed record and does not raise; an interruption leaves it resumable and does.
+    a failed record and does not raise; an interruption leaves it resumable and does. Where no record can
+    be trusted or written, that is said, and what is there is left as it is.
     """
     folder = RunFolder(config.output_dir, identity.run_id(config))
-    with folder.lock(config.sweep.wait) as mine:
-        if not mine:
-            return None
-        status = folder.status()
-        if status in FINAL:
-            return status
-        if status is Status.failed:
-            folder.start_over()
-        return _attempt(config, folder)
+    try:
+        with folder.lock(config.sweep.wait) as mine:
+            return _next_attempt(config, folder) if mine else None
+    except (RecordError, OSError) as error:
+        progress.say(f"{folder.id}: failed: {_one_line(error)}")
+        return Status.failed
+    finally:
+        release()
+
+
+def release() -> None:
+    """Free the run's model now: it hangs in a ring of objects with its Trainer, and the next one needs the room."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _next_attempt(config: RunConfig, folder: RunFolder) -> Status:
+    status = folder.status()
+    if status is Status.failed:
+        folder.start_over()
+    if status not in FINAL:
+        status = _attempt(config, folder)
+    if status is Status.done:  # only now: a run cut before its record was written resumes from them
+        finish_checkpoints(folder.checkpoints, config.train.keep_checkpoints)
+    return status
 
 
 def _attempt(config: RunConfig, folder: RunFolder) -> Status:
@@ -52,7 +72,7 @@ def _attempt(config: RunConfig, folder: RunFolder) -> Status:
     tracker = track.start(config, record["config"], folder.id, folder.path)
     ended = "interrupted"
     try:
-        record |= _outcome_of(config, folder, tracker)
+        record |= _outcome_of(config, folder, tracker) | {"tracker": tracker.url_or_folder}
         folder.write(record)
         ended = record["status"]
         if ended != Status.done.value:
@@ -73,10 +93,16 @@ def _outcome_of(config: RunConfig, folder: RunFolder, tracker: Tracker) -> dict[
         return _failure(str(error))
     except torch.cuda.OutOfMemoryError as error:
         return _failure(f"out of GPU memory: {str(error).splitlines()[0]}; lower train.per_device_train_batch_size")
-    except OSError as error:
-        return _failure("no space left on the disk" if disk_full(error) else f"{type(error).__name__}: {error}")
     except Exception as error:  # one failed run must not stop a sweep: its record says what happened
-        return _failure(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        return _failure(_one_line(error))
+
+
+def _one_line(error: Exception) -> str:
+    if disk_full(error):
+        return "no space left on the disk"
+    if isinstance(error, HarnessError):
+        return str(error)
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _failure(reason: str) -> dict[str, Any]:
@@ -119,7 +145,7 @@ def _work(config: RunConfig, folder: RunFolder, tracker: Tracker) -> dict[str, A
         model = config.method.attach(backbone).to(device)
         parameters = {"total": total, "trainable": sum(map(size, trainable(model).values()))}
     with meter.phase("train"):
-        trained = learn(config, prepared, model, folder, tracker)
+        trained = learn(config, prepared, model, backbone.head, folder, tracker)
     with meter.phase("evaluate"):
         after = answer(model, prepared.objective, prepared.questions, config.train, "evaluate")
     with meter.phase("save"):
@@ -151,6 +177,7 @@ def base_outcomes(config: RunConfig, prepared: Prepared, backbone: Backbone, dev
         "items": prepared.splits.fingerprint(),
         "precision": [config.train.bf16, config.train.fp16, device.type],
         "batch": config.train.per_device_eval_batch_size,
+        "kind": backbone.kind,
         "head_seed": config.seed if backbone.head else None,
     }
     baseline = Baseline(Path(config.output_dir) / ".base", shared)
@@ -175,7 +202,14 @@ def untouched(config: RunConfig, prepared: Prepared, backbone: Backbone) -> nn.M
     return load_backbone(prepared.files, config.model, prepared.objective.outputs, None, config.seed).model
 
 
-def learn(config: RunConfig, prepared: Prepared, model: nn.Module, folder: RunFolder, tracker: Tracker) -> Trained:
+def learn(
+    config: RunConfig,
+    prepared: Prepared,
+    model: nn.Module,
+    head: Sequence[str],
+    folder: RunFolder,
+    tracker: Tracker,
+) -> Trained:
     """Train, with history, tracker and, where asked, evaluations along the way."""
     validation = {"validation": prepared.questions["validation"]}
 
@@ -183,19 +217,17 @@ def learn(config: RunConfig, prepared: Prepared, model: nn.Module, folder: RunFo
         found = config.task.score(answer(model, prepared.objective, validation, config.train, "evaluate")["validation"])
         return {f"validation/{name}": score.value for name, score in found.items()}
 
-    def watch(bar: progress.Bar, per_epoch: float) -> Watch:
-        return Watch(folder, bar, per_epoch, tracker.log, evaluate, config.train.eval_steps)
+    def watch(bar: progress.Bar, clock: Clock, per_epoch: float) -> Watch:
+        return Watch(folder, bar, clock, per_epoch, tracker.log, evaluate, config.train.eval_steps)
 
-    rate = identity.learning_rate(config)
     label = f"[{config.sweep.index}/{config.sweep.total}] {folder.id}"
-    return train(model, prepared.objective, prepared.features, config.method, config, rate, folder, watch, label)
+    return train(model, prepared.objective, prepared.features, config, folder, head, watch, label)
 
 
 def keep(config: RunConfig, model: nn.Module, folder: RunFolder) -> int:
-    """Write the trained state, drop what only resuming needed, and return the state's size in bytes."""
+    """Write the trained state and return its size in bytes."""
     with new_folder(folder.trained) as target:
         config.method.save(model, target)
-    finish_checkpoints(folder.checkpoints, config.train.keep_checkpoints)
     return sum(path.stat().st_size for path in folder.trained.rglob("*.safetensors"))
 
 
@@ -223,13 +255,14 @@ def _results(
     config: RunConfig, prepared: Prepared, before: Outcomes, after: Outcomes, trained: Trained, meter: Meter
 ) -> dict[str, Any]:
     splits = prepared.splits
+    seconds = meter.seconds | {"train": meter.seconds["train"] + trained.earlier_seconds}
     return {
         "scores": {"before": scores(config.task, before), "after": scores(config.task, after)},
         "tokens": trained.tokens,
-        "tokens_per_second": trained.session_tokens / trained.session_seconds,
+        "tokens_per_second": trained.tokens / trained.seconds,
         "steps": trained.steps,
         "interruptions": trained.interruptions,
-        "seconds": {name: round(value, 3) for name, value in meter.seconds.items()},
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "memory": meter.memory,
         "hashes": {"model": prepared.files.hashes, "data": splits.fingerprint()},
         "data": {
@@ -241,6 +274,6 @@ def _results(
 
 
 def size(parameter: torch.Tensor) -> int:
-    """Return a parameter's number of values; bitsandbytes packs two 4-bit values in a byte and keeps the true shape aside."""
+    """Return a parameter's number of values; bitsandbytes packs two of 4 bits in a byte, the true shape aside."""
     state = getattr(parameter, "quant_state", None)
     return int(state.shape.numel()) if state is not None else parameter.numel()

@@ -7,21 +7,23 @@ before it takes its place on disk.
 from __future__ import annotations
 
 import difflib
-import shutil
+import errno
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.errors import AssetError, ConfigError, HarnessError, RecordError, nearest
+from harness.files import disk_full, new_folder, write_bytes
+from harness.model_card import MARK, adapter_card, base_of, merged_card
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from harness.assets import Files
     from harness.config import RunConfig
     from harness.models import Backbone
     from harness.session import Prepared
@@ -37,8 +39,6 @@ Write a finished run as a standard PEFT adapter folder, or merged as a plain Hug
   output_dir  where runs are (default: runs)
   overwrite   true: replace a folder that an earlier export wrote (default: false)
 """
-MARK = "peft-harness-export"
-"""The tag of the model card by which an earlier export is known, the only thing ever overwritten."""
 TOLERANCE = 1e-3
 """Of the largest logit: how far an export in float32 may differ. Merging reorders sums and is off by 1e-6."""
 ROUNDINGS = 8
@@ -165,16 +165,10 @@ def _target(request: Request) -> Path:
 
 @contextmanager
 def _new_export(to: Path) -> Iterator[Path]:
-    """Yield a folder to fill that takes the place of `to` once complete; leave nothing where that fails."""
-    from harness.files import disk_full, new_folder
-
+    """Yield a folder to fill that takes the place of `to` once complete; nothing is left where filling it fails."""
     try:
         with new_folder(to) as target:
-            try:
-                yield target
-            except BaseException:
-                shutil.rmtree(target, ignore_errors=True)
-                raise
+            yield target
     except OSError as error:
         reason = "no space left on the disk" if disk_full(error) else error.strerror or str(error)
         raise AssetError(f"to={to}: {reason}; nothing was written") from error
@@ -189,16 +183,17 @@ def _load(record: dict[str, Any], config: RunConfig, folder: Path) -> Loaded:
 
 
 def _write_adapter(loaded: Loaded, target: Path) -> None:
-    """Write a PEFT adapter folder that says by a public name, where there is one, which base it fits."""
+    """Write a PEFT adapter folder that names its base by a public name where there is one."""
     peft_config = cast("Any", loaded.model).peft_config["default"]
     base, revision = base_of(loaded.config, loaded.prepared.files)
     peft_config.base_model_name_or_path, peft_config.revision = base, revision
     if getattr(peft_config, "tokenizer_name_or_path", None):
         peft_config.tokenizer_name_or_path = base
-    with _saving():
+    with _disk_errors():
         loaded.config.method.export_adapter(loaded.model, target)
         loaded.backbone.tokenizer.save_pretrained(target)
-    _write_card(loaded, target, merged=False)
+    card = adapter_card(loaded.record, loaded.config, loaded.backbone, type(peft_config).__module__)
+    write_bytes(target / "README.md", card.encode())
     _require_equal(loaded, _opened(loaded, target), "adapter")
 
 
@@ -208,14 +203,121 @@ def _write_merged(loaded: Loaded, target: Path) -> None:
 
     merged: Any = loaded.config.method.merge(loaded.model)
     merged.to(getattr(torch, loaded.config.model.dtype.value))
+    _name_labels(merged, loaded)
+    with _disk_errors():
+        merged.save_pretrained(target)
+        loaded.backbone.tokenizer.save_pretrained(target)
+    write_bytes(target / "README.md", merged_card(loaded.record, loaded.config, loaded.backbone).encode())
+    _require_equal(loaded, _reloaded(loaded, target), "merged model")
+
+
+def _name_labels(merged: Any, loaded: Loaded) -> None:
+    """Name a classifier's outputs by the labels of the data."""
     names = getattr(loaded.prepared.objective, "names", None)
     if loaded.backbone.head and names:
         merged.config.id2label = dict(enumerate(names))
         merged.config.label2id = {name: index for index, name in enumerate(names)}
-    with _saving():
-        merged.save_pretrained(target)
-        loaded.backbone.tokenizer.save_pretrained(target)
-    _write_card(loaded, target, merged=True)
-    _require_equal(
-        loaded, _reloaded(loaded, target, loaded.prepared.files.__class__(target, {}, "export")), "merged model"
-    )
+
+
+def _opened(loaded: Loaded, target: Path) -> nn.Module:
+    """Open the adapter as any user of PEFT does, on a base whose new head starts from another seed."""
+    from peft import PeftModel
+
+    from harness.methods.peft import first_line, quiet_peft
+    from harness.methods.qlora import keep_unpacked
+    from harness.models import load_backbone
+
+    config, prepared = loaded.config, loaded.prepared
+    quantization, outputs = config.method.quantization(), prepared.objective.outputs
+    base = load_backbone(prepared.files, config.model, outputs, quantization, config.seed + 1).model
+    keep_unpacked(base)
+    try:
+        with quiet_peft():
+            return cast("nn.Module", PeftModel.from_pretrained(base, str(target)))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = f"PEFT cannot open its adapter on this machine ({first_line(error)})"
+        raise ConfigError("run", loaded.record["id"], f"{reason}; write the whole model with merge=true") from error
+
+
+def _reloaded(loaded: Loaded, target: Path) -> nn.Module:
+    """Load the merged model from its folder, as a base without any adapter."""
+    from harness.assets import Files
+    from harness.models import load_backbone
+
+    config, outputs = loaded.config, loaded.prepared.objective.outputs
+    return load_backbone(Files(target, {}, "export"), config.model, outputs, None, config.seed + 1).model
+
+
+def logits_of(model: nn.Module) -> torch.Tensor:
+    """Return a model's logits on fixed random tokens, in float32 on the CPU."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = cast("Any", model).config.get_text_config().vocab_size
+    tokens = torch.randint(vocabulary, CHECKED_TOKENS, generator=generator)
+    tokens = tokens.to(next(model.parameters()).device)
+    with torch.inference_mode():
+        logits = model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+    return cast("torch.Tensor", logits.float().cpu())
+
+
+def _require_equal(loaded: Loaded, written: nn.Module, what: str) -> None:
+    """Refuse an export whose logits are not the tuned model's; print by how much they differ."""
+    from harness.models import device_of
+
+    found = logits_of(written.to(device_of(loaded.config.train.use_cpu)))
+    largest = float(loaded.logits.abs().max())
+    difference = float((found - loaded.logits).abs().max())
+    allowed = tolerance(loaded.config)
+    account = f"max |difference of logits| is {difference:.1e}, {difference / largest:.1e} of max |logit|"
+    if not difference <= allowed * largest:  # NaN is refused too
+        raise RecordError(
+            f"run={loaded.record['id']}: the {what} is not the tuned model: {account}, at most {allowed:.0e}"
+        )
+    print(f"{what} checked: {account}")
+
+
+def tolerance(config: RunConfig) -> float:
+    """Return how far an export's logits may be off, as a share of the largest."""
+    import torch
+
+    dtypes = [getattr(torch, config.model.dtype.value)]
+    quantization = config.method.quantization()
+    if quantization is not None:
+        if quantization.load_in_8bit:
+            return INT8_TOLERANCE
+        dtypes.append(quantization.bnb_4bit_compute_dtype)
+    return max(TOLERANCE, *(ROUNDINGS * torch.finfo(dtype).eps for dtype in dtypes))
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Raise a full disk, which safetensors reports in words, as the ``OSError`` that it is."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise AssetError(f"the export cannot be written: {str(error).splitlines()[0]}") from error
+
+
+def cli() -> None:
+    """Run the command line; what a user can mend is one line and exit code 1."""
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print(USAGE, end="")
+        return
+    try:
+        export(parse(arguments))
+    except HarnessError as error:
+        print(f"harness-export: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("harness-export: interrupted; nothing was written", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    cli()

@@ -25,6 +25,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        _flush_names(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -47,26 +48,52 @@ def finite(value: Any) -> Any:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill; it takes the place of `path` only once it is complete and on disk."""
+    """Yield a folder to fill; it takes the place of `path` only once it is complete and on disk.
+
+    Where filling it fails, nothing is left of it: a full disk has room again for the record that says so.
+    """
     partial = path.with_name(f".{path.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    yield partial
-    for file in partial.rglob("*"):
-        if file.is_file():
-            _flush(file)
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                flush(file)
+        _move(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _move(partial: Path, path: Path) -> None:
+    """Rename `partial` to `path`, whose place it takes."""
     old = path.with_name(f".{path.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         path.rename(old)
     partial.rename(path)
-    _flush(path.parent)
+    _flush_names(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
-    """Force a file's content, or a folder's list of names, to disk."""
-    handle = os.open(path, os.O_RDONLY)
+def remove_partial(folder: Path) -> None:
+    """Remove what a process that was killed had begun to write in `folder`."""
+    for path in [*folder.glob(".*.part"), *folder.glob(".*.old")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def flush(file: Path) -> None:
+    """Force a file's content to disk."""
+    with file.open("r+b") as handle:
+        os.fsync(handle.fileno())
+
+
+def _flush_names(folder: Path) -> None:
+    """Force a folder's list of names to disk; Windows has no such call and does so by itself."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -85,10 +112,12 @@ def require_writable(folder: Path, least_bytes: int) -> None:
         raise AssetError(f"output_dir={folder}: {error.strerror or error}") from None
     if free < least_bytes:
         raise AssetError(
-            f"output_dir={folder}: {free / 2**20:.0f} MiB free on the disk, at least {least_bytes / 2**20:.0f} MiB needed"
+            f"output_dir={folder}: {free / 2**20:.0f} MiB free on the disk, "
+            f"at least {least_bytes / 2**20:.0f} MiB needed"
         )
 
 
-def disk_full(error: OSError) -> bool:
-    """Return whether an error says that the disk or the quota is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+def disk_full(error: BaseException) -> bool:
+    """Return whether an error says that the disk or the quota is full; safetensors says so in words only."""
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in codes or any(os.strerror(code) in str(error) for code in codes)

@@ -45,7 +45,7 @@ class Backbone:
     kind: str
     """``decoder`` or ``encoder``."""
     head: tuple[str, ...]
-    """Modules the checkpoint did not have, such as a classifier: they start at random and always train."""
+    """Modules that always train: what the checkpoint did not have, and an encoder's output module besides."""
     files: Files
 
     def in_head(self, parameter: str) -> bool:
@@ -91,7 +91,7 @@ def load_backbone(files: Files, model: ModelConfig, outputs: int, quantization: 
     """
     kind = kind_of(files.folder, model)
     loaded, missing = _load(files, model, kind, outputs, None if kind == "encoder" else quantization, seed)
-    head = _modules(missing)
+    head = _modules(missing | _outputs(loaded, kind))
     if kind == "encoder" and quantization is not None:
         # Which modules are new is known only after a load; new ones must stay out of quantisation.
         quantization.llm_int8_skip_modules = list(head)
@@ -125,6 +125,12 @@ def _load(
     if kind == "decoder" and info["missing_keys"]:
         raise ConfigError("model", model.name, f"its files lack the weight {sorted(info['missing_keys'])[0]}")
     return loaded, set(info["missing_keys"])
+
+
+def _outputs(model: PreTrainedModel, kind: str) -> set[str]:
+    """Return the parameters outside an encoder's base: its head, also where the checkpoint brings one."""
+    inside = f"{model.base_model_prefix}."
+    return set() if kind == "decoder" else {name for name, _ in model.named_parameters() if not name.startswith(inside)}
 
 
 def _modules(parameters: set[str]) -> tuple[str, ...]:

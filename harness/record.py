@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.errors import RecordError
-from harness.files import write_bytes, write_json
+from harness.files import finite, flush, remove_partial, write_bytes, write_json
 from harness.tasks.base import SPLITS, Outcome
 
 SCHEMA_VERSION = 1
@@ -39,6 +39,8 @@ class Status(StrEnum):
 
 VOLATILE = (
     "started",
+    "commit",
+    "dirty",
     "seconds",
     "tokens_per_second",
     "memory",
@@ -53,7 +55,7 @@ VOLATILE = (
 def read_record(folder: Path) -> dict[str, Any]:
     """Read and check ``record.json``.
 
-    Raises :class:`RecordError` where it is missing, damaged, of a newer schema, or another run's.
+    Raises :class:`RecordError` where it is missing, damaged, or of a newer schema.
     """
     path = folder / "record.json"
     try:
@@ -61,17 +63,22 @@ def read_record(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecordError(f"{path}: no record") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: damaged ({error}); move the folder away to train the run again") from None
+        raise _damaged(path, str(error)) from None
     missing = sorted(REQUIRED - set(record)) if isinstance(record, dict) else sorted(REQUIRED)
     if missing:
-        raise RecordError(
-            f"{path}: damaged, it lacks {', '.join(missing)}; move the folder away to train the run again"
-        )
-    if record["schema_version"] > SCHEMA_VERSION:
-        raise RecordError(
-            f"{path}: schema {record['schema_version']} is newer than {SCHEMA_VERSION}, the newest this version reads"
-        )
+        raise _damaged(path, f"it lacks {', '.join(missing)}")
+    version = record["schema_version"]
+    if not isinstance(version, int):
+        raise _damaged(path, f"its schema_version is {version!r}")
+    if version > SCHEMA_VERSION:
+        raise RecordError(f"{path}: schema {version} is newer than {SCHEMA_VERSION}, the newest this version reads")
+    if record["status"] not in {status.value for status in Status} or not isinstance(record["config"], dict):
+        raise _damaged(path, f"its status is {record['status']!r}, its config a {type(record['config']).__name__}")
     return record  # type: ignore[no-any-return]
+
+
+def _damaged(path: Path, how: str) -> RecordError:
+    return RecordError(f"{path}: damaged, {how}; move the folder away to train the run again")
 
 
 def comparable(record: dict[str, Any]) -> dict[str, Any]:
@@ -108,13 +115,22 @@ class RunFolder:
             yield False
             return
         try:
+            remove_partial(self.path)
             yield True
         finally:
             lock.release()
 
     def read(self) -> dict[str, Any] | None:
-        """Return the record, None where the run has not begun; raise :class:`RecordError` where damaged."""
-        return read_record(self.path) if (self.path / "record.json").exists() else None
+        """Return the record, None where the run has not begun.
+
+        Raises :class:`RecordError` where it is damaged, or another run's.
+        """
+        if not (self.path / "record.json").exists():
+            return None
+        record = read_record(self.path)
+        if record["id"] != self.id:
+            raise RecordError(f"{self.path}/record.json: is another run's, {record['id']}; move the folder away")
+        return record
 
     def status(self) -> Status | None:
         """Return the run's status, None where it has not begun."""
@@ -141,7 +157,13 @@ class RunFolder:
     def append_history(self, entry: dict[str, Any]) -> None:
         """Append one line; a line cut by a power failure is dropped when the run resumes."""
         with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(finite(entry)) + "\n")
+
+    def flush_history(self) -> None:
+        """Force the history to disk: it must not end before the checkpoint that is written next."""
+        path = self.path / "history.jsonl"
+        if path.exists():
+            flush(path)
 
     def write_items(self, outcomes: dict[str, dict[str, list[Outcome]]]) -> None:
         """Write ``items.parquet`` from outcomes by phase (before, after) and split."""

@@ -9,6 +9,7 @@ from typing import Any
 from harness import assets
 from harness.assets import Files
 from harness.config import RunConfig
+from harness.errors import DataError
 from harness.evaluate import HELD_OUT, Questions
 from harness.identity import model_identity, task_identity
 from harness.models import kind_of, load_tokenizer
@@ -67,4 +68,7 @@ def _tokenise(config: RunConfig) -> Prepared:
     kind = kind_of(files.folder, config.model)
     objective = build(config.task, kind, load_tokenizer(files.folder))
     questions = {split: objective.questions(getattr(splits, split)) for split in HELD_OUT}
-    return Prepared(files, kind, config.task, splits, objective, objective.features(splits.train), questions)
+    features = objective.features(splits.train)
+    if not features:
+        raise DataError("task.data.train", config.task.dataset, "there is not enough text in it to train on")
+    return Prepared(files, kind, config.task, splits, objective, features, questions)

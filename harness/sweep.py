@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from harness.compose import to_run_config
 from harness.config import RunConfig
-from harness.errors import ConfigError, RecordError
+from harness.errors import RecordError
 from harness.identity import digest, learning_rate, run_id
 from harness.record import RunFolder, Status
 
@@ -78,6 +78,7 @@ def prepare(runs: Sequence[Planned]) -> None:
     """Fetch and check models, data, method options, tracker and disk: all that can go wrong before training."""
     from harness import session, track
     from harness.files import require_writable
+    from harness.train import check_arguments
 
     seen: set[str] = set()
     for run in runs:
@@ -85,6 +86,7 @@ def prepare(runs: Sequence[Planned]) -> None:
         track.check(config.tracker)
         require_writable(Path(config.output_dir), 64 * 2**20)
         config.method.preflight()
+        check_arguments(config)
         key = digest([config.model, config.task, config.cache_dir])
         if key not in seen:
             session.fetch(config)
@@ -104,27 +106,28 @@ def run_sweep(
         return
     if pending:
         prepare(pending)
-        _launch(pending, runs, launch)
+        _launch(runs, launch)
     report(runs)
 
 
-def _launch(
-    pending: Sequence[Planned], runs: Sequence[Planned], launch: Callable[[list[list[str]]], Sequence[Any]]
-) -> None:
+def _launch(runs: Sequence[Planned], launch: Callable[[list[list[str]]], Sequence[Any]]) -> None:
     """Launch what is to train; come back at the end to runs that another process held."""
-    name = pending[0].config.sweep.name or f"sweep-{digest(sorted(run.id for run in runs), 8)}"
-    places = {run.id: number for number, run in enumerate(runs, 1)}
-    batch = [[*run.job, *_place(name, places[run.id], len(runs))] for run in pending]
+    name = f"sweep-{digest(sorted(run.id for run in runs), 8)}"
+    batch = [[*run.job, *_place(run, name, number, len(runs))] for number, run in enumerate(runs, 1) if run.pending]
     results = launch(batch)
-    held = [
-        [*job, "sweep.wait=true"] for job, result in zip(batch, results, strict=True) if result.return_value is None
-    ]
-    for result in launch(held) if held else []:
+    held = [[*job, "sweep.wait=true"] for job, result in zip(batch, results, strict=True) if _held(result)]
+    for result in [*results, *(launch(held) if held else [])]:
         result.return_value  # noqa: B018  # raises what a job raised
 
 
-def _place(name: str, index: int, total: int) -> list[str]:
-    return [f"sweep.name={name}", f"sweep.index={index}", f"sweep.total={total}", "sweep.prepared=true"]
+def _held(result: Any) -> bool:
+    """Return whether another process was training the run; a job that raised has its error in this place."""
+    return result._return_value is None
+
+
+def _place(run: Planned, name: str, index: int, total: int) -> list[str]:
+    named = [] if run.config.sweep.name else [f"sweep.name={name}"]
+    return [*named, f"sweep.index={index}", f"sweep.total={total}", "sweep.prepared=true"]
 
 
 def report(runs: Sequence[Planned]) -> None:
@@ -145,11 +148,7 @@ def run_single(config: RunConfig, execute: Callable[[RunConfig], Status | None])
         print(describe([run], 1))
         return
     if run.status == "damaged":
-        raise ConfigError(
-            "output_dir",
-            config.output_dir,
-            f"{run.folder}/record.json is damaged; move the folder away to train the run again",
-        )
+        RunFolder(config.output_dir, name).read()  # raises, and says how
     if run.pending:
         prepare([run])
         execute(replace(config, sweep=replace(config.sweep, wait=True)))

@@ -6,11 +6,13 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
@@ -18,9 +20,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from harness import progress
 from harness.checkpoint import latest, load_state, random_state, restore_random_state, save_state, step_of
-from harness.config import TrainConfig
-from harness.errors import TrainingError
-from harness.files import new_folder
+from harness.config import RunConfig, TrainConfig
+from harness.errors import ConfigError, TrainingError
+from harness.files import new_folder, remove_partial
+from harness.identity import learning_rate
 from harness.methods.base import Method, trainable
 from harness.objectives.base import Features, Objective
 from harness.record import RunFolder
@@ -36,6 +39,7 @@ OURS = {
     "gradient_checkpointing",
     "gradient_checkpointing_kwargs",
 }
+Array = npt.NDArray[Any]
 RESUME_FILES = ("optimizer.json", "optimizer.safetensors", "trainer_state.json")
 
 
@@ -46,10 +50,47 @@ class Trained:
     steps: int
     tokens: int
     """Input tokens without padding, over all steps."""
-    session_tokens: int
-    """Of those, the ones this process trained; fewer after a resume."""
-    session_seconds: float
+    seconds: float
+    """Over all steps, evaluations along the way left out."""
+    earlier_seconds: float
+    """Of those, the ones before this process resumed the run."""
     interruptions: int
+
+
+class Clock:
+    """Seconds of training over all attempts, with pauses for what is not training."""
+
+    def __init__(self) -> None:
+        self.earlier = 0.0
+        """Seconds of the attempts before this one, up to the checkpoint it goes on from."""
+        self.interruptions = 0
+        self._begin = time.perf_counter()
+
+    def start(self) -> None:
+        """Begin this attempt."""
+        self._begin = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds so far."""
+        return self.earlier + time.perf_counter() - self._begin
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what runs inside."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._begin += time.perf_counter() - begin
+
+    def state(self) -> dict[str, float]:
+        """Return what a resumed run needs."""
+        return {"seconds": self.seconds, "interruptions": self.interruptions}
+
+    def resume(self, state: dict[str, float]) -> None:
+        """Go on from what `state` returned."""
+        self.earlier, self.interruptions = state["seconds"], int(state["interruptions"]) + 1
 
 
 class Order(Sampler[int]):
@@ -71,20 +112,30 @@ class Order(Sampler[int]):
 def order_by_length(lengths: Sequence[int], batch_size: int, total: int, seed: int) -> list[int]:
     """Return `total` indices in random order, such that each batch holds items of similar length.
 
-    Shuffle; sort within groups of 50 batches; shuffle the batches; again for each epoch. TREC's
-    questions padded to the longest of 16 random ones are 40 % padding, sorted in groups 3 %.
+    Shuffle; sort within groups of 50 batches; shuffle the batches; again for each epoch, each of which
+    holds every index once. TREC's questions padded to the longest of 16 random ones are 40 % padding,
+    sorted in groups 3 %.
     """
     rng = np.random.default_rng(seed)
     order: list[int] = []
     while len(order) < total:
         shuffled = rng.permutation(len(lengths))
-        groups = [shuffled[start : start + 50 * batch_size] for start in range(0, len(shuffled), 50 * batch_size)]
-        ranked = np.concatenate([group[np.argsort(np.asarray(lengths)[group], kind="stable")] for group in groups])
-        batches = [ranked[start : start + batch_size] for start in range(0, len(ranked), batch_size)]
-        # A short batch goes last: inside, it would shift all batches after it across lengths.
-        whole = [batches[i] for i in rng.permutation(len(batches)) if len(batches[i]) == batch_size]
-        order += [int(index) for batch in whole + [b for b in batches if len(b) < batch_size] for index in batch]
+        # Fill up the batch that the epoch before left short, or all batches would lie across its seams.
+        first = -len(order) % batch_size
+        order += shuffled[:first].tolist()
+        order += _by_length(shuffled[first:], np.asarray(lengths), batch_size, rng)
     return order[:total]
+
+
+def _by_length(indices: Array, lengths: Array, batch_size: int, rng: np.random.Generator) -> list[int]:
+    """Return `indices` in batches of similar length; a short batch goes last."""
+    size = 50 * batch_size
+    groups = [indices[start : start + size] for start in range(0, len(indices), size)]
+    ranked = [index for group in groups for index in group[np.argsort(lengths[group], kind="stable")].tolist()]
+    batches = [ranked[start : start + batch_size] for start in range(0, len(ranked), batch_size)]
+    short = [batch for batch in batches if len(batch) < batch_size]
+    whole = [batches[number] for number in rng.permutation(len(batches) - len(short))]
+    return [index for batch in [*whole, *short] for index in batch]
 
 
 def steps_of(train: TrainConfig, items: int) -> int:
@@ -111,6 +162,9 @@ class Items(Dataset[Features]):
 class HarnessTrainer(Trainer):
     """The Trainer with this project's loss, order of items and checkpoints."""
 
+    optimizer: Any
+    lr_scheduler: Any
+
     def __init__(
         self,
         model: nn.Module,
@@ -123,6 +177,7 @@ class HarnessTrainer(Trainer):
     ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=Items(features), data_collator=objective.collate)
         self.objective, self.method, self.folder, self.keep = objective, method, folder, keep
+        self.clock = Clock()
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
 
@@ -161,6 +216,7 @@ class HarnessTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         target = self.folder.checkpoints / f"checkpoint-{self.state.global_step}"
+        self.folder.flush_history()
         with new_folder(target) as folder:
             self.method.save(self.model, folder)
             save_state(folder, "optimizer", self._progress_state())
@@ -174,6 +230,7 @@ class HarnessTrainer(Trainer):
             "scheduler": {k: v for k, v in self.lr_scheduler.state_dict().items() if k != "lr_lambdas"},
             "scaler": scaler.state_dict() if scaler is not None else None,
             "random": random_state(),
+            "clock": self.clock.state(),
         }
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -185,6 +242,7 @@ class HarnessTrainer(Trainer):
         state = load_state(Path(checkpoint), "optimizer")
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["scheduler"] | {"lr_lambdas": [None] * len(self.lr_scheduler.base_lrs)})
+        self.clock.resume(state["clock"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -213,6 +271,7 @@ def finish_checkpoints(folder: Path, keep: bool) -> None:
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
         return
+    remove_partial(folder)
     for path in folder.glob("checkpoint-*/*"):
         if path.name in RESUME_FILES:
             path.unlink()
@@ -221,11 +280,12 @@ def finish_checkpoints(folder: Path, keep: bool) -> None:
 class CheckGradients(TrainerCallback):
     """After the first backward pass: each trainable tensor has a gradient, and some are not zero.
 
-    BERT under prefix tuning with gradient checkpointing trains without an error and learns nothing.
+    Some besides the new head's: BERT under prefix tuning with gradient checkpointing trains its head
+    without an error, and the prefix not at all.
     """
 
-    def __init__(self) -> None:
-        self.checked = False
+    def __init__(self, head: Sequence[str]) -> None:
+        self.head, self.checked = head, False
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check once."""
@@ -236,8 +296,12 @@ class CheckGradients(TrainerCallback):
         for name, tensor in tensors.items():
             if tensor.grad is None:
                 raise TrainingError(f"{name} is set to train but got no gradient")
-        if not any(bool(tensor.grad.any()) for tensor in tensors.values() if tensor.grad is not None):
-            raise TrainingError(f"all gradients are zero, {next(iter(tensors))} first; nothing would be learned")
+        inside = {name: tensor for name, tensor in tensors.items() if not self._in_head(name)} or tensors
+        if not any(bool(tensor.grad.any()) for tensor in inside.values() if tensor.grad is not None):
+            raise TrainingError(f"the gradient of {next(iter(inside))} and all others is zero; it would not learn")
+
+    def _in_head(self, name: str) -> bool:
+        return any(f".{module}." in f".{name}" for module in self.head)
 
 
 class Watch(TrainerCallback):
@@ -247,27 +311,26 @@ class Watch(TrainerCallback):
         self,
         folder: RunFolder,
         bar: progress.Bar,
+        clock: Clock,
         per_epoch: float,
         log: Callable[[dict[str, float], int], None],
         evaluate: Callable[[], dict[str, float]],
         every: int,
     ) -> None:
-        self.folder, self.bar, self.per_epoch, self.log = folder, bar, per_epoch, log
+        self.folder, self.bar, self.clock, self.per_epoch, self.log = folder, bar, clock, per_epoch, log
         self.evaluate, self.every = evaluate, every
-        self.begin = time.perf_counter()
-        self.first_tokens = 0
         self.note = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock; a resumed run starts its bar where it was cut."""
-        self.begin, self.first_tokens = time.perf_counter(), state.num_input_tokens_seen
+        state.compute_steps(args, state.max_steps)  # a resumed state has the intervals of the command before
         self.bar.start_at(state.global_step)
+        self.clock.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the bar; a step that is saved is logged too, so a resumed history has no seam."""
-        rate = (state.num_input_tokens_seen - self.first_tokens) / (time.perf_counter() - self.begin)
-        self.bar.advance(1, f"{self.note} {rate:,.0f} tokens/s")
-        if control.should_save:
+        self.bar.advance(1, f"{self.note} {state.num_input_tokens_seen / self.clock.seconds:,.0f} tokens/s")
+        if control.should_save or self._due(state.global_step):
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -278,21 +341,25 @@ class Watch(TrainerCallback):
         entry = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
         step = state.global_step
         entry |= {"epoch": step * self.per_epoch, "tokens": state.num_input_tokens_seen}
-        if self.every and step % self.every == 0:
-            entry |= self.evaluate()
-        self.folder.append_history({"step": step} | entry | {"seconds": round(time.perf_counter() - self.begin, 3)})
+        if self._due(step):
+            with self.clock.paused():
+                entry |= self.evaluate()
+        self.folder.append_history({"step": step} | entry | {"seconds": round(self.clock.seconds, 3)})
         self.log(entry, step)
+
+    def _due(self, step: int) -> bool:
+        return self.every > 0 and step % self.every == 0
 
 
 def arguments(
-    train: TrainConfig, method: Method, learning_rate: float, steps: int, seed: int, output_dir: Path
+    train: TrainConfig, method: Method, rate: float, steps: int, seed: int, output_dir: Path
 ) -> TrainingArguments:
     """Return the Trainer's arguments: the configuration's, passed through, and what this project decides."""
     passed = {name: value for name, value in asdict(train).items() if name not in OURS}
     decided = {
         "output_dir": str(output_dir),
         "max_steps": steps,
-        "learning_rate": learning_rate,
+        "learning_rate": rate,
         "optim": train.optim or method.optimizer(),
         "activation_checkpointing": train.gradient_checkpointing,
         # Reentrant checkpointing gives no gradient where the inputs need none, as with a frozen base.
@@ -309,38 +376,53 @@ def arguments(
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     made = TrainingArguments(**passed | decided | train.other)
-    made._n_gpu = min(
-        made.n_gpu, 1
-    )  # several visible GPUs would mean DataParallel, which splits batches behind our back
+    # Several visible GPUs would mean DataParallel, which splits batches behind our back.
+    made._n_gpu = min(made.n_gpu, 1)
     return made
+
+
+def check_arguments(config: RunConfig) -> None:
+    """Refuse, before anything is trained, what the Trainer would refuse."""
+    try:
+        arguments(config.train, config.method, learning_rate(config), 1, config.seed, Path(config.output_dir))
+    except (TypeError, ValueError, ImportError) as error:
+        raise ConfigError("train", type(error).__name__, (str(error).splitlines() or [""])[0]) from error
 
 
 def train(
     model: nn.Module,
     objective: Objective[Any],
     features: list[Features],
-    method: Method,
-    config: Any,
-    learning_rate: float,
+    config: RunConfig,
     folder: RunFolder,
-    watch: Callable[[progress.Bar, float], Watch],
+    head: Sequence[str],
+    watch: Callable[[progress.Bar, Clock, float], Watch],
     label: str,
 ) -> Trained:
     """Train `model` from the start, or from the run's newest complete checkpoint.
 
-    Raises :class:`TrainingError` where the loss is not finite or a trainable tensor gets no gradient.
+    `head` names the modules of the task's new head. Raises :class:`TrainingError` where the loss or a trained
+    tensor is not finite, or a trainable tensor gets no gradient.
     """
-    steps = steps_of(config.train, len(features))
-    made = arguments(config.train, method, learning_rate, steps, config.seed, folder.checkpoints)
-    trainer = HarnessTrainer(model, made, objective, method, folder, features, config.train.keep_checkpoints)
+    settings, method = config.train, config.method
+    steps = steps_of(settings, len(features))
+    made = arguments(settings, method, learning_rate(config), steps, config.seed, folder.checkpoints)
+    trainer = HarnessTrainer(model, made, objective, method, folder, features, settings.keep_checkpoints)
+    remove_partial(folder.checkpoints)
     checkpoint = latest(folder.checkpoints)
     folder.trim_history(step_of(checkpoint) if checkpoint else 0)
-    per_step = config.train.per_device_train_batch_size * config.train.gradient_accumulation_steps
+    per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     with progress.bar(label, steps) as bar:
-        watcher = watch(bar, per_step / len(features))
-        trainer.add_callback(CheckGradients())
-        trainer.add_callback(watcher)
+        trainer.add_callback(CheckGradients(head))
+        trainer.add_callback(watch(bar, trainer.clock, per_step / len(features)))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    tokens = int(trainer.state.num_input_tokens_seen)
-    seconds = time.perf_counter() - watcher.begin
-    return Trained(steps, tokens, tokens - watcher.first_tokens, seconds, int(checkpoint is not None))
+    refuse_not_finite(model, steps)
+    clock, tokens = trainer.clock, int(trainer.state.num_input_tokens_seen)
+    return Trained(steps, tokens, clock.seconds, clock.earlier, clock.interruptions)
+
+
+def refuse_not_finite(model: nn.Module, steps: int) -> None:
+    """Raise a :class:`TrainingError` where the last step, after which no loss is computed, broke a tensor."""
+    for name, tensor in trainable(model).items():
+        if not bool(tensor.isfinite().all()):
+            raise TrainingError(f"{name} is not finite after step {steps}; lower train.learning_rate or use fp32")

@@ -29,8 +29,12 @@ class Objective(Generic[TaskT]):
     def __init__(self, task: TaskT, tokenizer: PreTrainedTokenizerBase) -> None:
         self.task = task
         self.tokenizer = tokenizer
-        self.shortened = 0
-        """Items whose longest field was cut to fit ``task.max_length``."""
+        self._shortened: set[str] = set()
+
+    @property
+    def shortened(self) -> int:
+        """Return how many of the items tokenised so far were cut to fit ``task.max_length``."""
+        return len(self._shortened)
 
     def features(self, items: Sequence[Item]) -> list[Features]:
         """Tokenise training items."""
@@ -65,34 +69,33 @@ class Objective(Generic[TaskT]):
 
         The template's own words after the field, such as "Answer:", are never cut away.
         """
-        return fit(self.task.template, item.fields, self.tokenizer, budget, self._count_cut)
+        text = fit(self.task.template, item.fields, self.tokenizer, budget)
+        if text != self.task.template.format(**item.fields):
+            self._shortened.add(item.id)
+        return text
 
-    def _count_cut(self) -> None:
-        self.shortened += 1
 
-
-def fit(
-    template: str,
-    fields: dict[str, str],
-    tokenizer: PreTrainedTokenizerBase,
-    budget: int,
-    cut: Callable[[], None],
-) -> str:
+def fit(template: str, fields: dict[str, str], tokenizer: PreTrainedTokenizerBase, budget: int) -> str:
     """Fill `template`, shortening its longest field until the text has at most `budget` tokens."""
     text = template.format(**fields)
-    if len(text) < budget or len(tokenizer(text).input_ids) <= budget:  # a token has at least one character
+    if len(text.encode()) < budget:  # a token has at least one byte
         return text
-    cut()
-    used = [name for _, name, _, _ in string.Formatter().parse(template) if name]
-    longest = max(used, key=lambda name: len(fields[name]))
-    rest = len(tokenizer(template.format(**{**fields, longest: ""})).input_ids)
-    offsets = tokenizer(fields[longest], add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-    for keep in range(max(budget - rest, 0), -1, -1):
-        end = offsets[keep - 1][1] if keep else 0
-        text = template.format(**{**fields, longest: fields[longest][:end]})
-        if len(tokenizer(text).input_ids) <= budget:
-            break
+    used = {name for _, name, _, _ in string.Formatter().parse(template) if name}
+    ends = {name: [0, *_ends(fields[name], tokenizer)] for name in sorted(used)}
+    keep = {name: len(ends[name]) - 1 for name in ends}
+    while (over := len(tokenizer(text).input_ids) - budget) > 0 and any(keep.values()):
+        longest, *others = sorted(keep, key=lambda name: -keep[name])
+        # Down to the next longest field, or where several are as long, to its share of what is too much.
+        excess = keep[longest] - max((keep[name] for name in others), default=0)
+        keep[longest] -= min(over, keep[longest], max(excess, -(-over // len(keep))))
+        text = template.format(**fields | {name: fields[name][: ends[name][keep[name]]] for name in keep})
     return text
+
+
+def _ends(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return where each token of `text` ends, in characters."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return [end for _, end in encoded.offset_mapping]
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from harness.objectives.base import Advance, Features, fit, to_device
+from harness.objectives.base import Advance, Features, to_device
 from harness.objectives.likelihood import AnswerObjective
 from harness.tasks.base import Item, Outcome
 from harness.tasks.instruction import Instruction
@@ -28,17 +28,27 @@ class Generation(AnswerObjective[Instruction]):
 
     def _encode(self, item: Item) -> Features:
         answer = self.task.answer_template.format(answer=item.target)
-        reserve = len(self.tokenizer(answer).input_ids) + 1
-        prompt, ids = self.continuation(self._prompt(item, max(self.task.max_length - reserve, 1)), answer)
-        ids = [*ids, self.tokenizer.eos_token_id]
-        return {"prompt": prompt, "answer": ids, "length": len(prompt) + len(ids)}
+        prompt, ids = self._split(self._prompt(item, len(self.tokenizer(answer).input_ids) + 1), answer)
+        whole = [*ids, self.tokenizer.eos_token_id]
+        kept = whole[: max(self.task.max_length - len(prompt), 1)]
+        if len(kept) < len(whole):
+            self._shortened.add(item.id)
+        return {"prompt": prompt, "answer": kept, "length": len(prompt) + len(kept)}
 
-    def _prompt(self, item: Item, budget: int) -> str:
+    def _split(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        """Tokenise prompt and answer; a chat template ends where the answer begins, and has the special tokens."""
+        if not self.task.chat:
+            return self.continuation(prompt, answer)
+        ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, answer.strip())]
+        return list(ids[0]), list(ids[1])
+
+    def _prompt(self, item: Item, reserve: int) -> str:
+        """Return the prompt cut to leave room for `reserve` tokens, at least half of ``task.max_length``."""
+        budget = self.task.max_length - min(reserve, self.task.max_length // 2)
         if not self.task.chat:
             return self.prompt(item, budget)
         frame = self._chat_frame("\0")
-        overhead = len(self.tokenizer(frame).input_ids)
-        content = fit(self.task.template, item.fields, self.tokenizer, max(budget - overhead, 1), self._count_cut)
+        content = self.prompt(item, max(budget - len(self.tokenizer(frame).input_ids), 1))
         return frame.replace("\0", content)
 
     def _chat_frame(self, content: str) -> str:
@@ -47,8 +57,11 @@ class Generation(AnswerObjective[Instruction]):
         return cast(str, self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
     def questions(self, items: Sequence[Item]) -> list[tuple[Item, list[int]]]:
-        """Tokenise the prompts, split from the answer exactly as in training."""
-        return [(item, self._encode(item)["prompt"]) for item in items]
+        """Tokenise the prompts as in training, without a look at the answers."""
+        return [(item, self._split(self._question(item), "")[0]) for item in items]
+
+    def _question(self, item: Item) -> str:
+        return self._prompt(item, self.task.max_new_tokens)
 
     def answer(self, model: nn.Module, questions: Any, batch_size: int, advance: Advance) -> list[Outcome]:
         """Generate an answer for each prompt."""
@@ -82,4 +95,4 @@ class Generation(AnswerObjective[Instruction]):
 
     def show(self, item: Item) -> str:
         """Return the prompt as the model sees it."""
-        return self._prompt(item, self.task.max_length)
+        return self._question(item)

@@ -30,10 +30,11 @@ from harness.tasks.regression import Regression
 class EncoderObjective(Objective[TaskT]):
     """What encoders with a head share: texts or pairs of texts in, rows of logits out."""
 
-    def encode(self, text: str, pair: str | None) -> Features:
-        """Tokenise a text or a pair, cut to ``task.max_length``."""
+    def encode(self, item: str, text: str, pair: str | None) -> Features:
+        """Tokenise a text or a pair of `item`, cut to ``task.max_length``."""
         encoded = self.tokenizer(text, pair, truncation=True, max_length=self.task.max_length)
-        self.shortened += len(encoded.input_ids) == self.task.max_length
+        if encoded.encodings and encoded.encodings[0].overflowing:
+            self._shortened.add(item)
         return {**encoded, "length": len(encoded.input_ids)}
 
     def inputs(self, features: Sequence[Features]) -> Batch:
@@ -70,7 +71,7 @@ class Head(EncoderObjective["Classification | Regression"]):
     def features(self, items: Sequence[Item]) -> list[Features]:
         """Tokenise texts; labels become indices."""
         return [
-            {**self.encode(item.fields["text"], item.fields.get("text_pair")), "label": self._label(item)}
+            {**self.encode(item.id, item.fields["text"], item.fields.get("text_pair")), "label": self._label(item)}
             for item in items
         ]
 
@@ -126,7 +127,8 @@ class ChoiceHead(EncoderObjective[MultipleChoice]):
         return [self._encode(item) for item in items]
 
     def _encode(self, item: Item) -> Features:
-        pairs = [self.encode(self.task.template.format(**item.fields), choice) for choice in item.choices]
+        prompt = self.task.template.format(**item.fields)
+        pairs = [self.encode(item.id, prompt, choice) for choice in item.choices]
         return {"pairs": pairs, "label": int(item.target), "length": max(pair["length"] for pair in pairs)}
 
     def questions(self, items: Sequence[Item]) -> list[tuple[Item, Features]]:
@@ -138,6 +140,10 @@ class ChoiceHead(EncoderObjective[MultipleChoice]):
         labels = torch.tensor([f["label"] for f in features])
         pairs = [pair for f in features for pair in f["pairs"]]
         return {**self.inputs(pairs), "labels": labels, "counts": [len(f["pairs"]) for f in features]}
+
+    def show(self, item: Item) -> str:
+        """Return the prompt, which each choice is paired with."""
+        return self.task.template.format(**item.fields)
 
     def _by_item(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return logits of shape (items, most choices), minus infinity where an item has fewer."""

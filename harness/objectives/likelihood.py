@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from harness.objectives.base import (
     IGNORED,
@@ -43,7 +44,13 @@ class AnswerObjective(Objective[TaskT]):
         answer = prompt[len(kept) :] + answer
         whole = list(self.tokenizer(kept + answer).input_ids)
         start = len(self.tokenizer(kept).input_ids)
+        if start == 0:  # nothing to predict the first token from
+            return [self._first_token()], whole
         return whole[:start], whole[start:]
+
+    def _first_token(self) -> int:
+        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        return int(end if begin is None else begin)
 
     def collate(self, features: Sequence[Features]) -> Batch:
         """Pad on the right; ``keep`` counts the last positions whose logits are needed."""
@@ -112,15 +119,27 @@ class Likelihood(AnswerObjective[Task]):
     the ``acc_norm`` of lm-evaluation-harness.
     """
 
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(task, tokenizer)
+        self._lengths: dict[str, int] = {}
+
     def features(self, items: Sequence[Item]) -> list[Features]:
         """Tokenise each prompt with its right answer."""
-        return [self._encode(item, self._answers(item)[self._gold(item)]) for item in items]
+        return [self._encode(item) for item in items]
 
-    def _encode(self, item: Item, answer: str) -> Features:
-        reserve = len(self.tokenizer(answer).input_ids)
-        prompt = self.prompt(item, max(self.task.max_length - reserve, 1))
-        prompt_ids, answer_ids = self.continuation(prompt, answer)
-        return {"prompt": prompt_ids, "answer": answer_ids, "length": len(prompt_ids) + len(answer_ids)}
+    def _encode(self, item: Item) -> Features:
+        prompt, answer = self.continuation(self._prompt(item), self._answers(item)[self._gold(item)])
+        return {"prompt": prompt, "answer": answer, "length": len(prompt) + len(answer)}
+
+    def _prompt(self, item: Item) -> str:
+        """Return the prompt with room for the longest answer, so that it is the same before every answer."""
+        longest = max(map(self._length, self._answers(item)))
+        return self.prompt(item, max(self.task.max_length - longest, 1))
+
+    def _length(self, answer: str) -> int:
+        if answer not in self._lengths:
+            self._lengths[answer] = len(self.tokenizer(answer).input_ids)
+        return self._lengths[answer]
 
     def _answers(self, item: Item) -> list[str]:
         if isinstance(self.task, Classification):
@@ -135,12 +154,12 @@ class Likelihood(AnswerObjective[Task]):
         """Tokenise every choice; those of one token share the run of their prompt."""
         rows: dict[tuple[int, ...], Row] = {}
         for number, item in enumerate(items):
+            text = self._prompt(item)
             for choice, answer in enumerate(self._answers(item)):
-                encoded = self._encode(item, answer)
-                shared = encoded["answer"][:-1]
-                key = (number, len(encoded["prompt"]), *encoded["prompt"], *shared)
-                row = rows.setdefault(key, Row(encoded["prompt"], shared, []))
-                row.answers.append((number, choice, encoded["answer"]))
+                prompt, ids = self.continuation(text, answer)
+                key = (number, len(prompt), *prompt, *ids[:-1])
+                row = rows.setdefault(key, Row(prompt, ids[:-1], []))
+                row.answers.append((number, choice, ids))
         return Questions(list(items), list(rows.values()))
 
     def answer(self, model: nn.Module, questions: Questions, batch_size: int, advance: Advance) -> list[Outcome]:

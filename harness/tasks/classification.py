@@ -70,12 +70,20 @@ class Classification(Task):
 
     def score(self, outcomes: list[Outcome]) -> dict[str, Score]:
         """Accuracy (Wilson interval) and macro F1 over the labels (bootstrap interval)."""
-        from sklearn.metrics import f1_score
-
         names = {name: float(index) for index, name in enumerate(self.labels)}
         pairs = [(names[outcome.target], names[outcome.prediction]) for outcome in outcomes]
+        return {"accuracy": accuracy(outcomes), "macro_f1": bootstrap(pairs, macro_f1)}
 
-        def macro(rows: Any) -> float:
-            return float(f1_score(rows[:, 0], rows[:, 1], average="macro", zero_division=0))
 
-        return {"accuracy": accuracy(outcomes), "macro_f1": bootstrap(pairs, macro)}
+def macro_f1(pairs: Any) -> float:
+    """Return the mean of 2 TP / (2 TP + FP + FN) over the labels that occur in rows of (target, prediction).
+
+    scikit-learn's ``f1_score`` gives the same and takes 1 ms, so a bootstrap of 1000 would take a second.
+    """
+    import numpy as np
+
+    targets, predictions = pairs.astype(int).T
+    size = int(pairs.max()) + 1
+    right = np.bincount(targets[targets == predictions], minlength=size)
+    both = np.bincount(targets, minlength=size) + np.bincount(predictions, minlength=size)
+    return float((2 * right[both > 0] / both[both > 0]).mean())

@@ -51,16 +51,23 @@ class Regression(Task):
     def score(self, outcomes: list[Outcome]) -> dict[str, Score]:
         """Pearson's and Spearman's correlation (bootstrap intervals); NaN where predictions are constant."""
         import numpy as np
-        from scipy.stats import pearsonr, spearmanr
+        from scipy.stats import rankdata
 
         rows = np.array([(outcome.score, float(outcome.target)) for outcome in outcomes])
-
-        def correlation(measure: Any) -> Any:
-            return lambda r: (
-                float("nan") if np.ptp(r[:, 0]) == 0 or np.ptp(r[:, 1]) == 0 else measure(r[:, 0], r[:, 1]).statistic
-            )
-
         return {
-            "pearson": bootstrap(rows, correlation(pearsonr)),
-            "spearman": bootstrap(rows, correlation(spearmanr)),
+            "pearson": bootstrap(rows, pearson),
+            "spearman": bootstrap(rows, lambda r: pearson(rankdata(r, axis=0))),
         }
+
+
+def pearson(rows: Any) -> float:
+    """Return the correlation of two columns, NaN where one is constant.
+
+    scipy's ``pearsonr`` gives the same and a p-value besides, which makes a bootstrap ten times slower.
+    """
+    import numpy as np
+
+    if not np.ptp(rows, axis=0).all():
+        return float("nan")
+    first, second = (rows - rows.mean(axis=0)).T
+    return float(first @ second / np.sqrt((first @ first) * (second @ second)))

@@ -1,0 +1,37 @@
+"""What whole runs in tests share: small data files, tiny decoders on disk, one cache of what runs have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import small_runs
+import torch
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: two wait for each other longer than they compute where models are tiny."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a Hugging Face folder of a Llama with 2 layers of width 32 and its own tokenizer."""
+    return small_runs.write_decoder("llama", tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a Hugging Face folder of a GPT-2 with 2 layers of width 32 and its own tokenizer."""
+    return small_runs.write_decoder("gpt2", tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a small file for each kind of task."""
+    return small_runs.write_data(tmp_path_factory.mktemp("data"))

@@ -1,0 +1,77 @@
+"""The README's commands do what it says: each is composed, and the main one is trained in miniature."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELL = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL))
+COMMANDS = [line.split("  #")[0].strip() for line in SHELL.replace("\\\n", " ").splitlines()]
+RUNS = [command for command in COMMANDS if command.startswith("python -m harness.run")]
+MINIATURE = ["train.max_steps=2", "task.max_test=8", "task.max_validation=8", "tracker=none"]
+
+
+def run(command: str, *more: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a README command by this interpreter."""
+    words = [sys.executable, *shlex.split(command)[1:], *more]
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | {"WANDB_MODE": "offline"})
+
+
+def test_there_are_commands() -> None:
+    assert len(RUNS) >= 8
+    assert any("method=lora,qlora rank=8,16,64" in command for command in RUNS)
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_each_run_command_composes(command: str, tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_text("review,stars\ngood,5\nbad,1\n", encoding="utf-8")
+    found = run(command, *([] if "--" in command else ["dry_run=true"]), cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {command.split()[1] for command in COMMANDS if command.startswith("make ")}
+    assert {"sweep", "test", "check"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+def test_make_sweep_runs_the_main_command() -> None:
+    found = subprocess.run(["make", "--dry-run", "sweep"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "python -m harness.run -m method=lora,qlora rank=8,16,64" in found.stdout
+
+
+def test_ci_runs_the_test_command() -> None:
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_files_the_readme_names_exist() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links and all((ROOT / link).exists() for link in links)
+
+
+@pytest.mark.slow
+def test_the_main_command_trains_six_runs_and_prints_their_table(tmp_path: Path) -> None:
+    (main,) = [command for command in RUNS if command.endswith("method=lora,qlora rank=8,16,64")]
+    found = run(main, *MINIATURE, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    rows = [line.split() for line in found.stdout.splitlines()[1:]]
+    assert [row[:2] for row in rows] == [[method, rank] for method in ("lora", "qlora") for rank in ("8", "16", "64")]
+    again = run(main, *MINIATURE, cwd=tmp_path)
+    assert again.stdout == found.stdout
+
+
+@pytest.mark.slow
+def test_quickstart_trains_every_method(tmp_path: Path) -> None:
+    found = run("python -m harness.run -m experiment=quickstart", *MINIATURE, cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    methods = {line.split()[0] for line in found.stdout.splitlines()[1:]}
+    assert methods == {"full", "head_only", "lora", "rslora", "qlora", "prefix", "prompt", "bitfit", "adapter"}
