@@ -17,6 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+RESUME = "resume"
+"""The folder of a checkpoint that holds what only resuming needs, apart from the trained state."""
+
 
 def save_state(folder: Path, name: str, state: Any) -> None:
     """Write a nested structure of dicts, lists, tensors and plain values as ``name.json`` and ``name.safetensors``."""
@@ -91,7 +94,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 def latest(folder: Path) -> Path | None:
     """Return the newest complete checkpoint of a run that can be resumed from; unfinished ones do not count."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / "optimizer.json").is_file()]
+    found = [path for path in folder.glob("checkpoint-*") if (path / RESUME / "progress.json").is_file()]
     return max(found, key=step_of, default=None)
 
 

@@ -17,14 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from harness import progress
-from harness.checkpoint import latest, load_state, random_state, restore_random_state, save_state, step_of
+from harness.checkpoint import RESUME, latest, load_state, random_state, restore_random_state, save_state, step_of
 from harness.config import RunConfig, TrainConfig
 from harness.errors import ConfigError, TrainingError
 from harness.files import new_folder, remove_partial
 from harness.identity import learning_rate
 from harness.methods.base import Method, trainable
+from harness.models import device_of
 from harness.objectives.base import Features, Objective
 from harness.record import RunFolder
 
@@ -40,7 +42,6 @@ OURS = {
     "gradient_checkpointing_kwargs",
 }
 Array = npt.NDArray[Any]
-RESUME_FILES = ("optimizer.json", "optimizer.safetensors", "trainer_state.json")
 
 
 @dataclass(frozen=True)
@@ -219,8 +220,9 @@ class HarnessTrainer(Trainer):
         self.folder.flush_history()
         with new_folder(target) as folder:
             self.method.save(self.model, folder)
-            save_state(folder, "optimizer", self._progress_state())
-            self.state.save_to_json(str(folder / "trainer_state.json"))
+            (folder / RESUME).mkdir()
+            save_state(folder / RESUME, "progress", self._progress_state())
+            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
         prune(self.folder.checkpoints, target, self.keep)
 
     def _progress_state(self) -> dict[str, Any]:
@@ -239,7 +241,8 @@ class HarnessTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        state = load_state(Path(checkpoint), "optimizer")
+        state = load_state(Path(checkpoint) / RESUME, "progress")
+        self._random = state["random"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["scheduler"] | {"lr_lambdas": [None] * len(self.lr_scheduler.base_lrs)})
         self.clock.resume(state["clock"])
@@ -251,30 +254,27 @@ class HarnessTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            restore_random_state(load_state(Path(checkpoint), "optimizer")["random"])
+            restore_random_state(self._random)
 
 
-def prune(folder: Path, newest: Path, keep: bool) -> None:
-    """Remove older checkpoints, or where they are kept, what only resuming needs of them."""
+def prune(folder: Path, newest: Path | None, keep: bool) -> None:
+    """Remove checkpoints older than `newest`, or where they are kept, what only resuming needs of them."""
     for path in folder.glob("checkpoint-*"):
         if path == newest:
             continue
-        if not keep:
+        if keep:
+            shutil.rmtree(path / RESUME, ignore_errors=True)
+            (path / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        else:
             shutil.rmtree(path, ignore_errors=True)
-            continue
-        for name in RESUME_FILES:
-            (path / name).unlink(missing_ok=True)
 
 
 def finish_checkpoints(folder: Path, keep: bool) -> None:
     """After a run remove its checkpoints, or where they are kept, what only resuming needed."""
+    remove_partial(folder)
+    prune(folder, None, keep)
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
-        return
-    remove_partial(folder)
-    for path in folder.glob("checkpoint-*/*"):
-        if path.name in RESUME_FILES:
-            path.unlink()
 
 
 class CheckGradients(TrainerCallback):
@@ -361,6 +361,8 @@ def arguments(
         "max_steps": steps,
         "learning_rate": rate,
         "optim": train.optim or method.optimizer(),
+        # Without a GPU the model is on the CPU; the Trainer would move it to Apple's, and refuse bf16.
+        "use_cpu": device_of(train.use_cpu).type == "cpu",
         "activation_checkpointing": train.gradient_checkpointing,
         # Reentrant checkpointing gives no gradient where the inputs need none, as with a frozen base.
         "activation_checkpointing_kwargs": {"use_reentrant": False} | train.gradient_checkpointing_kwargs,

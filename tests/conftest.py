@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,16 @@ import small_runs
 import torch
 
 
+@pytest.fixture(scope="session")
+def _frozen() -> None:
+    """Keep the imported libraries out of garbage collections, of which each run does two."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Compute in one thread: two wait for each other longer than they compute where models are tiny."""
+def quick(_frozen: None) -> Iterator[None]:
+    """Make tiny runs fast: two threads would wait for each other longer than they compute."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

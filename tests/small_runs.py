@@ -7,6 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,6 @@ BAD = ("dull", "poor", "awful", "cold", "grim", "silly")
 THINGS = ("film", "book", "song", "play", "meal", "garden", "house", "story", "picture", "talk")
 PLACES = ("here", "in the city", "by the sea", "of my friend")
 QUICK = ("tracker=none", "train.max_steps=4", "train.per_device_train_batch_size=4", "train.save_steps=2")
-TRANSFORMER_SIZE = {"vocab_size": VOCABULARY, "max_position_embeddings": 256}
 
 
 def sentences() -> list[tuple[str, str]]:
@@ -75,7 +77,9 @@ def write_decoder(architecture: str, folder: Path) -> Path:
 def _llama(special: dict[str, Any]) -> LlamaForCausalLM:
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=256, **sizes, **heads, **special))
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=256, **sizes, **heads, **special)
+    )
 
 
 def _gpt2(special: dict[str, Any]) -> GPT2LMHeadModel:
@@ -129,16 +133,24 @@ def task(kind: str, data: Path) -> list[str]:
         "language_modeling": ["task.max_length=32"],
     }
     sizes = ["task.max_train=120", "task.max_validation=16", "task.max_test=24"]
-    return [f"task={kind}", f"task.data.all.path={data / name}", f"+task.columns={{{columns}}}", *sizes, *extra.get(kind, [])]
+    return [
+        f"task={kind}",
+        f"task.data.all.path={data / name}",
+        f"+task.columns={{{columns}}}",
+        *sizes,
+        *extra.get(kind, []),
+    ]
 
 
 def configure(output_dir: Path | str, *overrides: str) -> RunConfig:
     """Return the configuration of a quick run; later overrides win."""
-    return compose(*QUICK, f"output_dir={output_dir}", *_last_of_each(overrides))
+    return replace(deepcopy(_composed(overrides)), output_dir=str(output_dir))
 
 
-def _last_of_each(overrides: tuple[str, ...]) -> list[str]:
-    return list({override.partition("=")[0]: override for override in overrides}.values())
+@cache
+def _composed(overrides: tuple[str, ...]) -> RunConfig:
+    by_key = {override.partition("=")[0]: override for override in (*QUICK, *overrides)}
+    return compose(*by_key.values())
 
 
 def run(output_dir: Path | str, *overrides: str) -> tuple[Path, dict[str, Any]]:
@@ -165,7 +177,9 @@ def history(folder: Path) -> list[dict[str, Any]]:
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a trained state."""
     return {
-        f"{path.name}:{name}": tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()
+        f"{path.name}:{name}": tensor
+        for path in folder.glob("*.safetensors")
+        for name, tensor in load_file(path).items()
     }
 
 

@@ -13,7 +13,9 @@ import pytest
 def harness(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the command line in `cwd` and return what it printed."""
     command = [sys.executable, "-m", "harness.run", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | {"WANDB_MODE": "offline"})
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | {"WANDB_MODE": "offline"}
+    )
 
 
 MISTAKES = [
@@ -41,7 +43,10 @@ MISTAKES = [
     (["method.targets=qk"], "method.targets=qk: Invalid value 'qk', expected one of [all_linear, qv]"),
     (["method=qlora", "method.bits=3"], "method.bits=3: must be 4 or 8"),
     (["method=peft", "method.peft_type=IA33"], "method.peft_type=IA33: no such tuner; did you mean IA3?"),
-    (["model.dtype=float31"], "model.dtype=float31: Invalid value 'float31', expected one of [float32, bfloat16, float16]"),
+    (
+        ["model.dtype=float31"],
+        "model.dtype=float31: Invalid value 'float31', expected one of [float32, bfloat16, float16]",
+    ),
     (["model.path=/no/such"], "model.path=/no/such: no such model folder"),
     (["task=classification"], "task=custom: needs task.data.all.path=<file> or task.data.train.path=<file>"),
     (["task.data.all.path=/no/such.csv"], "task.data.all.path=/no/such.csv: no such file"),
@@ -93,5 +98,7 @@ def test_the_console_script_completes_in_a_shell(tmp_path: Path) -> None:
     script = Path(sys.executable).parent / "harness"
     line = f"{script} method=lo"
     environment = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))}
-    found = subprocess.run([script, "-sc", "query=bash"], cwd=tmp_path, capture_output=True, text=True, env=environment, check=True)
+    found = subprocess.run(
+        [script, "-sc", "query=bash"], cwd=tmp_path, capture_output=True, text=True, env=environment, check=True
+    )
     assert found.stdout.split() == ["method=lora"]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_runs
 import torch
-from hydra import compose, initialize_config_dir
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -24,14 +24,10 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BitsAndBytesConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
 )
 
 import harness.tuners.houlsby  # noqa: F401  # makes HOULSBY a tuner of PEFT
 from harness import execute, export, identity, reload
-from harness.compose import conf_folder, register, to_run_config
 from harness.config import RunConfig
 from harness.errors import AssetError, ConfigError, HarnessError, RecordError
 from harness.export import Request, parse
@@ -39,8 +35,7 @@ from harness.methods.peft import quiet_peft
 from harness.methods.qlora import keep_unpacked
 from harness.record import Status, read_record
 
-WORDS = ["good", "fine", "great", "bad", "awful", "poor", "film", "play", "song", "scene"]
-COMMON = ["tracker=none", "train.max_steps=3", "train.save_steps=0", "train.per_device_train_batch_size=4", "rank=4"]
+QUICK = ("train.max_steps=3", "train.save_steps=0", "rank=4")
 METHODS: dict[str, list[str]] = {
     "full": ["method=full"],
     "bitfit": ["method=bitfit"],
@@ -57,7 +52,7 @@ METHODS: dict[str, list[str]] = {
     "prefix": ["method=prefix", "method.length=3"],
     "prefix_projected": ["method=prefix", "method.length=3", "method.projection=true", "method.projection_size=8"],
     "prompt": ["method=prompt", "method.length=3"],
-    "prompt_text": ["method=prompt", "method.length=3", "method.init=text", "method.init_text='good film'"],
+    "prompt_text": ["method=prompt", "method.length=3", "method.init=text", "method.init_text='the film'"],
     "adapter": ["method=adapter", "method.size=4"],
     "adapter_other": ["method=adapter", "method.size=6", "seed=1"],
     "ia3": ["method=peft", "method.peft_type=IA3"],
@@ -69,7 +64,17 @@ MERGEABLE = [name for name in METHODS if name not in (*UNMERGEABLE, "bitfit_adde
 ON_BOTH = {"full", "lora", "pissa", "qlora", "adapter", "prefix", "prompt"}
 """Trained on the encoder and on the decoder; the others on one of them, to save time."""
 DECODER_ONLY = {"bitfit_added", "qlora8", "prompt_text", "rslora", "loftq", "head_only", "ia3"}
+pytestmark = pytest.mark.usefixtures("quick")
 TOKENS = torch.arange(5, 25).reshape(2, 10)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where runs go, and what they are trained from."""
+
+    runs: Path
+    llama: Path
+    data: Path
 
 
 @dataclass(frozen=True)
@@ -91,65 +96,21 @@ def logits(model: Any) -> torch.Tensor:
     return output.float().clone()
 
 
-def configure(*overrides: str) -> RunConfig:
-    register()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return to_run_config(compose("config", overrides=[*COMMON, *overrides]))
+def configure(room: Room, kind: str, name: str, *overrides: str) -> RunConfig:
+    model = "model=bert_tiny" if kind == "encoder" else f"model.path={room.llama}"
+    data = ["task.max_train=16", "task.max_validation=4", "task.max_test=6"]
+    return small_runs.configure(
+        room.runs, model, *small_runs.task("classification", room.data), *data, *QUICK, *METHODS[name], *overrides
+    )
 
 
 @pytest.fixture(scope="session")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder with a small data set and a random Llama of two layers."""
-    folder = tmp_path_factory.mktemp("export")
-    for split, size in {"train": 16, "validation": 4, "test": 6}.items():
-        rows = [
-            {"t": f"{split} {number} {WORDS[number % 10]}", "l": "no" if number % 10 in (3, 4, 5) else "yes"}
-            for number in range(size)
-        ]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    torch.manual_seed(0)
-    llama(folder / "llama")
-    return folder
-
-
-def llama(folder: Path) -> None:
-    """Write a random Llama with an untied head and a tokenizer of whole words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    known = [
-        "<pad>",
-        "<unk>",
-        "</s>",
-        "yes",
-        "no",
-        "Answer",
-        ":",
-        *WORDS,
-        *map(str, range(40)),
-        "train",
-        "validation",
-        "test",
-    ]
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="</s>")
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = LlamaConfig(vocab_size=len(known), **sizes, max_position_embeddings=128, pad_token_id=0, eos_token_id=2)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def arguments(room: Path, kind: str, name: str) -> list[str]:
-    model = ["model=bert_tiny"] if kind == "encoder" else ["model=custom", f"model.path={room / 'llama'}"]
-    data = [f"task.data.{split}.path={room / split}.jsonl" for split in ("train", "validation", "test")]
-    columns = ["+task.columns.text=t", "+task.columns.label=l", "task.template='{text} Answer:'"]
-    labels = ["+task.labels.yes=' yes'", "+task.labels.no=' no'"]
-    task = ["task=classification", *data, *columns, *labels]
-    return [*model, *task, *METHODS[name], f"output_dir={room / 'runs'}"]
+def room(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, data_folder: Path) -> Room:
+    return Room(tmp_path_factory.mktemp("export") / "runs", llama_folder, data_folder)
 
 
 @pytest.fixture(scope="session")
-def trained(room: Path) -> Callable[[str, str], Trained]:
+def trained(room: Room) -> Callable[[str, str], Trained]:
     """Train a method once a session, and keep its live model's logits."""
     runs: dict[tuple[str, str], Trained] = {}
     keep = execute.keep
@@ -162,7 +123,7 @@ def trained(room: Path) -> Callable[[str, str], Trained]:
             return keep(config, model, folder)
 
         if (kind, name) not in runs:
-            config = configure(*arguments(room, kind, name))
+            config = configure(room, kind, name)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(execute, "keep", watched)
                 status = execute.execute(config)
@@ -219,7 +180,7 @@ def test_adapter_opens_by_plain_peft(kind: str, name: str, trained: Any, tmp_pat
     to = export.export(ask(run, tmp_path / "adapter"))
     assert close_enough(run, logits(open_adapter(run, to)))
     assert {path.suffix for path in to.iterdir()} <= {".safetensors", ".json", ".txt", ".md"}  # nothing pickled
-    assert AutoTokenizer.from_pretrained(to)("good film").input_ids
+    assert AutoTokenizer.from_pretrained(to)("the film").input_ids
     assert not list(tmp_path.glob(".*"))
 
 
@@ -236,16 +197,16 @@ def test_merged_model_opens_by_plain_transformers(
     assert settings["architectures"] == ["LlamaForCausalLM" if kind == "decoder" else "BertForSequenceClassification"]
     assert "quantization_config" not in settings
     assert not {"adapter_config.json", "adapter_model.safetensors"} & {path.name for path in to.iterdir()}
-    assert AutoTokenizer.from_pretrained(to)("good film").input_ids
+    assert AutoTokenizer.from_pretrained(to)("the film").input_ids
 
 
-def test_merged_classifier_names_its_labels_and_can_be_a_base(trained: Any, tmp_path: Path, room: Path) -> None:
+def test_merged_classifier_names_its_labels_and_can_be_a_base(trained: Any, tmp_path: Path, room: Room) -> None:
     run = trained("encoder", "lora")
     to = export.export(ask(run, tmp_path / "merged", merge=True))
-    assert json.loads((to / "config.json").read_text())["id2label"] == {"0": "yes", "1": "no"}
-    config = configure(*arguments(room, "encoder", "full"), f"model.path={to}")
-    prepared = reload.prepare_without_data(config)
-    assert execute.load(config, prepared).head == ()
+    assert json.loads((to / "config.json").read_text())["id2label"] == {"0": "pos", "1": "neg"}
+    config = configure(room, "encoder", "full", f"model.path={to}")
+    backbone = execute.load(config, reload.prepare_without_data(config))
+    assert close_enough(run, logits(backbone.model))
 
 
 @pytest.mark.parametrize(("kind", "name"), cases(list(UNMERGEABLE)))
@@ -353,7 +314,7 @@ def test_code_of_a_merged_card_runs(trained: Any, tmp_path: Path, monkeypatch: p
 
 
 def test_a_hub_base_is_named_by_its_id(
-    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: Path
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: Room
 ) -> None:
     """A record of a hub model: the id and commit go into the adapter, the files come from the hub's cache."""
     from harness import assets
@@ -373,7 +334,7 @@ def test_a_hub_base_is_named_by_its_id(
     card = (to / "README.md").read_text()
     assert "base_model: someone/llama" in card
     assert "revision=adapter.revision" in card
-    assert [path.name for path in to.rglob("*") if str(room).encode() in path.read_bytes()] == []
+    assert [path.name for path in to.rglob("*") if str(room.llama).encode() in path.read_bytes()] == []
 
 
 def test_load_run_brings_the_tuned_model_back(trained: Any) -> None:
@@ -386,8 +347,8 @@ def test_load_run_brings_the_tuned_model_back(trained: Any) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), cases(list(METHODS)))
-def test_configuration_survives_the_record(kind: str, name: str, room: Path) -> None:
-    config = configure(*arguments(room, kind, name))
+def test_configuration_survives_the_record(kind: str, name: str, room: Room) -> None:
+    config = configure(room, kind, name)
     record = {"id": "some", "config": json.loads(json.dumps(identity.resolved(config)))}
     again = reload.config_of(record)
     assert identity.resolved(again) == record["config"]
@@ -404,7 +365,7 @@ def types_of(value: Any) -> Any:
 
 @pytest.mark.parametrize("task", ["trec", "asdiv", "social_iqa", "stsb", "openwebtext"])
 def test_configuration_of_every_kind_of_task_survives_the_record(task: str) -> None:
-    config = configure("model=smollm2_135m", f"task={task}")
+    config = small_runs.configure("runs", "model=smollm2_135m", f"task={task}")
     again = reload.config_of({"id": "some", "config": json.loads(json.dumps(identity.resolved(config)))})
     assert again.task == config.task
     assert again.model == config.model
@@ -448,7 +409,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no task": (broken(lambda r: r["config"].pop("task")), "configuration is damaged"),
     "text for train": (broken(lambda r: r["config"].update(train="x")), "configuration is damaged"),
     "bad enum": (broken(lambda r: r["config"]["model"].update(dtype="float8")), "'float8' is not a valid DType"),
-    "rank 0": (broken(lambda r: r["config"]["method"].update(rank=0)), "method.rank=0"),
+    "rank 0": (broken(lambda r: r["config"]["method"].update(rank=0)), "rank=0: must be at least 1"),
     "other base": (
         broken(lambda r: r["hashes"]["model"].update({"model.safetensors": "0"})),
         "changed since the run: model.saf",

@@ -22,7 +22,9 @@ MINIATURE = ["train.max_steps=2", "task.max_test=8", "task.max_validation=8", "t
 def run(command: str, *more: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a README command by this interpreter."""
     words = [sys.executable, *shlex.split(command)[1:], *more]
-    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | {"WANDB_MODE": "offline"})
+    return subprocess.run(
+        words, cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | {"WANDB_MODE": "offline"}
+    )
 
 
 def test_there_are_commands() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Full(DirectMethod):
     """Train every weight of the model."""
 
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
 
     def trains(self, name: str, parameter: nn.Parameter, backbone: Backbone) -> bool:
         """Everything trains."""
@@ -28,7 +28,8 @@ class Full(DirectMethod):
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write a Hugging Face model folder, loadable by ``from_pretrained``."""
-        cast("PreTrainedModel", model).save_pretrained(folder)
+        # By the names in memory: a base read from old ones, such as LayerNorm.gamma, would be written back in them.
+        cast("PreTrainedModel", model).save_pretrained(folder, save_original_format=False)
 
     def load(self, model: nn.Module, folder: Path) -> None:
         """Read the folder's shards back into the model, every tensor of it."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class HeadOnly(DirectMethod):
     """Train the encoder's new head, or a decoder's output layer where it is a matrix of its own."""
 
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-2
 
     def unsuitable(self, backbone: Backbone) -> str | None:
         """A tied output layer is the input embedding too, so training it alone changes the base's input."""

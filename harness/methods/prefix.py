@@ -22,7 +22,7 @@ class PrefixTuning(PeftMethod):
 
     mergeable: ClassVar[bool] = False
 
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-2
     length: int = 20
     """Virtual tokens."""
     projection: bool = False

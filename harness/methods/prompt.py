@@ -33,7 +33,7 @@ class PromptTuning(PeftMethod):
 
     mergeable: ClassVar[bool] = False
 
-    learning_rate: float = 3e-2
+    learning_rate: float = 1e-1
     length: int = 20
     """Virtual tokens."""
     init: PromptInit = PromptInit.vocabulary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, cast
@@ -79,13 +80,16 @@ class Generation(AnswerObjective[Instruction]):
     def _generate(self, model: nn.Module, prompts: list[list[int]]) -> list[str]:
         ids = torch.tensor(prompts)
         batch = to_device({"input_ids": ids, "attention_mask": torch.ones_like(ids)}, model)
-        output = cast(Any, model).generate(
-            **batch,
-            max_new_tokens=self.task.max_new_tokens,
-            do_sample=False,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-        )
+        with warnings.catch_warnings():
+            # PEFT says so at every token under prompt tuning, whose virtual tokens take positions of their own.
+            warnings.filterwarnings("ignore", "Position ids are not supported")
+            output = cast(Any, model).generate(
+                **batch,
+                max_new_tokens=self.task.max_new_tokens,
+                do_sample=False,
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=self.tokenizer.eos_token_id,
+            )
         return [
             text.strip() for text in self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
         ]
