@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import gc
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def execute(config: RunConfig) -> Status | None:
     """
     folder = RunFolder(config.output_dir, identity.run_id(config))
     try:
-        with folder.lock(config.sweep.wait) as mine:
+        with folder.lock(config.sweep.wait) as mine, settings_kept():
             return _next_attempt(config, folder) if mine else None
     except (RecordError, OSError) as error:
         progress.say(f"{folder.id}: failed: {_one_line(error)}")
@@ -53,6 +54,20 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Put torch's settings back that ``train.full_determinism`` and ``train.tf32`` change for the whole process."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    deterministic, tf32 = torch.are_deterministic_algorithms_enabled(), (cuda.allow_tf32, cudnn.allow_tf32)
+    cudnn_before = (cudnn.deterministic, cudnn.benchmark)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        cuda.allow_tf32, cudnn.allow_tf32 = tf32
+        cudnn.deterministic, cudnn.benchmark = cudnn_before
 
 
 def _next_attempt(config: RunConfig, folder: RunFolder) -> Status:

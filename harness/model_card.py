@@ -21,7 +21,9 @@ ADAPTER = """
 
 folder = "."  # this folder
 adapter = PeftConfig.from_pretrained(folder)
-base = {auto}.from_pretrained({arguments})
+base = {auto}.from_pretrained(
+{arguments}
+)
 model = PeftModel.from_pretrained(base, folder).eval()
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ```
@@ -58,7 +60,7 @@ def base_of(config: RunConfig, files: Files) -> tuple[str, str | None]:
     """Return the name or folder to load the base from, and its revision where it is the hub's."""
     if config.model.id:
         return config.model.id, config.model.revision or files.folder.name
-    return str(files.folder), None
+    return str(files.folder.absolute()), None
 
 
 def adapter_card(record: dict[str, Any], config: RunConfig, backbone: Backbone, tuner: str) -> str:
@@ -103,7 +105,7 @@ def _arguments(config: RunConfig, backbone: Backbone, quantization: Any) -> str:
         arguments += [f"num_labels={backbone.model.config.num_labels}"]
     if quantization is not None:
         arguments += [f"quantization_config=BitsAndBytesConfig({_quantisation(backbone, quantization)})"]
-    return ", ".join(arguments)
+    return "\n".join(f"    {argument}," for argument in arguments)
 
 
 def _quantisation(backbone: Backbone, quantization: Any) -> str:

@@ -179,6 +179,9 @@ def test_adapter_opens_by_plain_peft(kind: str, name: str, trained: Any, tmp_pat
     run = trained(kind, name)
     to = export.export(ask(run, tmp_path / "adapter"))
     assert close_enough(run, logits(open_adapter(run, to)))
+    if kind == "decoder":  # whose base has no new head, by which it would differ in any case
+        base = logits(base_model(run, str(run.config.model.path)))
+        assert float((base - run.logits[:, -base.shape[1] :]).abs().max()) > 1e-3 * float(base.abs().max())
     assert {path.suffix for path in to.iterdir()} <= {".safetensors", ".json", ".txt", ".md"}  # nothing pickled
     assert AutoTokenizer.from_pretrained(to)("the film").input_ids
     assert not list(tmp_path.glob(".*"))
@@ -190,7 +193,7 @@ def test_merged_model_opens_by_plain_transformers(
 ) -> None:
     run = trained(kind, name)
     to = export.export(ask(run, tmp_path / "merged", merge=True))
-    # LLM.int8 rounds activations, a merged model does not.
+    # LLM.int8 rounds activations, a merged model does not: see the next test.
     assert close_enough(run, logits(base_model(run, to)), 0.1 if name == "qlora8" else 1e-5)
     assert "merged model checked: max |difference of logits| is " in capsys.readouterr().out
     settings = json.loads((to / "config.json").read_text())
@@ -198,6 +201,40 @@ def test_merged_model_opens_by_plain_transformers(
     assert "quantization_config" not in settings
     assert not {"adapter_config.json", "adapter_model.safetensors"} & {path.name for path in to.iterdir()}
     assert AutoTokenizer.from_pretrained(to)("the film").input_ids
+
+
+@pytest.mark.parametrize("name", ["lora", "qlora"])
+def test_half_precision_stays_half_and_equal_to_its_rounding(
+    name: str, room: Room, trained: Any, tmp_path: Path
+) -> None:
+    config = configure(room, "decoder", name, "model.dtype=bfloat16")
+    assert execute.execute(config) is Status.done
+    folder = Path(config.output_dir) / identity.run_id(config)
+    export.export(Request(str(folder), str(tmp_path / "adapter")))
+    to = export.export(Request(str(folder), str(tmp_path / "merged"), merge=True))
+    assert {tensor.dtype for tensor in load_file(to / "model.safetensors").values()} == {torch.bfloat16}
+    assert AutoModelForCausalLM.from_pretrained(to).dtype is torch.bfloat16
+
+
+def test_merged_int8_is_the_run_without_rounded_activations(
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against the plain product with weights that bitsandbytes itself dequantises."""
+    from bitsandbytes.functional import int8_vectorwise_dequant
+    from bitsandbytes.nn import Linear8bitLt
+
+    run = trained("decoder", "qlora8")
+    to = export.export(ask(run, tmp_path / "merged", merge=True))
+    printed = capsys.readouterr().out
+    assert float(printed.split("logits| is ")[1].split(", ")[1].split()[0]) < 1e-5
+    assert "without LLM.int8's rounding of activations" in printed
+    model, _, _ = reload.load_run(run.folder)
+    for layer in [module for module in model.modules() if isinstance(module, Linear8bitLt)]:
+        plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=False)
+        plain.weight.data = int8_vectorwise_dequant(layer.weight.CB, layer.weight.SCB)
+        layer.forward = plain.forward
+    wanted = logits(model)
+    assert float((wanted - logits(base_model(run, to))).abs().max()) <= 1e-5 * float(wanted.abs().max())
 
 
 def test_merged_classifier_names_its_labels_and_can_be_a_base(trained: Any, tmp_path: Path, room: Room) -> None:
@@ -406,6 +443,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "unknown method": (broken(lambda r: r["config"]["method"].update(name="lroa")), "did you mean lora"),
     "unknown method key": (broken(lambda r: r["config"]["method"].update(rnk=1)), r"method\.rnk: .*did you mean rank"),
+    "no scores": (broken(lambda r: r.pop("scores")), "damaged, its results lack 'scores'"),
     "no task": (broken(lambda r: r["config"].pop("task")), "configuration is damaged"),
     "text for train": (broken(lambda r: r["config"].update(train="x")), "configuration is damaged"),
     "bad enum": (broken(lambda r: r["config"]["model"].update(dtype="float8")), "'float8' is not a valid DType"),

@@ -43,7 +43,7 @@ def ready(data_folder: Path, llama_folder: Path, gpt2_folder: Path, tmp_path: Pa
         with torch.no_grad():  # off its start, where most methods change nothing
             for parameter in adapted.parameters():
                 if parameter.requires_grad:
-                    parameter += 0.1 * torch.randn_like(parameter)
+                    parameter.add_(0.1 * torch.randn_like(parameter))
         return config, prepared, adapted
 
     return make
@@ -325,7 +325,7 @@ def test_empty_prompt_has_something_to_predict_from(ready: Callable[..., Ready])
     assert ids == objective.tokenizer(" good").input_ids
 
 
-CHAT = "{% for m in messages %}<|end|>{{ m.role }}\n{{ m.content }}\n{% endfor %}<|end|>assistant\n"
+CHAT = "{% for m in messages %}<|end|>{{ m.role }}\n{{ m.content }}\n{% endfor %}<|end|>assistant{{ '\n' }}"
 
 
 def test_chat_template_brings_its_own_special_tokens(ready: Callable[..., Ready]) -> None:

@@ -1,0 +1,430 @@
+"""Whole runs: every method on every model, the same twice, and what is recorded where something goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import os
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_runs
+import torch
+from small_runs import assert_same_run, assert_same_tensors, run, tensors
+from torch import nn
+
+from harness import execute as execution
+from harness.evaluate import Baseline, answer
+from harness.execute import execute
+from harness.record import Status, comparable, read_items, read_record
+from harness.reload import load_run
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+METHODS: dict[str, list[str]] = {
+    "full": ["method=full"],
+    "head_only": ["method=head_only"],
+    "lora": ["method=lora"],
+    "dora": ["method=lora", "method.dora=true"],
+    "pissa": ["method=lora", "method.init=pissa"],
+    "rslora": ["method=rslora"],
+    "qlora": ["method=qlora"],
+    "prefix": ["method=prefix"],
+    "prompt": ["method=prompt"],
+    "bitfit": ["method=bitfit"],
+    "adapter": ["method=adapter"],
+    "ia3": ["method=peft", "method.peft_type=IA3"],
+}
+NO_BIASES = "the model has no biases to train; method.add_biases=true gives it zero biases"
+TIED = "the model's output layer is tied to its input embedding; there is no separate head to train"
+
+
+@pytest.fixture
+def bert(data_folder: Path) -> list[str]:
+    return ["model=bert_tiny", *small_runs.task("classification", data_folder), "rank=4"]
+
+
+@pytest.fixture
+def llama(data_folder: Path, llama_folder: Path) -> list[str]:
+    return ["model=custom", f"model.path={llama_folder}", *small_runs.task("classification", data_folder), "rank=4"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_bert_tiny_and_comes_back(name: str, bert: list[str], tmp_path: Path) -> None:
+    trains_and_comes_back([*bert, *METHODS[name]], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "rslora", "qlora", "prefix", "prompt", "adapter", "ia3"])
+def test_every_method_trains_a_decoder_and_comes_back(name: str, llama: list[str], tmp_path: Path) -> None:
+    trains_and_comes_back([*llama, *METHODS[name]], tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"dora", "pissa"}))
+def test_every_method_trains_minilm(name: str, data_folder: Path, tmp_path: Path) -> None:
+    overrides = ["model=minilm_l6", *small_runs.task("classification", data_folder), *METHODS[name]]
+    _, record = run(tmp_path, *overrides, "train.max_steps=2")
+    assert record["status"] == Status.done, record["reason"]
+    assert 0 < record["parameters"]["trainable"] <= 1.2 * record["parameters"]["total"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_meets_smollm2(name: str, data_folder: Path, tmp_path: Path) -> None:
+    overrides = ["model=smollm2_135m", *small_runs.task("classification", data_folder), *METHODS[name]]
+    _, record = run(tmp_path, *overrides, "train.max_steps=2", "task.max_test=8", "task.max_validation=8")
+    expected = {"bitfit": NO_BIASES, "head_only": TIED}.get(name)
+    status = Status.not_applicable if expected else Status.done
+    assert (record["status"], record["reason"]) == (status, expected)
+
+
+def trains_and_comes_back(overrides: list[str], tmp_path: Path) -> None:
+    """Train; then load the trained state onto a fresh model, and require the very same outcomes of it."""
+    folder, record = run(tmp_path, *overrides, "train.max_steps=2", "train.learning_rate=0.02", "train.warmup_steps=0")
+    assert record["status"] == Status.done, record["reason"]
+    model, _, prepared = load_run(folder)
+    config = small_runs.configure(tmp_path, *overrides)
+    again = answer(model, prepared.objective, prepared.questions, config.train, "again")
+    found = read_items(folder / "items.parquet")
+    assert repr(again) == repr(found["after"])
+    assert repr(again) != repr(found["before"])
+    assert_no_pickles(tmp_path)
+
+
+def assert_no_pickles(folder: Path) -> None:
+    endings = {path.suffix for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert endings <= {".json", ".jsonl", ".parquet", ".safetensors", ".md"}
+
+
+def test_checkpoints_hold_no_pickles_either(bert: list[str], tmp_path: Path) -> None:
+    folder, _ = run(tmp_path, *bert, "train.keep_checkpoints=true", "method=full")
+    assert list((folder / "checkpoints").rglob("*.safetensors"))
+    assert_no_pickles(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["method=bitfit"], NO_BIASES),
+        (["method=lora", "method.init=pissa", "rank=64"], "method.init=pissa gives no rank 64"),
+        (["method=peft", "method.peft_type=ADALORA"], "ADALORA"),
+    ],
+)
+def test_what_does_not_apply_is_recorded_with_its_reason(
+    overrides: list[str], reason: str, llama: list[str], tmp_path: Path
+) -> None:
+    folder, record = run(tmp_path, *llama, *overrides)
+    assert record["status"] == Status.not_applicable
+    assert reason in record["reason"]
+    assert "traceback" not in record
+    before = (folder / "record.json").stat().st_mtime_ns
+    assert run(tmp_path, *llama, *overrides)[1] == record
+    assert (folder / "record.json").stat().st_mtime_ns == before  # it is final
+
+
+def test_task_that_does_not_fit_the_model_is_not_applicable(
+    data_folder: Path, llama_folder: Path, tmp_path: Path
+) -> None:
+    for kind, model in (
+        ("regression", ["model=custom", f"model.path={llama_folder}"]),
+        ("instruction", ["model=bert_tiny"]),
+    ):
+        _, record = run(tmp_path, *model, *small_runs.task(kind, data_folder))
+        assert record["status"] == Status.not_applicable
+        assert "needs a" in record["reason"]
+
+
+@pytest.mark.parametrize("kind", ["classification", "multiple_choice", "instruction", "language_modeling"])
+def test_kinds_of_task_on_a_decoder(kind: str, data_folder: Path, gpt2_folder: Path, tmp_path: Path) -> None:
+    check_kind(kind, ["model=custom", f"model.path={gpt2_folder}"], data_folder, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["classification", "multiple_choice", "regression"])
+def test_kinds_of_task_on_an_encoder(kind: str, data_folder: Path, tmp_path: Path) -> None:
+    check_kind(kind, ["model=bert_tiny"], data_folder, tmp_path)
+
+
+def check_kind(kind: str, model: list[str], data: Path, tmp_path: Path) -> None:
+    learn = ["method=full", "train.max_steps=30", "train.learning_rate=3e-3", "train.save_steps=0"]
+    folder, record = run(tmp_path, *model, *small_runs.task(kind, data), *learn)
+    assert record["status"] == Status.done, record["traceback"]
+    losses = [entry["loss"] for entry in small_runs.history(folder)]
+    if kind != "multiple_choice":  # whose answers are as good as random
+        assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    for phase in ("before", "after"):
+        for split, count in (("validation", 16), ("test", 24)):
+            for score in record["scores"][phase][split].values():
+                assert kind == "language_modeling" or score["n"] == count
+                assert score["value"] is None or score["low"] <= score["value"] <= score["high"]
+    assert record["metric"] in record["scores"]["after"]["test"]
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(samples) == (0 if kind == "language_modeling" else 8)
+    assert all(set(row) == {"item", "prompt", "base", "tuned", "reference"} and row["prompt"] for row in samples)
+    items = read_items(folder / "items.parquet")
+    assert list(items) == ["before", "after"]
+    assert [o.item for o in items["before"]["test"]] == [o.item for o in items["after"]["test"]]
+
+
+def test_record_says_what_was_run(bert: list[str], tmp_path: Path) -> None:
+    folder, record = run(tmp_path, *bert)
+    assert set(record["seconds"]) == {"tokenise", "load", "evaluate_base", "train", "evaluate", "save"}
+    assert set(record["memory"]) == set(record["seconds"])
+    assert all(peak["resident_gib"] > 0 for peak in record["memory"].values())
+    assert record["tokens_per_second"] > 0 and record["tokens"] > 0
+    saved = sum(path.stat().st_size for path in (folder / "trained").glob("*.safetensors"))
+    assert record["parameters"]["saved_bytes"] == saved
+    assert record["data"]["items"] == {"train": 120, "validation": 16, "test": 24}
+    assert len(record["hashes"]["data"]) == 64 and record["hashes"]["model"]
+    assert record["config"]["task"]["kind"] == "classification"
+    assert record["config"]["method"]["name"] == "lora"
+    assert record["versions"]["torch"] == torch.__version__
+    assert (folder / "trained" / "adapter_config.json").exists()
+
+
+def test_no_secret_of_the_environment_is_written(
+    bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_of_the_test")
+    monkeypatch.setenv("WANDB_API_KEY", "wandb_secret_of_the_test")
+    run(tmp_path, *bert, "train.max_steps=1")
+    texts = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(b"secret_of_the_test" in text or b"HF_TOKEN" in text for text in texts)
+
+
+def test_same_seed_gives_the_same_and_another_does_not(llama: list[str], tmp_path: Path) -> None:
+    dropout = "method.dropout=0.3"
+    first, _ = run(tmp_path / "first", *llama, dropout)
+    torch.rand(7)
+    second, _ = run(tmp_path / "second", *llama, dropout)
+    assert_same_run(first, second)
+    other, _ = run(tmp_path / "second", *llama, dropout, "seed=1")
+    assert other != second
+    ours, theirs = tensors(first / "trained"), tensors(other / "trained")
+    assert all(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_later_run_is_the_run_alone(llama: list[str], data_folder: Path, tmp_path: Path) -> None:
+    """After other methods, models and tasks in the same process, to the bit as in a process of its own."""
+    process = small_runs.start_process(*llama, "method=lora", f"output_dir={tmp_path / 'alone'}")
+    try:
+        for others in (["method=full"], ["method=qlora"], ["method=prompt"], ["seed=4", "train.bf16=true"]):
+            run(tmp_path / "sweep", *llama, *others)
+        run(tmp_path / "sweep", "model=bert_tiny", *small_runs.task("multiple_choice", data_folder))
+        last, _ = run(tmp_path / "sweep", *llama, "method=lora")
+        text, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, text
+    assert_same_run(tmp_path / "alone" / last.name, last)
+
+
+def test_done_run_is_skipped(bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, record = run(tmp_path, *bert)
+    monkeypatch.setattr(execution, "_work", lambda *_: pytest.fail("trained again"))
+    written = (folder / "record.json").stat().st_mtime_ns
+    assert execute(small_runs.configure(tmp_path, *bert)) is Status.done
+    assert (folder / "record.json").stat().st_mtime_ns == written
+    assert read_record(folder) == record
+
+
+def test_base_is_evaluated_once_for_all_that_share_it(
+    bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, labels = execution.answer, []
+
+    def counted(model: nn.Module, objective: Any, questions: Any, train: Any, label: str) -> Any:
+        labels.append(label)
+        return original(model, objective, questions, train, label)
+
+    monkeypatch.setattr(execution, "answer", counted)
+    records = [run(tmp_path, *bert, *METHODS[name])[1] for name in ("full", "lora", "qlora")]
+    assert labels.count("base") == 1
+    assert len({json.dumps(record["scores"]["before"]) for record in records}) == 1
+    for different in ("seed=1", "train.bf16=true", "task.max_test=20"):  # another head, precision, items
+        run(tmp_path, *bert, different)
+    assert labels.count("base") == 4
+
+
+def test_damaged_baseline_is_computed_again(bert: list[str], tmp_path: Path) -> None:
+    _, first = run(tmp_path, *bert)
+    (file,) = (tmp_path / ".base").glob("*/items.parquet")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    _, second = run(tmp_path, *bert, "method=full")
+    assert second["status"] == Status.done
+    assert second["scores"]["before"] == first["scores"]["before"]
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"not parquet at all", b"PAR1" + b"\0" * 40 + b"PAR1"])
+def test_damaged_baseline_is_not_trusted(damage: bytes, tmp_path: Path) -> None:
+    baseline = Baseline(tmp_path, {"model": "a"})
+    with baseline.lock():
+        (baseline.path / "items.parquet").write_bytes(damage)
+        assert baseline.read() is None
+
+
+def test_baseline_of_other_columns_is_not_trusted(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    baseline = Baseline(tmp_path, {"model": "a"})
+    with baseline.lock():
+        assert baseline.read() is None
+        pq.write_table(
+            pa.Table.from_pylist([{"phase": "before", "split": "test", "other": 1}]), baseline.path / "items.parquet"
+        )
+        assert baseline.read() is None
+
+
+@pytest.mark.parametrize("place", ["checkpoint", "trained", "items", "baseline"])
+def test_full_disk_fails_in_one_line(
+    place: str, bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    from harness import train as training
+    from harness.methods.lora import LoRA
+    from harness.record import RunFolder
+
+    owner, name = {
+        "checkpoint": (training, "save_state"),
+        "trained": (LoRA, "save"),
+        "items": (RunFolder, "write_items"),
+        "baseline": (Baseline, "write"),
+    }[place]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, full)
+        folder, record = run(tmp_path, *bert)
+    assert (record["status"], record["reason"]) == ("failed", "no space left on the disk")
+    assert capfd.readouterr().err.strip() == f"{folder.name}: failed: no space left on the disk"
+    assert not list(folder.rglob("*.part"))  # what was half written is gone, so that there is room for the record
+    _, record = run(tmp_path, *bert)
+    assert (record["status"], record["attempts"]) == ("done", 2)
+
+
+def test_disk_too_full_even_for_the_record(
+    bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from harness.record import RunFolder
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    config = small_runs.configure(tmp_path, *bert)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write", full)
+        assert execute(config) is Status.failed
+    assert capfd.readouterr().err.strip().endswith("failed: no space left on the disk")
+    assert execute(config) is Status.done
+
+
+@pytest.mark.parametrize(
+    "content", ['{"schema_version": 1, "id"', '{"schema_version": 99, "id": "", "status": "done", "config": {}}']
+)
+def test_record_that_cannot_be_trusted_is_reported_and_left(
+    content: str, bert: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = small_runs.configure(tmp_path, *bert)
+    folder = small_runs.folder_of(config)
+    folder.mkdir()
+    (folder / "record.json").write_text(content, encoding="utf-8")
+    assert execute(config) is Status.failed
+    assert str(folder / "record.json") in capfd.readouterr().err
+    assert (folder / "record.json").read_text(encoding="utf-8") == content
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "record.json"]
+
+
+def test_failure_of_any_kind_is_recorded(bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise LookupError("first line\nsecond line")
+
+    monkeypatch.setattr(execution, "learn", broken)
+    _, record = run(tmp_path, *bert)
+    assert (record["status"], record["reason"]) == ("failed", "LookupError: first line")
+    assert "second line" in record["traceback"]
+    assert record["config"]["rank"] == 4 and record["versions"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_model_is_freed_after_its_run(
+    fails: bool, bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, not when the garbage collector comes by: two large models do not fit side by side."""
+    from harness.methods.lora import LoRA
+
+    original, models = LoRA.attach, []
+
+    def remembered(self: LoRA, backbone: Any) -> nn.Module:
+        model = original(self, backbone)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(LoRA, "attach", remembered)
+    if fails:
+        monkeypatch.setattr(execution, "keep", lambda *_: 1 / 0)
+    config = small_runs.configure(tmp_path, *bert)
+    gc.disable()
+    try:
+        assert execute(config) is (Status.failed if fails else Status.done)
+        assert [model() for model in models] == [None]
+    finally:
+        gc.enable()
+
+
+def test_tracker_is_told_and_finished(bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness import track
+
+    calls: list[Any] = []
+
+    class Spy(track.NullTracker):
+        url_or_folder = "somewhere"
+
+        def log(self, metrics: dict[str, float], step: int) -> None:
+            calls.append((step, set(metrics)))
+
+        def finish(self, status: str) -> None:
+            calls.append(status)
+
+    monkeypatch.setattr(track, "start", lambda *_: Spy())
+    _, record = run(tmp_path, *bert, "train.max_steps=1")
+    assert calls == [(1, {"loss", "learning_rate", "grad_norm", "epoch", "tokens"}), "done"]
+    assert record["tracker"] == "somewhere"
+    monkeypatch.setattr(execution, "learn", lambda *_: 1 / 0)
+    run(tmp_path, *bert, "seed=1")
+    assert calls[-1] == "failed"
+
+
+def test_offline_tracking_changes_no_result(bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATA", "CACHE", "CONFIG"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home" / name.lower()))
+    plain, first = run(tmp_path / "plain", *bert)
+    tracked, second = run(tmp_path / "tracked", *bert, "tracker=wandb", "tracker.mode=offline")
+    assert comparable(first) == comparable(second)
+    assert_same_tensors(plain / "trained", tracked / "trained")
+    assert list(tracked.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_waiting_is_off_unless_asked(bert: list[str], tmp_path: Path, make_holder: Callable[[Path], None]) -> None:
+    config = small_runs.configure(tmp_path, *bert)
+    make_holder(small_runs.folder_of(config))
+    assert execute(config) is None
+
+
+@pytest.fixture
+def make_holder() -> Any:
+    """Return a function that holds a run as another process would, until the test ends."""
+    from contextlib import ExitStack
+
+    from harness.record import RunFolder
+
+    with ExitStack() as stack:
+
+        def hold(folder: Path) -> None:
+            assert stack.enter_context(RunFolder(folder.parent, folder.name).lock(wait=False))
+
+        yield hold
