@@ -249,18 +249,18 @@ def keep(config: RunConfig, model: nn.Module, folder: RunFolder) -> int:
 def keep_outcomes(folder: RunFolder, prepared: Prepared, before: Outcomes, after: Outcomes) -> list[dict[str, Any]]:
     """Write every item's outcome, and a few with their text for people to read."""
     folder.write_items({"before": before, "after": after})
-    prompts = {item.id: prepared.objective.show(item) for item in prepared.splits.test[:SAMPLES]}
+    inputs = {item.id: prepared.objective.show(item) for item in prepared.splits.test[:SAMPLES]}
     base = {outcome.item: outcome.prediction for outcome in before["test"]}
     rows = [
         {
             "item": o.item,
-            "prompt": prompts[o.item],
+            "input": inputs[o.item],
             "base": base.get(o.item),
             "tuned": o.prediction,
             "reference": o.target,
         }
         for o in after["test"]
-        if o.item in prompts
+        if o.item in inputs
     ]
     folder.write_samples(rows)
     return rows

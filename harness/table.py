@@ -23,8 +23,8 @@ def print_results(folders: list[Path]) -> None:
         table.add_column(name, justify="left" if name in ("method", "folder") else "right", overflow="fold")
     for folder in folders:
         table.add_row(*row(folder))
-    # Off a terminal lines must not be folded at 80 columns: people read them in log files.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+    # Off a terminal no line may be folded: people search log files for folders and reasons.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     Console(width=max(width, 100), highlight=False, markup=False).print(table)
 
 

@@ -162,7 +162,7 @@ def check_kind(kind: str, model: list[str], data: Path, tmp_path: Path) -> None:
     assert record["metric"] in record["scores"]["after"]["test"]
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(samples) == (0 if kind == "language_modeling" else 8)
-    assert all(set(row) == {"item", "prompt", "base", "tuned", "reference"} and row["prompt"] for row in samples)
+    assert all(set(row) == {"item", "input", "base", "tuned", "reference"} and row["input"] for row in samples)
     items = read_items(folder / "items.parquet")
     assert list(items) == ["before", "after"]
     assert [o.item for o in items["before"]["test"]] == [o.item for o in items["after"]["test"]]

@@ -142,7 +142,7 @@ def test_job_that_raises_does_not_keep_the_others_from_their_end(
     monkeypatch.setattr(execution, "_next_attempt", broken)
     with pytest.raises(ZeroDivisionError, match="a bug"):
         run_sweep(jobs_of(base, ["method=full"], ["method=bitfit"]))
-    assert read_record(next(Path(base[-1]).parent.glob("x"), Path("x")) if False else folder_named(base, "bitfit"))
+    assert read_record(folder_named(base, "bitfit"))["status"] == "done"
 
 
 def folder_named(base: list[str], label: str) -> Path:
@@ -173,7 +173,7 @@ def test_damaged_record_is_reported_and_the_rest_is_trained(
     assert str(damaged) in capsys.readouterr().out
     assert read_record(folder_named(base, "bitfit"))["status"] == "done"
     config = to_run_config(compose(jobs[0]))
-    with pytest.raises(RecordError, match="damaged|newer"):
+    with pytest.raises(RecordError, match=r"damaged|newer"):
         sweep.run_single(config, execute)
 
 

@@ -304,5 +304,6 @@ def bootstrap(values: Any, statistic: Callable[..., Any], higher_is_better: bool
     rows = np.asarray(values, dtype=float)
     rng = np.random.default_rng(0)
     resampled = [statistic(rows[rng.integers(0, len(rows), len(rows))]) for _ in range(1000)]
-    low, high = np.nanpercentile(resampled, [2.5, 97.5])
+    known = [value for value in resampled if not np.isnan(value)]
+    low, high = np.percentile(known, [2.5, 97.5]) if known else (np.nan, np.nan)
     return Score(float(statistic(rows)), float(low), float(high), len(rows), higher_is_better)

@@ -1,0 +1,68 @@
+"""What may import what, what may know of methods, and what must not be loaded to answer a typing error."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import harness.methods
+from harness.methods.base import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "transformers", "peft", "wandb", "datasets", "pyarrow", "scipy", "sklearn", "accelerate")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the full names of the modules that a file imports anywhere."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full"
+            yield str(node.module)
+
+
+@pytest.mark.parametrize("package", ["harness", "hydra_plugins"])
+def test_harness_never_imports_analysis(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        found = [name for name in imports(path) if name.split(".")[0] in ("analysis", "scripts", "tests")]
+        assert found == [], path
+
+
+@pytest.mark.parametrize("file", ["train.py", "evaluate.py", "run.py", "execute.py"])
+def test_no_method_is_known_by_name(file: str) -> None:
+    METHODS.discover(harness.methods)
+    tree = ast.parse((ROOT / "harness" / file).read_text(encoding="utf-8"))
+    strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    names = {name for node in ast.walk(tree) if isinstance(node, ast.Name | ast.Attribute) for name in [_name(node)]}
+    assert strings & set(METHODS.names()) == set()
+    assert not {name for name in imports(ROOT / "harness" / file) if name.startswith("harness.methods.")} - {
+        "harness.methods.base"
+    }
+    assert names & {METHODS[name].__name__ for name in METHODS.names()} == set()
+
+
+def _name(node: ast.Name | ast.Attribute) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr
+
+
+@pytest.mark.parametrize("module", ["run", "compose", "sweep", "config", "record", "identity", "track"])
+def test_configuration_loads_nothing_heavy(module: str) -> None:
+    code = f"import sys, harness.{module}; print([name for name in {HEAVY} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == "[]"
+
+
+def test_methods_and_tasks_import_the_heavy_inside_functions_only() -> None:
+    for folder in ("methods", "tasks"):
+        for path in (ROOT / "harness" / folder).glob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+            names |= {str(node.module) for node in top if isinstance(node, ast.ImportFrom)}
+            assert not {name.split(".")[0] for name in names} & set(HEAVY), path

@@ -1,0 +1,141 @@
+"""What makes two runs the same run, and what makes them two."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import small_runs
+
+from harness.errors import ConfigError
+from harness.identity import digest, identity, resolved, run_id
+
+
+@pytest.fixture
+def base(data_folder: Path, llama_folder: Path) -> list[str]:
+    return ["model=custom", f"model.path={llama_folder}", *small_runs.task("classification", data_folder)]
+
+
+def id_of(*overrides: str) -> str:
+    return run_id(small_runs.configure("runs", *overrides))
+
+
+def test_rank_counts_only_where_it_is_used(base: list[str]) -> None:
+    for method in ("full", "head_only", "prefix", "prompt", "bitfit", "adapter"):
+        assert id_of(*base, f"method={method}", "rank=8") == id_of(*base, f"method={method}", "rank=16")
+    for method in ("lora", "rslora", "qlora"):
+        assert id_of(*base, f"method={method}", "rank=8") != id_of(*base, f"method={method}", "rank=16")
+        assert id_of(*base, f"method={method}", "rank=8").startswith(f"{method}-r8-")
+        assert id_of(*base, f"method={method}", "rank=8", "method.rank=4") == id_of(*base, f"method={method}", "rank=4")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.note=a note",
+        "model.licence=MIT",
+        "model.name=another",
+        "task.dataset=renamed",
+        "task.citation=x",
+        "task.source=x",
+        "task.licence=x",
+        "task.note=x",
+        "train.logging_steps=7",
+        "train.save_steps=0",
+        "train.keep_checkpoints=true",
+        "train.dataloader_num_workers=2",
+        "sweep.name=x",
+        "sweep.index=3",
+        "sweep.wait=true",
+        "tracker.project=x",
+        "tracker=wandb",
+        "cache_dir=elsewhere",
+        "dry_run=true",
+        "rank=16",
+    ],
+)
+def test_what_changes_no_result_changes_no_id(override: str, base: list[str]) -> None:
+    assert id_of(*base, override) == id_of(*base)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "rank=8",
+        "method=rslora",
+        "method.dropout=0.1",
+        "method.alpha=3",
+        "train.learning_rate=0.5",
+        "train.max_steps=5",
+        "train.per_device_train_batch_size=5",
+        "train.gradient_accumulation_steps=2",
+        "train.weight_decay=0.1",
+        "train.bf16=true",
+        "train.lr_scheduler_type=cosine",
+        "train.neftune_noise_alpha=1",
+        "+train.other.dataloader_drop_last=true",
+        "model.dtype=bfloat16",
+        "task.max_length=99",
+        "task.max_train=50",
+        "task.template='{text}'",
+        "task.test_share=0.2",
+        "+task.labels={pos: ' yes', neg: ' no'}",
+    ],
+)
+def test_what_can_change_a_result_changes_the_id(override: str, base: list[str]) -> None:
+    assert id_of(*base, override) != id_of(*base)
+
+
+def test_default_learning_rate_is_the_rate_itself(base: list[str]) -> None:
+    """Whether it is the method's own or was spelt out, the run is the same."""
+    config = small_runs.configure("runs", *base)
+    assert id_of(*base, f"train.learning_rate={config.method.learning_rate}") == id_of(*base)
+    assert id_of(*base, "method.learning_rate=0.7") == id_of(*base, "train.learning_rate=0.7")
+    assert resolved(config)["train"]["learning_rate"] == config.method.learning_rate
+
+
+def test_files_count_by_content_and_not_by_place(
+    base: list[str], data_folder: Path, llama_folder: Path, tmp_path: Path
+) -> None:
+    before = id_of(*base)
+    shutil.copytree(llama_folder, tmp_path / "model")
+    shutil.copy(data_folder / "classification.jsonl", tmp_path / "rows.jsonl")
+    moved = [*base, f"model.path={tmp_path / 'model'}", f"task.data.all.path={tmp_path / 'rows.jsonl'}"]
+    assert id_of(*moved) == before
+    with (tmp_path / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"text": "one more", "label": "pos"}\n')
+    with_more_rows = id_of(*moved)
+    assert with_more_rows != before
+    weights = tmp_path / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    with_other_weights = id_of(*moved)
+    assert len({before, with_more_rows, with_other_weights}) == 3
+    tokenizer = tmp_path / "model" / "tokenizer_config.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8").replace("{", '{"x": 1,', 1), encoding="utf-8")
+    assert id_of(*moved) != with_other_weights
+
+
+@pytest.mark.parametrize("missing", ["model.path=no/such/model", "task.data.all.path=no/such/rows.jsonl"])
+def test_files_that_are_not_there_are_named(missing: str, base: list[str]) -> None:
+    with pytest.raises(ConfigError, match=missing.replace(".", r"\.")):
+        id_of(*base, missing)
+
+
+def test_identity_and_configuration_are_plain_json(base: list[str]) -> None:
+    config = small_runs.configure("runs", *base)
+    for made in (identity(config), resolved(config)):
+        assert json.loads(json.dumps(made)) == made
+    assert resolved(config)["task"]["kind"] == "classification"
+    assert resolved(config)["method"]["name"] == "lora"
+
+
+def test_digest_is_of_the_value_and_not_of_its_order() -> None:
+    assert digest({"a": 1, "b": [2, 3]}) == digest({"b": [2, 3], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest([1, 2]) != digest([2, 1])
+    assert len(digest({}, 16)) == 16
