@@ -5,8 +5,9 @@ Vectors are rows here: a thin row block times a row-major matrix reads the matri
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -16,12 +17,16 @@ from analysis.changes import Change, Dense, LowRank
 
 OVERSAMPLING = 4
 """Vectors beyond k in the block: the k-th converges by its distance from the one after the block."""
-SMALL = 128
-"""Up to this side a full decomposition takes under 2 ms, less than the iteration's own steps."""
+SMALL = 256
+"""Up to this side decomposing the Gram matrix takes 3 ms, less than the iteration's own steps."""
 ANGLE = 1e-5
 """Error allowed in a vector's direction, as residual over distance to the next value."""
 ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}
 """Residual over the largest eigenvalue below which rounding leaves nothing to gain."""
+
+
+Squared: TypeAlias = Callable[[Tensor], Tensor]
+"""Rows x of the shorter side to rows M x, with M = W Wᵀ or WᵀW."""
 
 
 class TopVectors(NamedTuple):
@@ -65,25 +70,46 @@ class Product:
         """Return W."""
         return self.base if self.low_rank is None else self.base + self.low_rank.dense()
 
+    def squared(self, rows: Float[Tensor, "n side"]) -> Float[Tensor, "n side"]:
+        """Return M x for each row x of the shorter side: M = W Wᵀ, or WᵀW for a tall matrix."""
+        return self.left(self.right(rows)) if self.tall else self.right(self.left(rows))
 
-def top_singular(w: Product, k: int, guess: Float[Tensor, "n side"] | None = None, seed: int = 0) -> TopVectors:
+    @property
+    def tall(self) -> bool:
+        """Return whether there are more rows than columns."""
+        return self.base.shape[0] > self.base.shape[1]
+
+    def triplets(self, near: Float[Tensor, "k side"], error: Float[Tensor, " k"]) -> TopVectors:
+        """Return singular triplets from the singular vectors of the shorter side."""
+        far = self.right(near) if self.tall else self.left(near)
+        s = far.norm(dim=1)
+        far = far / s.clamp_min(torch.finfo(s.dtype).tiny)[:, None]
+        u, v = (far, near) if self.tall else (near, far)
+        return TopVectors(u.T, s, v.T, error)
+
+
+def top_singular(w: Product, k: int, seed: int = 0) -> TopVectors:
     """Return the k largest singular triplets of W.
 
-    `guess` are rows on the shorter side that may lie near the answer; random rows join them, so that a
-    poor guess costs time and no accuracy.
+    The Krylov space starts from random rows and the directions that a low-rank change writes to. Where it
+    does not converge, in a spectrum with no gaps at all, W is decomposed whole.
     """
-    if min(w.shape) <= max(SMALL, 3 * (k + OVERSAMPLING)):
-        return _full(w, k)
-    basis = _Basis(w, _start(w, k, guess, seed))
-    while not basis.converged(k):
-        if not basis.extend():
-            return _full(w, k)
-    return basis.vectors(k)
+    side = min(w.shape)
+    if side <= max(SMALL, 3 * (k + OVERSAMPLING)):
+        return _by_gram(w, k)
+    change = w.low_rank
+    written = None if change is None else (change.a if w.tall else change.b.T)
+    found = top_eigenvectors(w.squared, _start(side, k, w.base, written, seed), k)
+    return _by_gram(w, k) if found is None else w.triplets(*found)
 
 
-def _full(w: Product, k: int) -> TopVectors:
-    u, s, vh = torch.linalg.svd(w.dense(), full_matrices=False)
-    return TopVectors(u[:, :k], s[:k], vh[:k].T, _angle(s, torch.full_like(s, _rounding(s) * float(s[0])))[:k])
+def _by_gram(w: Product, k: int) -> TopVectors:
+    """Return the k largest singular triplets from the eigenvectors of the whole Gram matrix, in double precision."""
+    dense = w.dense().double()
+    values, vectors = torch.linalg.eigh(dense.T @ dense if w.tall else dense @ dense.T)
+    values = values.flip(0)
+    error = _angle(values, (_rounding(values) * values[0]).expand_as(values))[:k].to(w.base.dtype)
+    return w.triplets(vectors.flip(1)[:, :k].T.to(w.base.dtype), error)
 
 
 def _rounding(values: Tensor) -> float:
@@ -95,77 +121,72 @@ def _angle(values: Float[Tensor, " n"], residual: Float[Tensor, " n"]) -> Float[
     gap = torch.full_like(values, torch.inf)
     if len(values) > 1:
         steps = (values[:-1] - values[1:]).abs()
-        gap[:-1], gap[1:] = steps, torch.minimum(gap[1:], steps)
+        gap[:-1] = steps
+        gap[1:] = torch.minimum(gap[1:], steps)
     return (residual / gap.clamp_min(torch.finfo(values.dtype).tiny)).clamp(max=1)
 
 
-def _start(w: Product, k: int, guess: Float[Tensor, "n side"] | None, seed: int) -> Float[Tensor, "b side"]:
-    """Return orthonormal rows to begin with: the guess, and enough random rows beside it."""
-    side = min(w.shape)
-    generator = torch.Generator().manual_seed(seed)
-    random = torch.randn(max(OVERSAMPLING, k + OVERSAMPLING - (0 if guess is None else len(guess))), side, generator=generator)
-    random = random.to(w.base)
-    rows = random if guess is None else torch.cat([guess.to(w.base), random])
+def _start(side: int, k: int, like: Tensor, written: Float[Tensor, "n side"] | None, seed: int) -> Float[Tensor, "b side"]:
+    """Return k + `OVERSAMPLING` orthonormal rows to begin with, half of them random wherever the others come from."""
+    size, generator = k + OVERSAMPLING, torch.Generator().manual_seed(seed)
+    rows = torch.randn(size, side, generator=generator).to(like)
+    if written is not None:
+        known = written[: size // 2]
+        rows[: len(known)] = known / known.norm(dim=1, keepdim=True).clamp_min(torch.finfo(like.dtype).tiny)
     return torch.linalg.qr(rows.T)[0].T.contiguous()
 
 
-class _Basis:
-    """A growing orthonormal basis K of the Krylov space of M = W Wᵀ, or WᵀW where that is smaller, with T = K M Kᵀ."""
+def top_eigenvectors(
+    squared: Squared, start: Float[Tensor, "b side"], k: int
+) -> tuple[Float[Tensor, "k side"], Float[Tensor, " k"]] | None:
+    """Return the eigenvectors of the k largest eigenvalues of M as rows, with their errors; None where none converge."""
+    basis = _Basis(squared, start)
+    while not basis.converged(k):
+        if not basis.extend():
+            return None
+    return basis.combined[:, :k].T @ basis.rows[: basis.size], basis.error[:k]
 
-    def __init__(self, w: Product, block: Float[Tensor, "b side"]) -> None:
-        self.w, self.tall = w, w.shape[0] > w.shape[1]
-        self.block = len(block)
-        self.limit = min(w.shape[0], w.shape[1], 40 * self.block)
-        self.rows = block.new_empty(self.limit + self.block, block.shape[1])
-        self.t = block.new_zeros(self.limit + self.block, self.limit + self.block)
-        self.rows[: self.block], self.size = block, 0
-        self.values, self.combined = block.new_empty(0), block.new_empty(0, 0)
-        self.checked = 0
+
+class _Basis:
+    """A growing orthonormal basis K of the Krylov space of M, with T = K M Kᵀ."""
+
+    def __init__(self, squared: Squared, start: Float[Tensor, "b side"]) -> None:
+        self.squared, self.block = squared, len(start)
+        self.limit = min(start.shape[1] - self.block, 40 * self.block)
+        self.rows = start.new_empty(self.limit + self.block, start.shape[1])
+        self.t = start.new_zeros(self.limit + self.block, self.limit + self.block)
+        self.rows[: self.block], self.size, self.checked = start, 0, 0
         self.extend()
 
     def extend(self) -> bool:
-        """Multiply the newest block and orthogonalise the result into the next; return False where there is no room."""
+        """Multiply the newest block and make the next of the result; return False where there is no room."""
         start, end = self.size, self.size + self.block
         if end > self.limit:
             return False
-        rest = self._squared(self.rows[start:end])
-        known = self.rows[:end]
+        rest, known = self.squared(self.rows[start:end]), self.rows[:end]
         for _ in range(2):  # twice is enough (Parlett, The Symmetric Eigenvalue Problem, section 6.9)
             part = rest @ known.T
             self.t[start:end, :end] += part
-            rest = rest - part @ known
+            rest = torch.addmm(rest, part, known, alpha=-1)
         self.t[:end, start:end] = self.t[start:end, :end].T
         following, self.coupling = torch.linalg.qr(rest.T)
-        # Where a column was nothing but rounding, QR made a direction of it that may lie in the basis.
-        following = following - known.T @ (known @ following)
-        self.rows[end : end + self.block] = torch.linalg.qr(following)[0].T
-        self.size = end
+        sizes = self.coupling.diagonal().abs()
+        if float(sizes.min()) < 1e-3 * float(sizes.max()):
+            # A column that was little but rounding has become a direction that may lie in the basis.
+            following = torch.linalg.qr(following - known.T @ (known @ following))[0]
+        self.rows[end : end + self.block], self.size = following.T, end
         return True
-
-    def _squared(self, rows: Tensor) -> Tensor:
-        return self.w.left(self.w.right(rows)) if self.tall else self.w.right(self.w.left(rows))
 
     def converged(self, k: int) -> bool:
         """Return whether the k largest Ritz pairs are accurate to `ANGLE`, or to what rounding allows."""
-        if self.size < 2 * self.block or self.size < k + OVERSAMPLING:
-            return False
-        if self.size - self.checked < 2 * self.block and self.size > 6 * self.block:
+        if self.size < 4 * self.block or self.size - self.checked < 2 * self.block:
             return False  # the check costs as much as a step or two
         self.checked = self.size
         t = self.t[: self.size, : self.size]
         values, vectors = torch.linalg.eigh((t + t.T) / 2)
-        self.values, self.combined = values.flip(0), vectors.flip(1)
+        values, self.combined = values.flip(0)[: k + 1], vectors.flip(1)[:, : k + 1]
         # M y - θ y has parts outside the basis only by its last block: ‖R s_last‖.
-        residual = (self.coupling @ self.combined[self.size - self.block : self.size, : k + 1]).norm(dim=0)
-        floor = _rounding(values) * self.values[0]
-        self.error = torch.maximum(_angle(self.values[: k + 1], residual), _angle(self.values[: k + 1], floor.expand(k + 1)))
+        residual = (self.coupling @ self.combined[self.size - self.block :]).norm(dim=0)
+        floor = _rounding(values) * values[0]
+        self.error = _angle(values, torch.maximum(residual, floor))
         return bool(((self.error[:k] <= ANGLE) | (residual[:k] <= floor)).all())
-
-    def vectors(self, k: int) -> TopVectors:
-        """Return the k largest Ritz pairs as singular triplets."""
-        near = self.combined[:, :k].T @ self.rows[: self.size]
-        far = self.w.right(near) if self.tall else self.w.left(near)
-        s = far.norm(dim=1)
-        far = far / s.clamp_min(torch.finfo(s.dtype).tiny)[:, None]
-        u, v = (far, near) if self.tall else (near, far)
-        return TopVectors(u.T, s, v.T, self.error[:k])

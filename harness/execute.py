@@ -24,6 +24,7 @@ from harness.methods.base import trainable
 from harness.models import Backbone, device_of, load_backbone
 from harness.record import SCHEMA_VERSION, RunFolder, Status
 from harness.session import Prepared
+from harness.table import summary
 from harness.track import Tracker
 from harness.train import Clock, Trained, Watch, finish_checkpoints, train
 
@@ -90,8 +91,7 @@ def _attempt(config: RunConfig, folder: RunFolder) -> Status:
         record |= _outcome_of(config, folder, tracker) | {"tracker": tracker.url_or_folder}
         folder.write(record)
         ended = record["status"]
-        if ended != Status.done.value:
-            progress.say(f"{folder.id}: {ended}: {record['reason']}")
+        progress.say(f"[{config.sweep.index}/{config.sweep.total}] {folder.id}: {summary(record)}")
         tracker.summarise(record)
     finally:
         tracker.finish(ended)

@@ -63,6 +63,16 @@ def row(folder: Path) -> list[str]:
     return [name, rank, _trainable(record), *_scores(record), *_costs(record), str(folder)]
 
 
+def summary(record: dict[str, Any]) -> str:
+    """Return how a run ended, in a line."""
+    if record["status"] != Status.done.value:
+        return f"{record['status']}: {record['reason']}"
+    after, before = _scores(record)
+    seconds = record["seconds"]
+    evaluation = sum(seconds.get(phase, 0.0) for phase in ("evaluate_base", "evaluate"))
+    return f"{after}, base {before}; trained in {seconds['train']:.0f} s, evaluated in {evaluation:.0f} s"
+
+
 def _trainable(record: dict[str, Any]) -> str:
     parameters = record["parameters"]
     return f"{parameters['trainable']:,} ({100 * parameters['trainable'] / parameters['total']:.3g} %)"

@@ -213,7 +213,9 @@ def forget_prepared() -> None:
 
 def start_process(*overrides: str) -> subprocess.Popen[str]:
     """Start a run in a process of its own, with the overrides of :func:`configure`."""
-    command = [sys.executable, "-m", "harness.run", *QUICK, *overrides]
+    given = {override.partition("=")[0] for override in overrides}
+    quick = [override for override in QUICK if override.partition("=")[0] not in given]
+    command = [sys.executable, "-m", "harness.run", *quick, *overrides]
     # One thread, as in the tests themselves: another number of them may round otherwise.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
