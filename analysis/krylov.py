@@ -97,9 +97,7 @@ def top_singular(w: Product, k: int, seed: int = 0) -> TopVectors:
     side = min(w.shape)
     if side <= max(SMALL, 3 * (k + OVERSAMPLING)):
         return _by_gram(w, k)
-    change = w.low_rank
-    written = None if change is None else (change.a if w.tall else change.b.T)
-    found = top_eigenvectors(w.squared, _start(side, k, w.base, written, seed), k)
+    found = top_eigenvectors(w.squared, _start(w, k, seed), k)
     return _by_gram(w, k) if found is None else w.triplets(*found)
 
 
@@ -126,13 +124,18 @@ def _angle(values: Float[Tensor, " n"], residual: Float[Tensor, " n"]) -> Float[
     return (residual / gap.clamp_min(torch.finfo(values.dtype).tiny)).clamp(max=1)
 
 
-def _start(side: int, k: int, like: Tensor, written: Float[Tensor, "n side"] | None, seed: int) -> Float[Tensor, "b side"]:
-    """Return k + `OVERSAMPLING` orthonormal rows to begin with, half of them random wherever the others come from."""
-    size, generator = k + OVERSAMPLING, torch.Generator().manual_seed(seed)
-    rows = torch.randn(size, side, generator=generator).to(like)
-    if written is not None:
-        known = written[: size // 2]
-        rows[: len(known)] = known / known.norm(dim=1, keepdim=True).clamp_min(torch.finfo(like.dtype).tiny)
+def random_rows(k: int, side: int, like: Tensor, seed: int = 0) -> Float[Tensor, "b side"]:
+    """Return k + `OVERSAMPLING` rows of normal numbers, the same at every call."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(k + OVERSAMPLING, side, generator=generator).to(like)
+
+
+def _start(w: Product, k: int, seed: int) -> Float[Tensor, "b side"]:
+    """Return orthonormal rows to begin with: up to half what a low-rank change writes to, the rest random."""
+    rows = random_rows(k, min(w.shape), w.base, seed)
+    if w.low_rank is not None:
+        written = (w.low_rank.a if w.tall else w.low_rank.b.T)[: len(rows) // 2]
+        rows[: len(written)] = written / written.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
     return torch.linalg.qr(rows.T)[0].T.contiguous()
 
 

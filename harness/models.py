@@ -122,9 +122,20 @@ def _load(
         )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError("model", model.name, f"cannot be loaded: {str(error).splitlines()[0]}") from error
+    if kind == "decoder":
+        loaded.get_output_embeddings().register_forward_pre_hook(_contiguous)
     if kind == "decoder" and info["missing_keys"]:
         raise ConfigError("model", model.name, f"its files lack the weight {sorted(info['missing_keys'])[0]}")
     return loaded, set(info["missing_keys"])
+
+
+def _contiguous(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Lay the last positions' states out in one piece before the output layer.
+
+    For a slice of them torch multiplies row by row with a copy of the matrix: 142 ms instead of 20 ms of
+    the 1.3 s that a step of 16 questions takes SmolLM2 on two cores.
+    """
+    return (inputs[0].contiguous(), *inputs[1:])
 
 
 def _outputs(model: PreTrainedModel, kind: str) -> set[str]:

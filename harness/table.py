@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +13,18 @@ from harness.record import Status, read_record
 
 COLUMNS = ("method", "rank", "trainable", "score [95 %]", "base", "train s", "tokens/s", "peak GiB", "folder")
 
+WIDTH = 10_000
+
 
 def print_results(folders: list[Path]) -> None:
     """Print a row for each run folder: what it gained, what it cost, or why there is nothing to show."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in COLUMNS:
-        table.add_column(name, justify="left" if name in ("method", "folder") else "right", overflow="fold")
+        table.add_column(name, justify="left" if name in ("method", "folder") else "right", no_wrap=True)
     for folder in folders:
         table.add_row(*row(folder))
-    # Off a terminal no line may be folded: people search log files for folders and reasons.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
-    Console(width=max(width, 100), highlight=False, markup=False).print(table)
+    # Never folded into cells: a line that a narrow terminal wraps can still be read, searched and copied.
+    Console(width=WIDTH, highlight=False, markup=False).print(table)
 
 
 def row(folder: Path) -> list[str]:

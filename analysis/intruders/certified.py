@@ -1,0 +1,292 @@
+"""``algorithm=certified``: no decomposition of the base; Lanczos from each tuned vector, and a proof either way.
+
+The weights ⟨x_i, y⟩² of all base left vectors x_i are the atoms of the measure of y under A = W0 W0ᵀ.
+
+- The Christoffel function bounds every atom from above: where it stays below ε², y is an intruder.
+- A converged Ritz vector is an eigenvector; where its weight reaches ε², y is none.
+
+Both sides advance together: each pass over W0 serves the left vectors of one half-step and the right
+vectors of the other. Vectors are rows, in double precision, each kept orthogonal to all before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from analysis.changes import Change
+from analysis.intruders.detection import Detection, Numbers, Side
+from analysis.intruders.measure import Jacobi, heaviest_window, least_kernel
+from analysis.intruders.reference import Reference
+from analysis.krylov import Product, top_singular
+
+MAX_STEPS = 160
+"""Then the exact decomposition is cheaper: at 4096 × 4096 it takes as long as about 200 steps."""
+PATIENCE = 8
+"""Steps spent on the cluster-aware bound after the count itself is decided."""
+CONVERGED = 1e-8
+"""Residual over the largest Ritz value of an eigenvector: base vectors whose σ² differ by more are told apart."""
+EXHAUSTED = 1e-12
+"""A coupling β this small beside the largest Ritz value is rounding: the Krylov space holds all that y has."""
+NULL = 1e-7
+"""Ritz values below this share of the largest may be zero, or several, as far as that residual tells."""
+MARGIN = 1e-9
+"""By which a proof must clear the threshold; rounding in the recurrence is smaller."""
+
+
+class Certified:
+    """A base matrix in double precision, and no more."""
+
+    name = "certified"
+
+    def __init__(self, base: Float[Tensor, "out in"], k: int, eps: float, width: float) -> None:
+        self.base, self.k, self.eps, self.width = base, k, eps, width
+        self.exact = Reference(base, k, width)
+
+    @cached_property
+    def double(self) -> Float[Tensor, "out in"]:
+        """Return W0 in double precision."""
+        return self.base.double()
+
+    def detect(self, change: Change) -> Detection:
+        """Return the k largest tuned vectors with a proof for each, or the exact cosines where none was found."""
+        top = top_singular(Product.of(self.base, change), self.k)
+        left, right = self.sides(top.u, top.v)
+        return Detection(top, left, right)
+
+    def sides(self, u: Float[Tensor, "out a"], v: Float[Tensor, "in b"]) -> tuple[Side, Side]:
+        """Return what holds of left and of right vectors."""
+        proofs = prove(self.double, u.T.double(), v.T.double(), self.eps, self.width)
+        for proof, vectors, base in zip(proofs, (u, v), ("u", "v"), strict=True):
+            open_rows = proof.side.undecided(self.eps)
+            if open_rows:
+                factors = self.exact.factors
+                exact = self.exact.side(factors.u if base == "u" else factors.v, vectors[:, open_rows], "fallback")
+                proof.side.replace(open_rows, exact)
+        return proofs[0].side, proofs[1].side
+
+
+@dataclass
+class _Lanczos:
+    """Several Lanczos iterations side by side, those still open."""
+
+    rows: Tensor
+    """(open, n): the newest vectors."""
+    alpha: list[Tensor] = field(default_factory=list)
+    beta: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rows = self.rows / self.rows.norm(dim=1, keepdim=True)
+        self.basis = self.rows.new_empty(len(self.rows), 16, self.rows.shape[1])
+        self.basis[:, 0] = self.rows
+
+    @property
+    def steps(self) -> int:
+        """Return the steps taken."""
+        return len(self.alpha)
+
+    def absorb(self, product: Float[Tensor, "open n"]) -> None:
+        """Take A q of the newest vectors q: α = qᵀA q, and the next vector from what is orthogonal to all so far."""
+        known = self.basis[:, : self.steps + 1]
+        first = torch.bmm(known, product[:, :, None])
+        rest = product - torch.bmm(first.transpose(1, 2), known)[:, 0]
+        again = torch.bmm(known, rest[:, :, None])
+        rest = rest - torch.bmm(again.transpose(1, 2), known)[:, 0]
+        beta = rest.norm(dim=1)
+        self.alpha.append(first[:, -1, 0] + again[:, -1, 0])
+        self.beta.append(beta)
+        self.rows = rest / beta.clamp_min(torch.finfo(beta.dtype).tiny)[:, None]
+        if self.steps == self.basis.shape[1]:
+            self.basis = torch.cat([self.basis, torch.empty_like(self.basis)], dim=1)
+        self.basis[:, self.steps] = self.rows
+
+    def keep(self, mask: Tensor) -> None:
+        """Go on with some of the iterations."""
+        self.rows, self.basis = self.rows[mask], self.basis[mask]
+        self.alpha = [values[mask] for values in self.alpha]
+        self.beta = [values[mask] for values in self.beta]
+
+    def jacobi(self) -> Jacobi:
+        """Return the Jacobi matrices so far."""
+        alpha, beta = torch.stack(self.alpha, 1), torch.stack(self.beta, 1)
+        return Jacobi(alpha.cpu().numpy(), beta.cpu().numpy())
+
+    def ritz_vector(self, row: int, index: int) -> Tensor:
+        """Return the Ritz vector of one iteration that belongs to its index-th value."""
+        values = np.zeros((self.steps, self.steps))
+        jacobi = self.jacobi()
+        values[np.diag_indices(self.steps)] = jacobi.alpha[row]
+        at = np.arange(self.steps - 1)
+        values[at, at + 1] = values[at + 1, at] = jacobi.beta[row, :-1]
+        weights = torch.from_numpy(np.linalg.eigh(values)[1][:, index]).to(self.rows)
+        return weights @ self.basis[row, : self.steps]
+
+
+class _Proof:
+    """The proofs for the vectors of one side as they come in."""
+
+    def __init__(self, rows: Tensor, eps: float, width: float, floor: Callable[[], float] | None, energy: float) -> None:
+        count = len(rows)
+        self.eps, self.width, self.energy = eps, width, energy
+        self.lanczos = _Lanczos(rows)
+        self.floor, self.asked, self.above = floor, False, 0.0
+        self.open = np.arange(count)
+        self.decided_at = np.zeros(count, dtype=int)
+        self.found: dict[int, tuple[float, float, Tensor]] = {}
+        ones, zeros = np.ones(count), np.zeros(count)
+        self.side = Side(zeros, ones, zeros.copy(), ones.copy(), ["undecided"] * count, [0] * count)
+
+    def exhausted(self) -> bool:
+        """Return whether some iteration has nothing left to find."""
+        limit = EXHAUSTED * torch.stack(self.lanczos.alpha).amax(0)
+        return bool((self.lanczos.beta[-1] <= limit).any())
+
+    def check(self) -> None:
+        """Look for proofs, and drop the iterations that need no more steps."""
+        jacobi = self.lanczos.jacobi()
+        values, weights, residuals = jacobi.ritz()
+        largest = values[:, -1:]
+        converged = (residuals <= CONVERGED * largest) & (values > NULL * largest)
+        done = jacobi.beta[:, -1] <= EXHAUSTED * largest[:, 0]
+        self._bound_below(values, weights, converged)
+        self._bound_above(jacobi, values, weights, done)
+        self._note_eigenvectors(values, weights * converged)
+        for row in self.open:
+            self.side.steps[row] = self.lanczos.steps
+        self._drop(done)
+
+    def _bound_below(self, values: Numbers, weights: Numbers, converged: Numbers) -> None:
+        side, at = self.side, self.open
+        sure = np.where(converged, weights, 0.0)
+        side.low[at] = np.maximum(side.low[at], np.sqrt(sure.max(axis=1)))
+        within = (values[:, None, :] >= values[:, :, None]) & (
+            values[:, None, :] <= values[:, :, None] * (1 + self.width) ** 2
+        )
+        together = np.clip(np.where(within, sure[:, None, :], 0.0).sum(axis=2).max(axis=1), 0, 1)
+        side.cluster_low[at] = np.maximum(side.cluster_low[at], np.sqrt(together))
+
+    def _bound_above(self, jacobi: Jacobi, values: Numbers, weights: Numbers, done: Numbers) -> None:
+        side, at = self.side, self.open
+        enough = (1 + MARGIN) / self.eps**2
+        least = least_kernel(jacobi, values, np.full(len(at), self.above), enough)
+        if self.floor and not self.asked and (self._blocked_at_zero(values, weights, least) or done.any()):
+            self.asked = True
+            self.above = self.floor()
+            least = least_kernel(jacobi, values, np.full(len(at), self.above), enough)
+        proved = np.where(least > 0, 1 / np.maximum(least, 1.0), 1.0)
+        # A measure that is exhausted has no atoms but those found, one below the floor being no base vector's.
+        atoms = np.where(values >= self.above / 2 if self.above else True, weights, 0.0).max(axis=1) * (1 + MARGIN)
+        proved = np.where(done, np.minimum(proved, atoms), proved)
+        side.high[at] = np.minimum(side.high[at], np.sqrt(proved))
+        windows = heaviest_window(values, weights, self.width)
+        side.cluster_high[at] = np.minimum(side.cluster_high[at], np.sqrt(windows))
+        # Once the heaviest atom is known, the others share what it leaves.
+        side.high[at] = np.minimum(side.high[at], np.sqrt(np.maximum(side.low[at] ** 2, 1 - side.low[at] ** 2)) + 1e-6)
+
+    def _blocked_at_zero(self, values: Numbers, weights: Numbers, least: Numbers) -> bool:
+        """Return whether a heavy atom at zero, outside a tall matrix's column space, may be all that is in the way."""
+        near = values <= 0.1 * values[:, -1:]
+        heavy = (np.where(near, weights, 0.0).sum(axis=1) >= self.eps**2) & (least == 0)
+        return bool((heavy & (self.side.low[self.open] < self.eps)).any())
+
+    def _note_eigenvectors(self, values: Numbers, sure: Numbers) -> None:
+        for at, row in enumerate(self.open):
+            best = int(sure[at].argmax())
+            if sure[at, best] >= self.eps**2 and row not in self.found:
+                self.found[row] = (values[at, best], sure[at, best], self.lanczos.ritz_vector(at, best))
+
+    def _drop(self, done: Numbers) -> None:
+        side, at = self.side, self.open
+        intruder, none = side.high[at] < self.eps, side.low[at] >= self.eps
+        for row, is_intruder, is_none in zip(at, intruder, none, strict=True):
+            if (is_intruder or is_none) and not self.decided_at[row]:
+                self.decided_at[row] = self.lanczos.steps
+                side.decided[row] = "christoffel" if is_intruder else "ritz"
+        cluster = (side.cluster_high[at] < self.eps) | (side.cluster_low[at] >= self.eps)
+        waited = (self.decided_at[at] > 0) & (self.lanczos.steps >= self.decided_at[at] + PATIENCE)
+        stay = ~(none | (intruder & (cluster | waited)) | done)
+        self.open = at[stay]
+        self.lanczos.keep(torch.from_numpy(stay).to(self.lanczos.rows.device))
+
+    def reopen_degenerate(self) -> None:
+        """Withdraw "no intruder" where the eigenvector found may be one of several to one eigenvalue.
+
+        In an eigenspace of dimension d a Ritz vector of weight w is y's projection, while a decomposition
+        returns some basis of it, of which the best vector may have no more than w / d. So a proof stands for
+        d ≤ w / ε². Two vectors that lead to one eigenvalue but to different eigenvectors show that d > 1, and
+        ‖W0‖_F² / θ is the most that d can be.
+        """
+        largest = max((theta for theta, _, _ in self.found.values()), default=0.0)
+        for row, (theta, weight, vector) in self.found.items():
+            others = [other for name, (near, _, other) in self.found.items() if name != row and abs(near - theta) <= 10 * CONVERGED * largest]
+            shared = any(float((vector @ other).abs()) < 0.99 for other in others)
+            at_once = self.side.steps[row] <= 1 and self.energy / theta >= weight / self.eps**2
+            if shared or at_once:
+                self.side.low[row], self.side.high[row], self.side.decided[row] = 0.0, 1.0, "undecided"
+
+
+def prove(
+    w: Float[Tensor, "out in"], u: Float[Tensor, "a out"], v: Float[Tensor, "b in"], eps: float, width: float
+) -> tuple[_Proof, _Proof]:
+    """Run Lanczos under W0 W0ᵀ from rows u and under W0ᵀW0 from rows v until each is decided or `MAX_STEPS` are done."""
+    tall, wide = w.shape[0] > w.shape[1], w.shape[0] < w.shape[1]
+    energy = float(w.square().sum())
+    floor = _Floor(w)
+    left, right = _Proof(u, eps, width, floor if tall else None, energy), _Proof(v, eps, width, floor if wide else None, energy)
+    half = right.lanczos.rows @ w.T
+    limit = min(MAX_STEPS, *(max(side) for side in [w.shape]))
+    for step in range(1, limit + 1):
+        rows = left.lanczos.rows
+        both = torch.cat([rows, half]) @ w
+        if len(half):
+            right.lanczos.absorb(both[len(rows) :])
+        if len(right.open) and (_due(step) or right.exhausted()):
+            right.check()
+        both = torch.cat([both[: len(rows)], right.lanczos.rows]) @ w.T
+        half = both[len(rows) :]
+        if len(rows):
+            left.lanczos.absorb(both[: len(rows)])
+        if len(left.open) and (_due(step) or left.exhausted()):
+            left.check()
+        if not len(left.open) and not len(right.open):
+            break
+    left.reopen_degenerate()
+    right.reopen_degenerate()
+    return left, right
+
+
+def _due(step: int) -> bool:
+    """Return whether to look for proofs after this step: a look costs as much as a step of a small matrix."""
+    return step in (3, 5, 7, 9, 11, 13, 15, 18, 21, 25, 30, 35, 40, 48, 56, 64) or (step > 64 and step % 12 == 0)
+
+
+class _Floor:
+    """A lower bound on the nonzero eigenvalues of W0 W0ᵀ for a matrix that is not square, computed when asked for.
+
+    Below it only the atom at zero can lie, which belongs to no base vector. Zero where the matrix has no
+    full rank, or none that rounding lets one see: then nothing can be said.
+    """
+
+    def __init__(self, w: Float[Tensor, "out in"]) -> None:
+        self.w = w
+        self.value: float | None = None
+
+    def __call__(self) -> float:
+        """Return the bound: the largest of a few shifts τ for which the smaller Gram matrix less τ is positive definite."""
+        if self.value is None:
+            w = self.w if self.w.shape[0] < self.w.shape[1] else self.w.T
+            gram = w @ w.T
+            scale, identity = float(gram.diagonal().max()), torch.eye(len(gram), dtype=w.dtype, device=w.device)
+            shifts = (10.0**-power * scale for power in range(1, 9))
+            self.value = next((shift for shift in shifts if _positive(gram - shift * identity)), 0.0)
+        return self.value
+
+
+def _positive(matrix: Float[Tensor, "n n"]) -> bool:
+    return not bool(torch.linalg.cholesky_ex(matrix).info)
