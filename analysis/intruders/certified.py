@@ -18,13 +18,14 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from analysis.changes import Change
 from analysis.intruders.detection import Detection, Numbers, Side
-from analysis.intruders.measure import Jacobi, heaviest_window, least_kernel
+from analysis.intruders.measure import Jacobi, heaviest
 from analysis.intruders.reference import Reference
-from analysis.krylov import Product, top_singular
+from analysis.krylov import Product, TopVectors, top_singular
 
 MAX_STEPS = 160
 """Then the exact decomposition is cheaper: at 4096 × 4096 it takes as long as about 200 steps."""
@@ -32,10 +33,11 @@ PATIENCE = 8
 """Steps spent on the cluster-aware bound after the count itself is decided."""
 CONVERGED = 1e-8
 """Residual over the largest Ritz value of an eigenvector: base vectors whose σ² differ by more are told apart."""
+CLEAR = 1e-5
+"""The residual that is enough where the angle to the eigenvector, by the next Ritz value, is below `CLEAR_ANGLE`."""
+CLEAR_ANGLE = 0.01
 EXHAUSTED = 1e-12
 """A coupling β this small beside the largest Ritz value is rounding: the Krylov space holds all that y has."""
-NULL = 1e-7
-"""Ritz values below this share of the largest may be zero, or several, as far as that residual tells."""
 MARGIN = 1e-9
 """By which a proof must clear the threshold; rounding in the recurrence is smaller."""
 
@@ -60,16 +62,40 @@ class Certified:
         left, right = self.sides(top.u, top.v)
         return Detection(top, left, right)
 
+    @cached_property
+    def largest(self) -> TopVectors:
+        """Return the base's own k largest singular vectors: most tuned vectors that are no intruders are near one."""
+        return top_singular(Product(self.base), self.k)
+
     def sides(self, u: Float[Tensor, "out a"], v: Float[Tensor, "in b"]) -> tuple[Side, Side]:
         """Return what holds of left and of right vectors."""
-        proofs = prove(self.double, u.T.double(), v.T.double(), self.eps, self.width)
-        for proof, vectors, base in zip(proofs, (u, v), ("u", "v"), strict=True):
-            open_rows = proof.side.undecided(self.eps)
-            if open_rows:
-                factors = self.exact.factors
-                exact = self.exact.side(factors.u if base == "u" else factors.v, vectors[:, open_rows], "fallback")
-                proof.side.replace(open_rows, exact)
-        return proofs[0].side, proofs[1].side
+        left, right = self._beside(self.largest.u, u), self._beside(self.largest.v, v)
+        rows = [side.undecided(self.eps) for side in (left, right)]
+        if rows[0] or rows[1]:
+            proofs = prove(self.double, u[:, rows[0]].T.double(), v[:, rows[1]].T.double(), self.eps, self.width)
+            for side, open_rows, proof in zip((left, right), rows, proofs, strict=True):
+                side.replace(open_rows, proof.side)
+        self._fall_back(left, u, "u")
+        self._fall_back(right, v, "v")
+        return left, right
+
+    def _beside(self, base: Float[Tensor, "n k"], tuned: Float[Tensor, "n j"]) -> Side:
+        """Return what the base's largest vectors alone say: a cosine of at least ε with one of them is proof enough."""
+        cosines = (base.T @ tuned).abs().T.double().cpu().numpy()
+        low = np.clip(cosines - 1.5 * self.largest.error.double().cpu().numpy(), 0, 1).max(axis=1, initial=0.0)
+        # What one base vector carries no other can.
+        high = np.sqrt(np.clip(np.maximum(cosines.max(axis=1, initial=0.0) ** 2, 1 - low**2), 0, 1))
+        near = low >= self.eps
+        high = np.where(near, np.clip(high + CLEAR_ANGLE, 0, 1), 1.0)
+        decided = np.where(near, "ritz", "undecided").tolist()
+        return Side(low, high, low.copy(), np.ones(len(low)), decided, [0] * len(low))
+
+    def _fall_back(self, side: Side, vectors: Float[Tensor, "n j"], which: str) -> None:
+        """Have the exact decomposition decide what is still open."""
+        rows = side.undecided(self.eps)
+        if rows:
+            base = self.exact.factors.u if which == "u" else self.exact.factors.v
+            side.replace(rows, self.exact.side(base, vectors[:, rows], "fallback"))
 
 
 @dataclass
@@ -128,6 +154,18 @@ class _Lanczos:
         return weights @ self.basis[row, : self.steps]
 
 
+def _far_from_zero(values: Numbers, residuals: Numbers, tolerance: float) -> NDArray[np.bool_]:
+    """Return which Ritz pairs have a residual below the tolerance, and a value that is not zero to within ten times it."""
+    limit = tolerance * values[:, -1:]
+    return (residuals <= limit) & (values > 10 * limit)
+
+
+def _gaps(values: Numbers) -> Numbers:
+    """Return each Ritz value's distance to its nearest neighbour."""
+    steps = np.diff(values, axis=1, prepend=-np.inf, append=np.inf)
+    return np.minimum(steps[:, :-1], steps[:, 1:])
+
+
 class _Proof:
     """The proofs for the vectors of one side as they come in."""
 
@@ -152,47 +190,52 @@ class _Proof:
         jacobi = self.lanczos.jacobi()
         values, weights, residuals = jacobi.ritz()
         largest = values[:, -1:]
-        converged = (residuals <= CONVERGED * largest) & (values > NULL * largest)
+        angles = residuals / np.maximum(_gaps(values), np.finfo(float).tiny)
+        converged = _far_from_zero(values, residuals, CONVERGED)
+        converged |= _far_from_zero(values, residuals, CLEAR) & (angles <= CLEAR_ANGLE)
+        # |⟨x, y⟩| ≥ |⟨u, y⟩| cos φ - sin φ for an eigenvector x at an angle φ to the Ritz vector u.
+        cosines = np.where(converged, np.maximum(np.sqrt(weights) - 1.5 * angles, 0), 0.0)
         done = jacobi.beta[:, -1] <= EXHAUSTED * largest[:, 0]
-        self._bound_below(values, weights, converged)
+        self._bound_below(values, cosines)
         self._bound_above(jacobi, values, weights, done)
-        self._note_eigenvectors(values, weights * converged)
+        self._note_eigenvectors(values, cosines**2)
         for row in self.open:
             self.side.steps[row] = self.lanczos.steps
         self._drop(done)
 
-    def _bound_below(self, values: Numbers, weights: Numbers, converged: Numbers) -> None:
+    def _bound_below(self, values: Numbers, cosines: Numbers) -> None:
         side, at = self.side, self.open
-        sure = np.where(converged, weights, 0.0)
-        side.low[at] = np.maximum(side.low[at], np.sqrt(sure.max(axis=1)))
+        side.low[at] = np.maximum(side.low[at], cosines.max(axis=1))
         within = (values[:, None, :] >= values[:, :, None]) & (
             values[:, None, :] <= values[:, :, None] * (1 + self.width) ** 2
         )
-        together = np.clip(np.where(within, sure[:, None, :], 0.0).sum(axis=2).max(axis=1), 0, 1)
+        together = np.clip(np.where(within, cosines[:, None, :] ** 2, 0.0).sum(axis=2).max(axis=1), 0, 1)
         side.cluster_low[at] = np.maximum(side.cluster_low[at], np.sqrt(together))
 
     def _bound_above(self, jacobi: Jacobi, values: Numbers, weights: Numbers, done: Numbers) -> None:
         side, at = self.side, self.open
-        enough = (1 + MARGIN) / self.eps**2
-        least = least_kernel(jacobi, values, np.full(len(at), self.above), enough)
-        if self.floor and not self.asked and (self._blocked_at_zero(values, weights, least) or done.any()):
+        limit = self.eps**2 / (1 + MARGIN)
+        proved = heaviest(jacobi, values, self.above, 0.0, limit)
+        if self.floor and not self.asked and (self._blocked_at_zero(values, weights, proved) or done.any()):
             self.asked = True
             self.above = self.floor()
-            least = least_kernel(jacobi, values, np.full(len(at), self.above), enough)
-        proved = np.where(least > 0, 1 / np.maximum(least, 1.0), 1.0)
+            proved = heaviest(jacobi, values, self.above, 0.0, limit)
         # A measure that is exhausted has no atoms but those found, one below the floor being no base vector's.
         atoms = np.where(values >= self.above / 2 if self.above else True, weights, 0.0).max(axis=1) * (1 + MARGIN)
         proved = np.where(done, np.minimum(proved, atoms), proved)
         side.high[at] = np.minimum(side.high[at], np.sqrt(proved))
-        windows = heaviest_window(values, weights, self.width)
-        side.cluster_high[at] = np.minimum(side.cluster_high[at], np.sqrt(windows))
+        small = np.flatnonzero(proved < limit)
+        if len(small):
+            some = Jacobi(jacobi.alpha[small], jacobi.beta[small])
+            windows = heaviest(some, values[small], self.above, self.width, limit)
+            side.cluster_high[at[small]] = np.minimum(side.cluster_high[at[small]], np.sqrt(windows))
         # Once the heaviest atom is known, the others share what it leaves.
-        side.high[at] = np.minimum(side.high[at], np.sqrt(np.maximum(side.low[at] ** 2, 1 - side.low[at] ** 2)) + 1e-6)
+        side.high[at] = np.minimum(side.high[at], np.sqrt(np.maximum(side.low[at] ** 2, 1 - side.low[at] ** 2)) + 2 * CLEAR_ANGLE)
 
-    def _blocked_at_zero(self, values: Numbers, weights: Numbers, least: Numbers) -> bool:
+    def _blocked_at_zero(self, values: Numbers, weights: Numbers, proved: Numbers) -> bool:
         """Return whether a heavy atom at zero, outside a tall matrix's column space, may be all that is in the way."""
         near = values <= 0.1 * values[:, -1:]
-        heavy = (np.where(near, weights, 0.0).sum(axis=1) >= self.eps**2) & (least == 0)
+        heavy = (np.where(near, weights, 0.0).sum(axis=1) >= self.eps**2) & (proved >= 1)
         return bool((heavy & (self.side.low[self.open] < self.eps)).any())
 
     def _note_eigenvectors(self, values: Numbers, sure: Numbers) -> None:
@@ -224,7 +267,7 @@ class _Proof:
         """
         largest = max((theta for theta, _, _ in self.found.values()), default=0.0)
         for row, (theta, weight, vector) in self.found.items():
-            others = [other for name, (near, _, other) in self.found.items() if name != row and abs(near - theta) <= 10 * CONVERGED * largest]
+            others = [other for name, (near, _, other) in self.found.items() if name != row and abs(near - theta) <= 10 * CLEAR * largest]
             shared = any(float((vector @ other).abs()) < 0.99 for other in others)
             at_once = self.side.steps[row] <= 1 and self.energy / theta >= weight / self.eps**2
             if shared or at_once:

@@ -159,7 +159,7 @@ class Eigen:
     def _side(self, weights: Numbers, rest: Numbers, error: Float[Tensor, " k"]) -> Side:
         """Return bounds on max |cos| that hold however unresolved base vectors are turned among themselves."""
         values = self.known.values.double().cpu().numpy()
-        s = rank_floor(np.sqrt(values), (len(values), len(values)), ROUNDING**0.5)
+        s = rank_floor(np.sqrt(values), (1, 1), ROUNDING**0.5)
         cluster = np.sqrt(np.maximum(largest_window(weights, s, self.width), rest))
         low, high = _bounds(weights, values, error.double().cpu().numpy())
         high = np.maximum(high, np.sqrt(rest))

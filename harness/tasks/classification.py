@@ -18,11 +18,13 @@ class Classification(Task):
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
 
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: dict[Any, str] = field(default_factory=dict)
     """Label in the data → the word a decoder answers with, leading blank included."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Written on the command line, {1: ' bad', 5: ' good'} has numbers for keys.
+        self.labels = {str(label): word for label, word in self.labels.items()}
         require(
             len(self.labels) >= 2,
             "task.labels",
