@@ -28,12 +28,8 @@ SCHEMAS = {"trainer", "base_tracker"}
 
 def text(conf: Path) -> str:
     """Return the help: what can be chosen in each group, and examples."""
-    groups = {
-        folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in conf.iterdir() if folder.is_dir()
-    }
-    groups["method"] |= set(METHODS.names())
-    groups["task"] |= set(TASKS.names())
-    groups["model"].add("custom")
-    groups.pop("hydra", None)
+    groups: dict[str, set[str]] = {"method": set(METHODS.names()), "task": set(TASKS.names()), "model": {"custom"}}
+    for preset in conf.glob("*/*.yaml"):
+        groups.setdefault(preset.parent.name, set()).add(preset.stem)
     lines = [f"  {name}: {', '.join(sorted(choices - SCHEMAS))}" for name, choices in sorted(groups.items())]
     return "\n".join([HEADER, "", "Groups, chosen by group=option", *lines, "", EXAMPLES])

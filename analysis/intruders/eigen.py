@@ -46,7 +46,8 @@ def decompose(base: Float[Tensor, "out in"]) -> BaseVectors:
     """Return the eigendecomposition of W0 W0ᵀ, or of W0ᵀW0 where that is smaller."""
     gram = base.T @ base if base.shape[0] > base.shape[1] else base @ base.T
     values, vectors = torch.linalg.eigh(gram)
-    return BaseVectors(values.clamp_min(0), vectors)
+    # One layout, whether just made or read back: sums in another order would round otherwise.
+    return BaseVectors(values.clamp_min(0), vectors.contiguous())
 
 
 def weight_hash(base: Float[Tensor, "out in"]) -> str:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
@@ -28,8 +29,11 @@ Integers = NDArray[np.int64]
 
 POINTS = 8
 """Cells between two neighbouring Ritz values before any is halved: the bound exceeds 1 / K by a few hundredths."""
-HALVINGS = 10
-"""A cell not settled by then is a thousandth of one: K is too close to the limit for this number of steps."""
+HALVINGS = 6
+"""A cell not settled by then is a 64th of one: the bound is too close to the limit for this number of steps."""
+RESOLUTION = 5e-7
+"""Error of singular values in float32, as a share of the largest: closer ones are one window, or the proof would
+hold of a basis that the reference itself cannot tell from another."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +52,15 @@ class Jacobi:
         at = np.arange(size)
         t[:, at, at] = self.alpha
         t[:, at[:-1], at[1:]] = t[:, at[1:], at[:-1]] = self.beta[:, :-1]
-        values, vectors = np.linalg.eigh(t)
+        # torch's, which keeps to the threads torch was given; numpy's waits for threads of its own
+        values, vectors = (found.numpy() for found in torch.linalg.eigh(torch.from_numpy(t)))
         return values, vectors[:, 0] ** 2, self.beta[:, -1:] * np.abs(vectors[:, -1])
 
 
 def heaviest(jacobi: Jacobi, values: Numbers, above: float, width: float, limit: float) -> Numbers:
     """Return an upper bound, for each measure, on its mass in any window [t, (1 + width)² t] with t ≥ `above`.
 
-    With `width` 0 a window is a point. The result is 1 where no bound below `limit` was found. The windows
+    With `width` 0 a window is as narrow as `RESOLUTION`. The result is 1 where no bound below `limit` was found. The windows
     that start in a cell of a grid lie in one interval; intervals whose bound is too large are halved.
     """
     points = np.maximum(_grid(values), above)
@@ -63,9 +68,11 @@ def heaviest(jacobi: Jacobi, values: Numbers, above: float, width: float, limit:
     left, right = np.concatenate([points[:, :1], points], axis=1), np.concatenate([points, points[:, -1:]], axis=1)
     rows = np.repeat(np.arange(len(points)), left.shape[1])
     left, right = left.ravel(), right.ravel()
+    largest = np.maximum(values[:, -1], 0)
     result = np.zeros(len(points))
     for _ in range(HALVINGS):
-        bound, at_middle = _interval_mass(jacobi, rows, left, right * (1 + width) ** 2, (left + right) / 2)
+        ends = (np.sqrt(np.maximum(right, 0)) * (1 + width) + RESOLUTION * np.sqrt(largest[rows])) ** 2
+        bound, at_middle = _interval_mass(jacobi, rows, left, ends, (left + right) / 2)
         small = bound < limit
         np.maximum.at(result, rows[small], bound[small])
         result[rows[at_middle >= limit]] = 1.0  # halving cannot help: the bound of the point itself is too large
@@ -77,6 +84,15 @@ def heaviest(jacobi: Jacobi, values: Numbers, above: float, width: float, limit:
         rows, left, right = np.tile(rows, 2), np.concatenate([left, middle]), np.concatenate([middle, right])
     result[rows] = 1.0
     return result
+
+
+def together(values: Numbers, weights: Numbers, width: float) -> Numbers:
+    """Return, for each measure, the largest sum of weights of Ritz values in one window, as `heaviest` has them."""
+    largest = np.maximum(values[:, -1:], 0)
+    ends = (np.sqrt(np.maximum(values, 0)) * (1 + width) + RESOLUTION * np.sqrt(largest)) ** 2
+    within = (values[:, None, :] >= values[:, :, None]) & (values[:, None, :] <= ends[:, :, None])
+    sums: Numbers = np.where(within, weights[:, None, :], 0.0).sum(axis=2).max(axis=1)
+    return np.clip(sums, 0, 1)
 
 
 def _grid(values: Numbers) -> Numbers:

@@ -1,0 +1,196 @@
+"""One matrix → rows of the tables; many matrices, one after the other or shared among processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from analysis import spectra
+from analysis.changes import Change, Dense, LowRank, Matrix
+from analysis.intruders.certified import Certified
+from analysis.intruders.controls import controls
+from analysis.intruders.detection import Detection, Detector, Side
+from analysis.intruders.eigen import Eigen
+from analysis.intruders.reference import Reference
+from analysis.intruders.settings import Settings
+from analysis.krylov import Product
+from analysis.weights import Pair
+from harness.errors import ConfigError
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Rows:
+    """Rows for each table."""
+
+    vectors: list[Row] = field(default_factory=list)
+    matrices: list[Row] = field(default_factory=list)
+    spectra: list[Row] = field(default_factory=list)
+    similarity: list[Row] = field(default_factory=list)
+
+    def extend(self, other: Rows) -> None:
+        """Append another's rows."""
+        for name in ("vectors", "matrices", "spectra", "similarity"):
+            getattr(self, name).extend(getattr(other, name))
+
+
+def device_of(settings: Settings) -> torch.device:
+    """Return the device asked for, else a GPU where there is one."""
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device", "cuda", "there is none")
+    return torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def cache_folder(settings: Settings) -> Path:
+    """Return where decompositions are kept."""
+    from harness.assets import cache_root
+
+    return Path(settings.cache).expanduser() if settings.cache else cache_root(None) / "spectra"
+
+
+def detector(matrix: Matrix, settings: Settings) -> Detector:
+    """Return the chosen algorithm over a matrix."""
+    k, eps, width = settings.k, settings.eps, settings.cluster
+    if settings.algorithm == "svd":
+        return Reference(matrix.base, k, width)
+    if settings.algorithm == "eigen":
+        return Eigen(matrix.base, k, eps, width, cache_folder(settings))
+    return Certified(matrix.base, k, eps, width)
+
+
+def measure(pair: Pair, name: str, settings: Settings) -> Rows:
+    """Return all rows of one of a pair's matrices."""
+    rows = Rows()
+    for stored in pair.load(name):
+        matrix = stored.to(device_of(settings))
+        rows.matrices.append(_matrix_row(matrix, settings))
+        if matrix.change.squared_norm() > 0:
+            rows.extend(_detected(matrix, settings))
+        if settings.spectra:
+            rows.spectra.extend(_spectra(matrix))
+    return rows
+
+
+def _detected(matrix: Matrix, settings: Settings) -> Rows:
+    """Return the tuned vectors of a matrix, and those of its null controls."""
+    found, rows = detector(matrix, settings), Rows()
+    changes: dict[str, Change] = {"none": matrix.change}
+    if settings.controls:
+        changes |= controls(matrix, settings.seed)
+    for control, change in changes.items():
+        detection = found.detect(change)
+        rows.vectors.extend(_vector_rows(matrix, control, change, detection, settings))
+        if control == "none" and settings.similarity:
+            rows.similarity.extend(_similarity(matrix, settings.similarity))
+    return rows
+
+
+def _labels(matrix: Matrix) -> Row:
+    return {"matrix": matrix.name, "layer": matrix.layer, "kind": matrix.kind, "reference": matrix.reference}
+
+
+def _vector_rows(matrix: Matrix, control: str, change: Change, found: Detection, settings: Settings) -> list[Row]:
+    norm = change.squared_norm() or 1.0
+    along_u = change.transposed_times(found.top.u).double().square().sum(0) / norm
+    along_v = change.times(found.top.v).double().square().sum(0) / norm
+    return [
+        _labels(matrix)
+        | {"control": control, "index": j, "sigma": float(found.top.s[j])}
+        | _side_row(found.left, j, "u", settings.eps)
+        | _side_row(found.right, j, "v", settings.eps)
+        | {"energy_u": float(along_u[j]), "energy_v": float(along_v[j])}
+        for j in range(len(found.top.s))
+    ]
+
+
+def _side_row(side: Side, j: int, name: str, eps: float) -> Row:
+    return {
+        f"cos_{name}_low": float(side.low[j]),
+        f"cos_{name}_high": float(side.high[j]),
+        f"cluster_{name}_low": float(side.cluster_low[j]),
+        f"cluster_{name}_high": float(side.cluster_high[j]),
+        f"intruder_{name}": bool(side.high[j] < eps),
+        f"decided_{name}": side.decided[j],
+        f"steps_{name}": side.steps[j],
+    }
+
+
+def _matrix_row(matrix: Matrix, settings: Settings) -> Row:
+    """Return a matrix's size and how large its change is; the spectrum of a low-rank change comes from its factors."""
+    change, base = matrix.change, float(matrix.base.double().norm())
+    row = _labels(matrix) | {
+        "rows": matrix.shape[0],
+        "columns": matrix.shape[1],
+        "dtype": matrix.dtype,
+        "rank": change.a.shape[0] if isinstance(change, LowRank) else None,
+        "algorithm": settings.algorithm,
+        "base_norm": base,
+        "change_norm": change.squared_norm() ** 0.5,
+        "relative_norm": change.squared_norm() ** 0.5 / base,
+    }
+    s = change_spectrum(change) if isinstance(change, LowRank) or settings.spectra or settings.algorithm == "svd" else None
+    names = ("change_spectral_norm", "change_effective_rank", "change_stable_rank", "change_k90")
+    if s is None:
+        return row | dict.fromkeys(names)
+    values = (float(s[0]), spectra.effective_rank(s), spectra.stable_rank(s), spectra.energy_rank(s))
+    return row | dict(zip(names, values, strict=True))
+
+
+def change_spectrum(change: Change) -> torch.Tensor:
+    """Return the singular values of a change, from its factors where it has them."""
+    if isinstance(change, Dense):
+        return spectra.singular_values(change.delta)
+    return spectra.low_rank_svd(change.b.double(), change.a.double()).s
+
+
+def _spectra(matrix: Matrix) -> list[Row]:
+    """Return every singular value of W0, W and the change."""
+    tuned = Product.of(matrix.base, matrix.change).dense()
+    values = {
+        "base": spectra.singular_values(matrix.base),
+        "tuned": spectra.singular_values(tuned),
+        "change": change_spectrum(matrix.change),
+    }
+    return [
+        _labels(matrix) | {"of": name, "index": i, "sigma": float(sigma)}
+        for name, s in values.items()
+        for i, sigma in enumerate(s.tolist())
+    ]
+
+
+def _similarity(matrix: Matrix, n: int) -> list[Row]:
+    """Return |cos| of the first n base with the first n tuned left vectors."""
+    base = torch.linalg.svd(matrix.base, full_matrices=False)[0][:, :n]
+    tuned = torch.linalg.svd(Product.of(matrix.base, matrix.change).dense(), full_matrices=False)[0][:, :n]
+    cosines = spectra.similarity_matrix(base, tuned).cpu().numpy()
+    return [
+        _labels(matrix) | {"base_index": int(i), "tuned_index": int(j), "cos": float(cosines[i, j])}
+        for i, j in np.ndindex(*cosines.shape)
+    ]
+
+
+def measure_all(pair: Pair, settings: Settings) -> Iterator[Rows]:
+    """Yield the rows of each matrix in order, `jobs` processes sharing the work."""
+    if settings.jobs == 1:
+        for name in pair.names:
+            yield measure(pair, name, settings)
+        return
+    threads = max(1, (os.cpu_count() or 1) // settings.jobs)
+    # spawn: a process forked after torch has started its threads may wait for ever
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(settings.jobs, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        pending = [pool.submit(measure, pair, name, settings) for name in pair.names]
+        try:
+            for future in pending:
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,112 @@
+"""The tables: vectors, matrices, counts over grids of k and ε; tidy, one Parquet file each, written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.intruders.analyse import Row, Rows
+from analysis.intruders.settings import Settings
+from harness.files import write_bytes
+
+EPS_GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
+"""ε from .05 to .95; by chance alone max|cos| is about √(2 ln n / n), .13 at n = 768: nothing below that means much."""
+GROUPS = ("all", "layer", "kind")
+
+
+def count_rows(vectors: list[Row], settings: Settings) -> list[Row]:
+    """Return the intruders for each k and ε, over all matrices, by layer and by module kind."""
+    frames = _split(vectors, ("run", "step", "reference", "control"))
+    return [row for labels, rows in frames for row in _grid(rows, labels, settings)]
+
+
+def _split(rows: list[Row], keys: tuple[str, ...]) -> list[tuple[Row, list[Row]]]:
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return [(dict(zip(keys, values, strict=True)), group) for values, group in found.items()]
+
+
+def _grid(rows: list[Row], labels: Row, settings: Settings) -> Iterator[Row]:
+    groups = [("all", "", rows)]
+    groups += [(by, str(label[by]), some) for by in GROUPS[1:] for label, some in _split(rows, (by,))]
+    for by, value, some in groups:
+        for side in ("u", "v"):
+            for clustered in (False, True):
+                where = labels | {"by": by, "value": value, "side": side, "clustered": clustered}
+                yield from _counts(some, where, settings)
+
+
+def _counts(rows: list[Row], labels: Row, settings: Settings) -> Iterator[Row]:
+    """Count the first k vectors of each matrix below each ε; what bounds leave open is counted apart."""
+    measure = "cluster" if labels["clustered"] else "cos"
+    low, high = (_column(rows, f"{measure}_{labels['side']}_{end}") for end in ("low", "high"))
+    index = _column(rows, "index")
+    eps = np.array(sorted({*EPS_GRID, settings.eps}))
+    below, open_ = high[:, None] < eps, (low[:, None] < eps) & (high[:, None] >= eps)
+    matrices = len({row["matrix"] for row in rows})
+    for k in range(1, settings.k + 1):
+        first = index < k
+        intruders, undecided = below[first].sum(0), open_[first].sum(0)
+        for at, value in enumerate(eps.tolist()):
+            counts = {"intruders": int(intruders[at]), "undecided": int(undecided[at])}
+            yield labels | {"k": k, "eps": value} | counts | {"vectors": int(first.sum()), "matrices": matrices}
+
+
+def _column(rows: list[Row], name: str) -> NDArray[np.float64]:
+    return np.array([row[name] for row in rows], dtype=np.float64)
+
+
+def write(rows: Rows, out: Path, settings: Settings) -> list[Row]:
+    """Write the tables and return the rows of the counts."""
+    counts = count_rows(rows.vectors, settings)
+    tables = {"vectors": rows.vectors, "matrices": rows.matrices, "counts": counts}
+    tables |= {name: getattr(rows, name) for name in ("spectra", "similarity") if getattr(settings, name)}
+    for name, some in tables.items():
+        write_bytes(out / f"{name}.parquet", parquet(some, SCHEMAS[name]))
+    return counts
+
+
+def parquet(rows: list[Row], columns: dict[str, str]) -> bytes:
+    """Return rows as a Parquet file; the columns are the same whatever the rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in columns.items()])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+_LABELS = {"run": "string", "step": "int64", "matrix": "string", "layer": "int64", "kind": "string", "reference": "string"}
+_SIDES = {
+    f"{column}_{side}{end}": kind
+    for side in ("u", "v")
+    for column, end, kind in (
+        ("cos", "_low", "float64"),
+        ("cos", "_high", "float64"),
+        ("cluster", "_low", "float64"),
+        ("cluster", "_high", "float64"),
+        ("intruder", "", "bool_"),
+        ("decided", "", "string"),
+        ("steps", "", "int64"),
+        ("energy", "", "float64"),
+    )
+}
+SCHEMAS: dict[str, dict[str, str]] = {
+    "vectors": _LABELS | {"control": "string", "index": "int64", "sigma": "float64"} | _SIDES,
+    "matrices": _LABELS
+    | {"rows": "int64", "columns": "int64", "dtype": "string", "rank": "int64", "algorithm": "string"}
+    | dict.fromkeys(("base_norm", "change_norm", "relative_norm", "change_spectral_norm"), "float64")
+    | {"change_effective_rank": "float64", "change_stable_rank": "float64", "change_k90": "int64"},
+    "counts": {"run": "string", "step": "int64", "reference": "string", "control": "string", "by": "string"}
+    | {"value": "string", "side": "string", "clustered": "bool_", "k": "int64", "eps": "float64"}
+    | dict.fromkeys(("intruders", "undecided", "vectors", "matrices"), "int64"),
+    "spectra": _LABELS | {"of": "string", "index": "int64", "sigma": "float64"},
+    "similarity": _LABELS | {"base_index": "int64", "tuned_index": "int64", "cos": "float64"},
+}
+"""Column → Arrow type, of every table."""
