@@ -18,7 +18,15 @@ from analysis.checkpoints import Checkpoint
 from harness.errors import ConfigError, NotApplicable
 
 PART = re.compile(r"\.lora_(?:(A|B)(?:\.[^.]+)?\.weight|embedding_(A|B)(?:\.[^.]+)?|magnitude_vector(?:\..+)?)$")
-PROMPTS = {"PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING", "CPT", "ADAPTION_PROMPT", "CARTRIDGE"}
+PROMPTS = {
+    "PREFIX_TUNING",
+    "PROMPT_TUNING",
+    "P_TUNING",
+    "MULTITASK_PROMPT_TUNING",
+    "CPT",
+    "ADAPTION_PROMPT",
+    "CARTRIDGE",
+}
 VARIANTS = ("layer_replication", "target_parameters", "use_qalora", "use_bdlora", "kasa_config", "monteclora_config")
 """Fields of LoRA's configuration under which W0 + s B A is not what the model computes."""
 REPRODUCIBLE = ("pissa", "olora")
@@ -80,7 +88,9 @@ class Adapter:
             return shapes[parts["weight"]]
         out, inner = shapes[parts["B"]], shapes[parts["A"]]
         if len(out) != 2 or len(inner) != 2 or out[1] != inner[0]:
-            raise ConfigError("tuned", self.folder, f"{module}: lora_B {out} and lora_A {inner} are no update of a matrix")
+            raise ConfigError(
+                "tuned", self.folder, f"{module}: lora_B {out} and lora_A {inner} are no update of a matrix"
+            )
         return (inner[1], out[0]) if self._embedding(module) else (out[0], inner[1])
 
     def _embedding(self, module: str) -> bool:
@@ -113,7 +123,9 @@ class Adapter:
         alpha = _by_pattern(self.config.get("alpha_pattern"), module, self.config["lora_alpha"])
         stated = _by_pattern(self.config.get("rank_pattern"), module, self.config["r"])
         if stated != rank:
-            raise ConfigError("tuned", self.folder, f"{module}: lora_A has rank {rank}, its configuration says {stated:g}")
+            raise ConfigError(
+                "tuned", self.folder, f"{module}: lora_A has rank {rank}, its configuration says {stated:g}"
+            )
         return float(alpha / rank**0.5 if self.config.get("use_rslora") else alpha / rank)
 
 

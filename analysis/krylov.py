@@ -102,11 +102,14 @@ def top_singular(w: Product, k: int, seed: int = 0) -> TopVectors:
 
 
 def _by_gram(w: Product, k: int) -> TopVectors:
-    """Return the k largest singular triplets from the eigenvectors of the whole Gram matrix, in double precision."""
+    """Return the k largest singular triplets from the eigenvectors of the whole Gram matrix, in double precision.
+
+    Their errors are those of the matrix's own precision: closer values are not told apart by any decomposition of it.
+    """
     dense = w.dense().double()
     values, vectors = torch.linalg.eigh(dense.T @ dense if w.tall else dense @ dense.T)
     values = values.flip(0)
-    error = _angle(values, (_rounding(values) * values[0]).expand_as(values))[:k].to(w.base.dtype)
+    error = _angle(values, (_rounding(w.base) * values[0]).expand_as(values))[:k].to(w.base.dtype)
     return w.triplets(vectors.flip(1)[:, :k].T.to(w.base.dtype), error)
 
 

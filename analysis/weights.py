@@ -103,7 +103,9 @@ class Pair:
             if name is None:
                 if self.tuned.saved_whole(module):
                     continue  # a new head, which the base never had
-                raise ConfigError("tuned", self.tuned.folder, f"adapts {module}, which the base lacks: another base's adapter")
+                raise ConfigError(
+                    "tuned", self.tuned.folder, f"adapts {module}, which the base lacks: another base's adapter"
+                )
             shape = self.base.shapes[name]
             if self.wanted.includes(name, role_of(name, shape)):
                 expected = shape[::-1] if self._transposed(name) else shape

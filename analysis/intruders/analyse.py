@@ -137,7 +137,11 @@ def _matrix_row(matrix: Matrix, settings: Settings) -> Row:
         "change_norm": change.squared_norm() ** 0.5,
         "relative_norm": change.squared_norm() ** 0.5 / base,
     }
-    s = change_spectrum(change) if isinstance(change, LowRank) or settings.spectra or settings.algorithm == "svd" else None
+    s = (
+        change_spectrum(change)
+        if isinstance(change, LowRank) or settings.spectra or settings.algorithm == "svd"
+        else None
+    )
     names = ("change_spectral_norm", "change_effective_rank", "change_stable_rank", "change_k90")
     if s is None:
         return row | dict.fromkeys(names)

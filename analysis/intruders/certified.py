@@ -12,7 +12,6 @@ vectors of the other. Vectors are rows, in double precision, each kept orthogona
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -23,7 +22,8 @@ from torch import Tensor
 
 from analysis.changes import Change
 from analysis.intruders.detection import Detection, Numbers, Side
-from analysis.intruders.measure import Jacobi, heaviest, together
+from analysis.intruders.lanczos import EXHAUSTED, Lanczos, simple
+from analysis.intruders.measure import Jacobi, gaps, heaviest, resolution, together
 from analysis.intruders.reference import Reference
 from analysis.krylov import Product, TopVectors, top_singular
 
@@ -36,8 +36,6 @@ CONVERGED = 1e-8
 CLEAR = 1e-5
 """The residual that is enough where the angle to the eigenvector, by the next Ritz value, is below `CLEAR_ANGLE`."""
 CLEAR_ANGLE = 0.01
-EXHAUSTED = 1e-12
-"""A coupling β this small beside the largest Ritz value is rounding: the Krylov space holds all that y has."""
 MARGIN = 1e-9
 """By which a proof must clear the threshold; rounding in the recurrence is smaller."""
 
@@ -98,101 +96,35 @@ class Certified:
             side.replace(rows, self.exact.side(base, vectors[:, rows], "fallback"))
 
 
-@dataclass
-class _Lanczos:
-    """Several Lanczos iterations side by side, those still open."""
-
-    rows: Tensor
-    """(open, n): the newest vectors."""
-    alpha: list[Tensor] = field(default_factory=list)
-    beta: list[Tensor] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.rows = self.rows / self.rows.norm(dim=1, keepdim=True)
-        self.basis = self.rows.new_empty(len(self.rows), 16, self.rows.shape[1])
-        self.basis[:, 0] = self.rows
-
-    @property
-    def steps(self) -> int:
-        """Return the steps taken."""
-        return len(self.alpha)
-
-    def absorb(self, product: Float[Tensor, "open n"]) -> None:
-        """Take A q of the newest vectors q: α = qᵀA q, and the next vector from what is orthogonal to all so far."""
-        known = self.basis[:, : self.steps + 1]
-        first = torch.bmm(known, product[:, :, None])
-        rest = product - torch.bmm(first.transpose(1, 2), known)[:, 0]
-        again = torch.bmm(known, rest[:, :, None])
-        rest = rest - torch.bmm(again.transpose(1, 2), known)[:, 0]
-        beta = rest.norm(dim=1)
-        self.alpha.append(first[:, -1, 0] + again[:, -1, 0])
-        self.beta.append(beta)
-        self.rows = rest / beta.clamp_min(torch.finfo(beta.dtype).tiny)[:, None]
-        if self.steps == self.basis.shape[1]:
-            self.basis = torch.cat([self.basis, torch.empty_like(self.basis)], dim=1)
-        self.basis[:, self.steps] = self.rows
-
-    def keep(self, mask: Tensor) -> None:
-        """Go on with some of the iterations."""
-        self.rows, self.basis = self.rows[mask], self.basis[mask]
-        self.alpha = [values[mask] for values in self.alpha]
-        self.beta = [values[mask] for values in self.beta]
-
-    def jacobi(self) -> Jacobi:
-        """Return the Jacobi matrices so far."""
-        alpha, beta = torch.stack(self.alpha, 1), torch.stack(self.beta, 1)
-        return Jacobi(alpha.cpu().numpy(), beta.cpu().numpy())
-
-    def ritz_vector(self, row: int, index: int) -> Tensor:
-        """Return the Ritz vector of one iteration that belongs to its index-th value."""
-        values = np.zeros((self.steps, self.steps))
-        jacobi = self.jacobi()
-        values[np.diag_indices(self.steps)] = jacobi.alpha[row]
-        at = np.arange(self.steps - 1)
-        values[at, at + 1] = values[at + 1, at] = jacobi.beta[row, :-1]
-        weights = torch.from_numpy(np.linalg.eigh(values)[1][:, index]).to(self.rows)
-        return weights @ self.basis[row, : self.steps]
-
-
 def _far_from_zero(values: Numbers, residuals: Numbers, tolerance: float) -> NDArray[np.bool_]:
     """Return which Ritz pairs have a residual below the tolerance, and a value that is not zero to within ten times it."""
     limit = tolerance * values[:, -1:]
     return (residuals <= limit) & (values > 10 * limit)
 
 
-def _gaps(values: Numbers) -> Numbers:
-    """Return each Ritz value's distance to its nearest neighbour."""
-    steps = np.diff(values, axis=1, prepend=-np.inf, append=np.inf)
-    return np.minimum(steps[:, :-1], steps[:, 1:])
-
-
 class _Proof:
     """The proofs for the vectors of one side as they come in."""
 
-    def __init__(self, rows: Tensor, eps: float, width: float, floor: Callable[[], float] | None, energy: float) -> None:
+    def __init__(self, rows: Tensor, eps: float, width: float, floor: Callable[[], float] | None) -> None:
         count = len(rows)
-        self.eps, self.width, self.energy = eps, width, energy
-        self.lanczos = _Lanczos(rows)
+        self.eps, self.width = eps, width
+        self.lanczos = Lanczos(rows)
         self.floor, self.asked, self.above = floor, False, 0.0
         self.open = np.arange(count)
         self.decided_at = np.zeros(count, dtype=int)
-        self.found: dict[int, tuple[float, float, Tensor]] = {}
+        self.found: dict[int, tuple[float, Tensor]] = {}
         ones, zeros = np.ones(count), np.zeros(count)
         self.side = Side(zeros, ones, zeros.copy(), ones.copy(), ["undecided"] * count, [0] * count)
-
-    def exhausted(self) -> bool:
-        """Return whether some iteration has nothing left to find."""
-        limit = EXHAUSTED * torch.stack(self.lanczos.alpha).amax(0)
-        return bool((self.lanczos.beta[-1] <= limit).any())
 
     def check(self) -> None:
         """Look for proofs, and drop the iterations that need no more steps."""
         jacobi = self.lanczos.jacobi()
         values, weights, residuals = jacobi.ritz()
         largest = values[:, -1:]
-        angles = residuals / np.maximum(_gaps(values), np.finfo(float).tiny)
+        angles = residuals / np.maximum(gaps(values), np.finfo(float).tiny)
         converged = _far_from_zero(values, residuals, CONVERGED)
         converged |= _far_from_zero(values, residuals, CLEAR) & (angles <= CLEAR_ANGLE)
+        converged &= gaps(values) > resolution(values)
         # |⟨x, y⟩| ≥ |⟨u, y⟩| cos φ - sin φ for an eigenvector x at an angle φ to the Ritz vector u.
         cosines = np.where(converged, np.maximum(np.sqrt(weights) - 1.5 * angles, 0), 0.0)
         done = jacobi.beta[:, -1] <= EXHAUSTED * largest[:, 0]
@@ -227,7 +159,9 @@ class _Proof:
             windows = heaviest(some, values[small], self.above, self.width, limit)
             side.cluster_high[at[small]] = np.minimum(side.cluster_high[at[small]], np.sqrt(windows))
         # Once the heaviest atom is known, the others share what it leaves.
-        side.high[at] = np.minimum(side.high[at], np.sqrt(np.maximum(side.low[at] ** 2, 1 - side.low[at] ** 2)) + 2 * CLEAR_ANGLE)
+        side.high[at] = np.minimum(
+            side.high[at], np.sqrt(np.maximum(side.low[at] ** 2, 1 - side.low[at] ** 2)) + 2 * CLEAR_ANGLE
+        )
 
     def _blocked_at_zero(self, values: Numbers, weights: Numbers, proved: Numbers) -> bool:
         """Return whether a heavy atom at zero, outside a tall matrix's column space, may be all that is in the way."""
@@ -239,7 +173,7 @@ class _Proof:
         for at, row in enumerate(self.open):
             best = int(sure[at].argmax())
             if sure[at, best] >= self.eps**2 and row not in self.found:
-                self.found[row] = (values[at, best], sure[at, best], self.lanczos.ritz_vector(at, best))
+                self.found[row] = (values[at, best], self.lanczos.ritz_vector(at, best))
 
     def _drop(self, done: Numbers) -> None:
         side, at = self.side, self.open
@@ -254,20 +188,19 @@ class _Proof:
         self.open = at[stay]
         self.lanczos.keep(torch.from_numpy(stay).to(self.lanczos.rows.device))
 
-    def reopen_degenerate(self) -> None:
+    def reopen_degenerate(self, squared: Callable[[Tensor], Tensor]) -> None:
         """Withdraw "no intruder" where the eigenvector found may be one of several to one eigenvalue.
 
-        In an eigenspace of dimension d a Ritz vector of weight w is y's projection, while a decomposition
-        returns some basis of it, of which the best vector may have no more than w / d. So a proof stands for
-        d ≤ w / ε². Two vectors that lead to one eigenvalue but to different eigenvectors show that d > 1, and
-        ‖W0‖_F² / θ is the most that d can be.
+        In an eigenspace of dimension d a Ritz vector is y's projection, while a decomposition returns some
+        basis of it, of which the best vector may have no more than a share 1 / d of the weight.
         """
-        largest = max((theta for theta, _, _ in self.found.values()), default=0.0)
-        for row, (theta, weight, vector) in self.found.items():
-            others = [other for name, (near, _, other) in self.found.items() if name != row and abs(near - theta) <= 10 * CLEAR * largest]
-            shared = any(float((vector @ other).abs()) < 0.99 for other in others)
-            at_once = self.side.steps[row] <= 1 and self.energy / theta >= weight / self.eps**2
-            if shared or at_once:
+        if not self.found:
+            return
+        rows = list(self.found)
+        vectors = torch.stack([self.found[row][1] for row in rows])
+        alone = simple(squared, vectors, np.array([self.found[row][0] for row in rows]), CLEAR, MAX_STEPS)
+        for row, is_simple in zip(rows, alone, strict=True):
+            if not is_simple:
                 self.side.low[row], self.side.high[row], self.side.decided[row] = 0.0, 1.0, "undecided"
 
 
@@ -276,9 +209,8 @@ def prove(
 ) -> tuple[_Proof, _Proof]:
     """Run Lanczos under W0 W0ᵀ from rows u and under W0ᵀW0 from rows v until each is decided or `MAX_STEPS` are done."""
     tall, wide = w.shape[0] > w.shape[1], w.shape[0] < w.shape[1]
-    energy = float(w.square().sum())
     floor = _Floor(w)
-    left, right = _Proof(u, eps, width, floor if tall else None, energy), _Proof(v, eps, width, floor if wide else None, energy)
+    left, right = _Proof(u, eps, width, floor if tall else None), _Proof(v, eps, width, floor if wide else None)
     half = right.lanczos.rows @ w.T
     limit = min(MAX_STEPS, *(max(side) for side in [w.shape]))
     for step in range(1, limit + 1):
@@ -286,18 +218,18 @@ def prove(
         both = torch.cat([rows, half]) @ w
         if len(half):
             right.lanczos.absorb(both[len(rows) :])
-        if len(right.open) and (_due(step) or right.exhausted()):
+        if len(right.open) and (_due(step) or right.lanczos.exhausted()):
             right.check()
         both = torch.cat([both[: len(rows)], right.lanczos.rows]) @ w.T
         half = both[len(rows) :]
         if len(rows):
             left.lanczos.absorb(both[: len(rows)])
-        if len(left.open) and (_due(step) or left.exhausted()):
+        if len(left.open) and (_due(step) or left.lanczos.exhausted()):
             left.check()
         if not len(left.open) and not len(right.open):
             break
-    left.reopen_degenerate()
-    right.reopen_degenerate()
+    left.reopen_degenerate(lambda rows: (rows @ w) @ w.T)
+    right.reopen_degenerate(lambda rows: (rows @ w.T) @ w)
     return left, right
 
 

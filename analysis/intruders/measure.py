@@ -129,3 +129,16 @@ def _interval_mass(
             bound = np.where(valid, np.minimum(bound, mass), bound)
         point = 1 / kernel[0]
     return bound, np.where(np.isfinite(point), point, 0.0)
+
+
+def gaps(values: Numbers) -> Numbers:
+    """Return each Ritz value's distance to its nearest neighbour."""
+    steps = np.diff(values, axis=1, prepend=-np.inf, append=np.inf)
+    return np.minimum(steps[:, :-1], steps[:, 1:])
+
+
+def resolution(values: Numbers) -> Numbers:
+    """Return the distance of eigenvalues σ² within which decompositions in float32 do not tell base vectors apart."""
+    positive = np.maximum(values, 0)
+    apart: Numbers = 2 * RESOLUTION * np.sqrt(positive * positive[:, -1:])
+    return apart

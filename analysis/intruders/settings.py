@@ -85,7 +85,12 @@ class Settings:
         one, other = ("base", "tuned") if self.base is None else ("tuned", "base")
         both = (self.base is None) == (self.tuned is None)
         _require(both, one, "", f"must be given together with {other}=")
-        _require(bool(self.runs) or self.base is not None, "runs", "", "give run folders, or base= and tuned=; --help shows all")
+        _require(
+            bool(self.runs) or self.base is not None,
+            "runs",
+            "",
+            "give run folders, or base= and tuned=; --help shows all",
+        )
         _require(not (self.runs and self.base), "base", self.base, "cannot be combined with run folders")
         _require(self.base is None or self.out is not None, "out", "", "must be given: the folder for the tables")
         _require(not (self.runs and self.quantised), "quantised", self.quantised, "is known from a run's record")

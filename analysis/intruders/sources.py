@@ -55,7 +55,9 @@ def run_folders(given: tuple[str, ...]) -> list[Path]:
     found: dict[Path, None] = {}
     for name in given:
         folder = Path(name).expanduser()
-        inside = [folder] if (folder / "record.json").is_file() else sorted(p.parent for p in folder.glob("*/record.json"))
+        inside = (
+            [folder] if (folder / "record.json").is_file() else sorted(p.parent for p in folder.glob("*/record.json"))
+        )
         if not inside:
             raise ConfigError("run", name, "holds no run: there is no record.json in it or below")
         found.update(dict.fromkeys(inside))

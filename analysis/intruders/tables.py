@@ -82,7 +82,14 @@ def parquet(rows: list[Row], columns: dict[str, str]) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-_LABELS = {"run": "string", "step": "int64", "matrix": "string", "layer": "int64", "kind": "string", "reference": "string"}
+_LABELS = {
+    "run": "string",
+    "step": "int64",
+    "matrix": "string",
+    "layer": "int64",
+    "kind": "string",
+    "reference": "string",
+}
 _SIDES = {
     f"{column}_{side}{end}": kind
     for side in ("u", "v")
