@@ -81,7 +81,9 @@ def _bad_key(cause: OmegaConfBaseException, overrides: list[str]) -> str:
         known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
         if isinstance(parent, DictConfig) and OmegaConf.get_type(parent) is dict and parent._key():
             mapping = parent._get_full_key(None)
-            return str(ConfigError(key, value, f"new keys of a mapping are added with ++: ++{mapping}={{…}} or ++{key}=…"))
+            return str(
+                ConfigError(key, value, f"new keys of a mapping are added with ++: ++{mapping}={{…}} or ++{key}=…")
+            )
         return str(ConfigError(key, value, f"no such key; {nearest(key.rsplit('.', 1)[-1], known)}"))
     if isinstance(cause, ValidationError):
         return str(ConfigError(key, value, " ".join(str(cause).split("\n")[0].split())))

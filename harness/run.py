@@ -29,15 +29,14 @@ register()
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def main(composed: DictConfig) -> str | None:
     """Train the composed run; the sweeper has already checked and prepared the runs of a sweep."""
-    try:
-        config = to_run_config(composed)
-        if not config.sweep.prepared:
-            run_single(config, _execute)
-            return None
-        status = _execute(config)
+    if composed.sweep.prepared:
+        status = _execute(to_run_config(composed))
         return None if status is None else status.value
+    try:
+        run_single(to_run_config(composed), _execute)
     except HarnessError as error:
         fail(str(error))  # here, because Hydra would add a line of its own
+    return None
 
 
 def _execute(config: RunConfig) -> Status | None:
