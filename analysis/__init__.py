@@ -1,1 +1,1 @@
-"""From run records to conclusions: spectra, intruder dimensions, statistics. Imports harness, never the other way round."""
+"""From run records to conclusions: spectra, intruder dimensions. Imports harness, never the other way round."""

@@ -17,6 +17,8 @@ from analysis.changes import Change, Dense, LowRank
 
 OVERSAMPLING = 4
 """Vectors beyond k in the block: the k-th converges by its distance from the one after the block."""
+WRITTEN = 8
+"""Directions of a low-rank change to begin with; with more, the block would cost more than it saves."""
 SMALL = 256
 """Up to this side decomposing the Gram matrix takes 3 ms, less than the iteration's own steps."""
 ANGLE = 1e-5
@@ -88,16 +90,17 @@ class Product:
         return TopVectors(u.T, s, v.T, error)
 
 
-def top_singular(w: Product, k: int, seed: int = 0) -> TopVectors:
+def top_singular(w: Product, k: int, near: TopVectors | None = None) -> TopVectors:
     """Return the k largest singular triplets of W.
 
-    The Krylov space starts from random rows and the directions that a low-rank change writes to. Where it
-    does not converge, in a spectrum with no gaps at all, W is decomposed whole.
+    The Krylov space starts from random rows, the directions that a low-rank change writes to, and vectors
+    `near` the answer where some are known: a poor guess costs time and no accuracy. Where it does not
+    converge, in a spectrum with no gaps at all, W is decomposed whole.
     """
     side = min(w.shape)
     if side <= max(SMALL, 3 * (k + OVERSAMPLING)):
         return _by_gram(w, k)
-    found = top_eigenvectors(w.squared, _start(w, k, seed), k)
+    found = top_eigenvectors(w.squared, _start(w, k, near), k)
     return _by_gram(w, k) if found is None else w.triplets(*found)
 
 
@@ -133,19 +136,22 @@ def random_rows(k: int, side: int, like: Tensor, seed: int = 0) -> Float[Tensor,
     return torch.randn(k + OVERSAMPLING, side, generator=generator).to(like)
 
 
-def _start(w: Product, k: int, seed: int) -> Float[Tensor, "b side"]:
-    """Return orthonormal rows to begin with: up to half what a low-rank change writes to, the rest random."""
-    rows = random_rows(k, min(w.shape), w.base, seed)
+def _start(w: Product, k: int, near: TopVectors | None) -> Float[Tensor, "b side"]:
+    """Return orthonormal rows to begin with: some that a low-rank change writes to, known ones, and random ones."""
+    parts = [random_rows(k, min(w.shape), w.base)]
+    if near is not None:
+        parts = [parts[0][:OVERSAMPLING], (near.v if w.tall else near.u).T]
     if w.low_rank is not None:
-        written = (w.low_rank.a if w.tall else w.low_rank.b.T)[: len(rows) // 2]
-        rows[: len(written)] = written / written.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+        written = (w.low_rank.a if w.tall else w.low_rank.b.T)[:WRITTEN]
+        parts = [parts[0][: len(parts[0]) - (0 if near else len(written))], *parts[1:], written]
+    rows = torch.cat([part / part.norm(dim=1, keepdim=True).clamp_min(1e-30) for part in parts])
     return torch.linalg.qr(rows.T)[0].T.contiguous()
 
 
 def top_eigenvectors(
     squared: Squared, start: Float[Tensor, "b side"], k: int
 ) -> tuple[Float[Tensor, "k side"], Float[Tensor, " k"]] | None:
-    """Return the eigenvectors of the k largest eigenvalues of M as rows, with their errors; None where none converge."""
+    """Return the eigenvectors of the k largest eigenvalues of M as rows, with their errors; None if not converged."""
     basis = _Basis(squared, start)
     while not basis.converged(k):
         if not basis.extend():

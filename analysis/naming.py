@@ -40,7 +40,7 @@ def layer_of(name: str) -> int | None:
 
 
 def kinds(names: Iterable[str]) -> dict[str, str]:
-    """Return each weight's module kind: ``q_proj``, or ``attention.output.dense`` where ``dense`` alone says too little."""
+    """Return each weight's module kind: ``q_proj``; ``attention.output.dense`` where ``dense`` says too little."""
     tails = {name: found[2] if (found := BLOCK.search(name)) else name.removesuffix(".weight") for name in names}
     by_last = defaultdict(set)
     for tail in tails.values():

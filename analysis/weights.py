@@ -184,8 +184,9 @@ def _require_same_vocabulary(pair: Pair) -> None:
     heads = [_own_head(pair.base), _own_head(pair.tuned)]
     if _generates(pair.base) and _generates(pair.tuned) and (heads[0] is None) != (heads[1] is None):
         side = "base" if heads[0] is None else "tuned model"
-        name = heads[0] or heads[1]
-        raise ConfigError("tuned", pair.tuned.folder, f"{name} is tied to the embedding in the {side} only; {hint}")
+        raise ConfigError(
+            "tuned", pair.tuned.folder, f"{heads[0] or heads[1]} is tied to the embedding in the {side} only; {hint}"
+        )
 
 
 def _own_head(checkpoint: Checkpoint) -> str | None:

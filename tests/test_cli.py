@@ -88,7 +88,8 @@ def test_help_lists_methods_models_and_tasks(tmp_path: Path) -> None:
 def test_configuration_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom harness.compose import compose\ncompose('method=qlora', 'tracker=none')\n"
-        "print([name for name in ('torch', 'transformers', 'peft', 'wandb', 'datasets', 'pyarrow') if name in sys.modules])"
+        "heavy = ('torch', 'transformers', 'peft', 'wandb', 'datasets', 'pyarrow')\n"
+        "print([name for name in heavy if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

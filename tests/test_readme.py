@@ -30,7 +30,7 @@ def run(command: str, *more: str, cwd: Path) -> subprocess.CompletedProcess[str]
 def table(printed: str) -> list[str]:
     """Return the rows of the result table, which is the last thing printed."""
     lines = printed.splitlines()
-    (header,) = [number for number, line in enumerate(lines) if line.startswith("method  rank")]
+    (header,) = [number for number, line in enumerate(lines) if line.split()[:2] == ["method", "rank"]]
     return lines[header + 1 :]
 
 

@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def run(settings: Settings) -> bool:
-    """Measure everything the settings name, one model at a time; return whether any could not be for a fault of its own."""
+    """Measure everything the settings name, one model at a time; return whether any failed."""
     from analysis.intruders.command import measure_job
     from analysis.intruders.sources import jobs
 

@@ -15,8 +15,10 @@ from analysis.intruders.measure import Jacobi, Numbers, gaps, resolution
 
 EXHAUSTED = 1e-12
 """A coupling β this small beside the largest α is rounding: the Krylov space holds all that y has."""
+CANCELLED = 0.03
+"""Where so little is left of a product, rounding in what was taken away shows: it is taken away twice (Kahan)."""
 PROBE_ANGLE = 0.02
-"""Of 1/√n, about what a random vector has along a given direction: how far a probe may lead from a simple eigenvector."""
+"""Of 1/√n, what a random vector has along a given direction: how far a probe may lead from a simple eigenvector."""
 
 
 @dataclass
@@ -41,12 +43,14 @@ class Lanczos:
     def absorb(self, product: Float[Tensor, "open n"]) -> None:
         """Take A q of the newest vectors q: α = qᵀA q, and the next vector from what is orthogonal to all so far."""
         known = self.basis[:, : self.steps + 1]
-        first = torch.bmm(known, product[:, :, None])
-        rest = product - torch.bmm(first.transpose(1, 2), known)[:, 0]
-        again = torch.bmm(known, rest[:, :, None])
-        rest = rest - torch.bmm(again.transpose(1, 2), known)[:, 0]
+        parts = torch.bmm(known, product[:, :, None])
+        rest = product - torch.bmm(parts.transpose(1, 2), known)[:, 0]
         beta = rest.norm(dim=1)
-        self.alpha.append(first[:, -1, 0] + again[:, -1, 0])
+        if bool((beta < CANCELLED * product.norm(dim=1)).any()):
+            more = torch.bmm(known, rest[:, :, None])
+            rest, parts = rest - torch.bmm(more.transpose(1, 2), known)[:, 0], parts + more
+            beta = rest.norm(dim=1)
+        self.alpha.append(parts[:, -1, 0])
         self.beta.append(beta)
         self.rows = rest / beta.clamp_min(torch.finfo(beta.dtype).tiny)[:, None]
         if self.steps == self.basis.shape[1]:
@@ -91,24 +95,30 @@ def simple(
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(found.shape, generator=generator, dtype=torch.float64).to(found)
     lanczos = Lanczos(found + probe / probe.norm(dim=1, keepdim=True))
-    open_rows, result = np.arange(len(found)), np.zeros(len(found), dtype=bool)
-    limit = PROBE_ANGLE / found.shape[1] ** 0.5
+    rows, result = np.arange(len(found)), np.zeros(len(found), dtype=bool)
     for step in range(1, min(steps, found.shape[1]) + 1):
         lanczos.absorb(squared(lanczos.rows))
         if step % 8 and not lanczos.exhausted():
             continue
-        ritz, _, residuals = lanczos.jacobi().ritz()
-        nearest = np.abs(ritz - values[open_rows, None]).argmin(axis=1)[:, None]
-        angles = np.take_along_axis(residuals / np.maximum(gaps(ritz), np.finfo(float).tiny), nearest, 1)[:, 0]
-        close = np.take_along_axis(residuals, nearest, 1)[:, 0] <= tolerance * ritz[:, -1]
-        crowded = np.take_along_axis(gaps(ritz) <= resolution(ritz), nearest, 1)[:, 0]
-        done = ((angles <= limit / 2) | crowded) & close
-        for at in np.flatnonzero(done):
-            vector = lanczos.ritz_vector(int(at), int(nearest[at, 0]))
-            off = vector - (vector @ found[open_rows[at]]) * found[open_rows[at]]
-            result[open_rows[at]] = float(off.norm()) <= limit and not crowded[at]
-        open_rows = open_rows[~done]
-        if not len(open_rows) or lanczos.exhausted():
+        done, alone = _led_back(lanczos, found[torch.from_numpy(rows)], values[rows], tolerance)
+        result[rows[alone]] = True
+        rows = rows[~done]
+        if not len(rows) or lanczos.exhausted():
             break
         lanczos.keep(torch.from_numpy(~done).to(found.device))
     return result
+
+
+def _led_back(lanczos: Lanczos, found: Tensor, values: Numbers, tolerance: float) -> tuple[NDArray[np.bool_], ...]:
+    """Return which probes have converged, and which of them to the eigenvector they began from and to one alone."""
+    ritz, _, residuals = lanczos.jacobi().ritz()
+    nearest = np.abs(ritz - values[:, None]).argmin(axis=1)
+    at = np.arange(len(ritz)), nearest
+    apart, limit = np.maximum(gaps(ritz)[at], np.finfo(float).tiny), PROBE_ANGLE / found.shape[1] ** 0.5
+    crowded = apart <= resolution(ritz)[at]
+    done = ((residuals[at] <= apart * limit / 2) | crowded) & (residuals[at] <= tolerance * ritz[:, -1])
+    alone = done & ~crowded
+    for row in np.flatnonzero(alone):
+        vector = lanczos.ritz_vector(int(row), int(nearest[row]))
+        alone[row] = float((vector - (vector @ found[row]) * found[row]).norm()) <= limit
+    return done, alone

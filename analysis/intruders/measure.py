@@ -57,11 +57,11 @@ class Jacobi:
         return values, vectors[:, 0] ** 2, self.beta[:, -1:] * np.abs(vectors[:, -1])
 
 
-def heaviest(jacobi: Jacobi, values: Numbers, above: float, width: float, limit: float) -> Numbers:
+def heaviest(jacobi: Jacobi, values: Numbers, above: float, width: float, limit: float, blur: float = 0.0) -> Numbers:
     """Return an upper bound, for each measure, on its mass in any window [t, (1 + width)² t] with t ≥ `above`.
 
-    With `width` 0 a window is as narrow as `RESOLUTION`. The result is 1 where no bound below `limit` was found. The windows
-    that start in a cell of a grid lie in one interval; intervals whose bound is too large are halved.
+    With `width` 0 a window is as narrow as `RESOLUTION`; `blur` widens it by a share of the largest value. The
+    result is 1 where no bound below `limit` was found. The windows that start in a cell of a grid lie in one interval; intervals whose bound is too large are halved.
     """
     points = np.maximum(_grid(values), above)
     # Windows that start below the smallest Ritz value: with c there, K(c, t) only grows further down.
@@ -71,7 +71,7 @@ def heaviest(jacobi: Jacobi, values: Numbers, above: float, width: float, limit:
     largest = np.maximum(values[:, -1], 0)
     result = np.zeros(len(points))
     for _ in range(HALVINGS):
-        ends = (np.sqrt(np.maximum(right, 0)) * (1 + width) + RESOLUTION * np.sqrt(largest[rows])) ** 2
+        ends = _window_end(right, largest[rows], width) + blur * largest[rows]
         bound, at_middle = _interval_mass(jacobi, rows, left, ends, (left + right) / 2)
         small = bound < limit
         np.maximum.at(result, rows[small], bound[small])
@@ -86,10 +86,16 @@ def heaviest(jacobi: Jacobi, values: Numbers, above: float, width: float, limit:
     return result
 
 
+def _window_end(start: Numbers, largest: Numbers, width: float) -> Numbers:
+    """Return where a window of squared singular values ends that starts here."""
+    end: Numbers = (np.sqrt(np.maximum(start, 0)) * (1 + width) + RESOLUTION * np.sqrt(largest)) ** 2
+    return end
+
+
 def together(values: Numbers, weights: Numbers, width: float) -> Numbers:
     """Return, for each measure, the largest sum of weights of Ritz values in one window, as `heaviest` has them."""
     largest = np.maximum(values[:, -1:], 0)
-    ends = (np.sqrt(np.maximum(values, 0)) * (1 + width) + RESOLUTION * np.sqrt(largest)) ** 2
+    ends = _window_end(values, largest, width)
     within = (values[:, None, :] >= values[:, :, None]) & (values[:, None, :] <= ends[:, :, None])
     sums: Numbers = np.where(within, weights[:, None, :], 0.0).sum(axis=2).max(axis=1)
     return np.clip(sums, 0, 1)

@@ -184,7 +184,7 @@ def model_folder(name: str) -> Path:
 
 
 def _require_own_base(adapter: Adapter, given: str, folder: Path) -> None:
-    """Refuse an adapter that names another base by its hub id, or whose own base differs in the first adapted matrix."""
+    """Refuse an adapter that names another base by its hub id, or whose own base differs in an adapted matrix."""
     own = adapter.config.get("base_model_name_or_path")
     if not own or not isinstance(own, str):
         return

@@ -41,7 +41,8 @@ def _is(row: Row, control: str, side: str, clustered: bool) -> bool:
 
 def _headline(name: str, total: Row, settings: Settings) -> str:
     what = f"k = {settings.k}, eps = {settings.eps:g}, {settings.algorithm}, against {REFERENCES[total['reference']]}"
-    return f"{name}: {total['intruders']} intruder dimensions of {total['vectors']} in {total['matrices']} matrices ({what})"
+    count = f"{total['intruders']} intruder dimensions of {total['vectors']} in {total['matrices']} matrices"
+    return f"{name}: {count} ({what})"
 
 
 def _table(rows: list[Row], settings: Settings) -> Table:

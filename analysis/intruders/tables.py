@@ -1,4 +1,4 @@
-"""The tables: vectors, matrices, counts over grids of k and ε; tidy, one Parquet file each, written whole or not at all."""
+"""The tables: vectors, matrices, counts over grids of k and ε; tidy Parquet, each written whole or not at all."""
 
 from __future__ import annotations
 

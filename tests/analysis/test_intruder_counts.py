@@ -94,14 +94,14 @@ def test_the_table_can_say_which_way_each_was_decided():
 
 @pytest.mark.parametrize("shape", [(40, 40), (60, 40), (40, 60)])
 def test_what_no_algorithm_can_tell_apart_falls_to_the_reference(shape):
-    """All singular values equal: any basis is one of singular vectors, and only the reference's own is the reference's."""
+    """All singular values are equal: any basis is one of singular vectors, and the reference's is its own."""
     base = of_spectrum(torch.ones(40), *shape, torch.Generator().manual_seed(1))
     update = change_of("low", 0.5, base, torch.Generator().manual_seed(2))
     wanted = intruders(Reference(base, K, WIDTH).detect(update))
     with iterations_even_when_small():
         found = Certified(base, K, EPS, WIDTH).detect(update)
     assert {*found.left.decided, *found.right.decided} >= {"fallback"}
-    fixed = [row for row in range(2)]  # the change's own two directions; the rest of W is as degenerate as W0
+    fixed = [0, 1]  # the change's own two directions; the rest of W is as degenerate as W0
     for got, expected in zip(intruders(found), wanted, strict=True):
         assert got[fixed].tolist() == expected[fixed].tolist()
 
@@ -139,7 +139,7 @@ def test_a_vector_outside_a_tall_matrix_column_space_is_an_intruder():
 
 
 def test_weights_of_exactly_repeated_singular_values_count_together():
-    """y lies in the span of four base vectors of one σ, at |cos| = ½ to each: alone an intruder at ε = .6, together none."""
+    """y lies in the span of four base vectors of one σ, at |cos| = ½ to each: together they hold all of it."""
     generator = torch.Generator().manual_seed(0)
     u, v = orthonormal(20, 20, generator), orthonormal(20, 20, generator)
     s = torch.cat([torch.ones(4), torch.linspace(0.5, 0.1, 16)]).double()

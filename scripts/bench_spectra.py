@@ -1,0 +1,206 @@
+"""How fast intruder dimensions are counted, against two full float32 decompositions a matrix.
+
+    python scripts/bench_spectra.py [large] [growth] [model] [repeats=2] [threads=N]
+
+All are measured in turns in one process with the same number of threads, so that what else the machine
+does falls on each alike; the ratios are of the best of the turns. `large` are 4096 × 4096 matrices,
+`growth` 1024 to 4096, `model` all 210 matrices of SmolLM2; all three unless some are named. The targets
+stand beside the figures, with what a 7B and a 70B model would take.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from analysis.changes import LowRank
+from analysis.checkpoints import Checkpoint
+from analysis.intruders.certified import Certified
+from analysis.intruders.detection import Detection
+from analysis.intruders.eigen import Eigen
+from analysis.intruders.reference import Reference
+from analysis.intruders.sources import model_folder
+from analysis.naming import Role, role_of
+
+K, EPS, WIDTH, RANK = 10, 0.5, 1e-3, 8
+SPECTRA = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
+TARGETS = {
+    "large": {"certified": 20.0, "eigen, first run": 4.0, "eigen, further runs": 40.0},
+    "model": {"eigen, first run": 5.0, "eigen, further runs": 15.0},
+}
+MODELS = {
+    "7B": (32, [(4096, 4096)] * 4 + [(11008, 4096)] * 2 + [(4096, 11008)]),
+    "70B": (80, [(8192, 8192)] * 2 + [(1024, 8192)] * 2 + [(28672, 8192)] * 2 + [(8192, 28672)]),
+}
+"""Layers, and the matrices of one: Llama 2."""
+Case = tuple[torch.Tensor, LowRank]
+
+
+def spectrum_like(s: torch.Tensor, n: int) -> torch.Tensor:
+    """Return n singular values along the curve of a real matrix's, so that the size changes and the shape does not."""
+    at = torch.linspace(0, len(s) - 1, n)
+    low = at.floor().long().clamp(max=len(s) - 2)
+    return s[low] + (s[low + 1] - s[low]) * (at - low)
+
+
+def matrix_of(s: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return a matrix of these singular values with random singular vectors."""
+    n = len(s)
+    u, v = (torch.linalg.qr(torch.randn(n, n, generator=generator))[0] for _ in range(2))
+    return (u * s) @ v.T
+
+
+def update_of(w: torch.Tensor, generator: torch.Generator, share: float = 0.3) -> LowRank:
+    """Return a random rank-8 change of `share` of the base's norm: some tuned vectors are intruders, some are none."""
+    b, a = torch.randn(w.shape[0], RANK, generator=generator), torch.randn(RANK, w.shape[1], generator=generator)
+    change = LowRank(b, a)
+    return LowRank(b * (share * float(w.norm()) / change.squared_norm() ** 0.5), a)
+
+
+def resident_peak(reset: bool) -> int:
+    """Return the peak resident bytes since the last reset, or start counting anew; 0 where there is no /proc."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any, int]:
+    """Return seconds, result and peak resident bytes above those before."""
+    gc.collect()
+    before = resident_peak(reset=True)
+    start = time.perf_counter()
+    found = work()
+    return time.perf_counter() - start, found, max(0, resident_peak(reset=False) - before)
+
+
+def ways(case: Case, cache: Path) -> Iterator[tuple[str, Callable[[], Detection]]]:
+    """Yield each algorithm's name and work; the first run of `eigen` fills the cache that the further one finds."""
+    w, change = case
+    yield "svd", lambda: Reference(w, K, WIDTH).detect(change)
+    yield "certified", lambda: Certified(w, K, EPS, WIDTH).detect(change)
+    yield "eigen, first run", lambda: Eigen(w, K, EPS, WIDTH, cache).detect(change)
+    yield "eigen, further runs", lambda: Eigen(w, K, EPS, WIDTH, cache).detect(change)
+
+
+def measure(cases: list[Case], repeats: int) -> tuple[dict[str, float], dict[str, int]]:
+    """Return the best seconds of each way over all cases, and its peak memory; the ways take turns case by case."""
+    turns: list[dict[str, float]] = []
+    memory: dict[str, int] = {}
+    for _ in range(repeats):
+        seconds: dict[str, float] = {}
+        with tempfile.TemporaryDirectory() as cache:
+            for case in cases:
+                counts = set()
+                for name, work in ways(case, Path(cache)):
+                    took, found, peak = timed(work)
+                    seconds[name] = seconds.get(name, 0.0) + took
+                    memory[name] = max(memory.get(name, 0), peak)
+                    counts.add((int((found.left.high < EPS).sum()), int((found.right.high < EPS).sum())))
+                if len(counts) > 1:
+                    raise SystemExit(f"the algorithms disagree: {counts}")
+        turns.append(seconds)
+    return {name: min(turn[name] for turn in turns) for name in turns[0]}, memory
+
+
+def report(title: str, seconds: dict[str, float], memory: dict[str, int], targets: dict[str, float]) -> None:
+    print(f"\n{title}")
+    print(f"  {'':22}{'seconds':>9}{'ratio':>9}{'target':>9}{'peak MiB':>10}")
+    for name, took in seconds.items():
+        ratio, target = seconds["svd"] / took, targets.get(name)
+        mark = "" if target is None else f"{target:.0f}x"
+        verdict = "" if target is None else ("  met" if ratio >= target else "  NOT met")
+        print(f"  {name:22}{took:9.3f}{ratio:8.1f}x{mark:>9}{memory[name] / 2**20:10.0f}{verdict}")
+
+
+def curve(folder: Path, kind: str) -> torch.Tensor:
+    """Return the singular values of one of SmolLM2's matrices, of the middle layer."""
+    return torch.linalg.svdvals(Checkpoint(folder, "base").tensor(f"model.layers.15.{kind}.weight"))
+
+
+def case_of(s: torch.Tensor, n: int) -> Case:
+    generator = torch.Generator().manual_seed(n)
+    w = matrix_of(spectrum_like(s, n), generator)
+    return w, update_of(w, generator)
+
+
+def large(folder: Path, repeats: int) -> dict[str, float]:
+    """Measure matrices of several spectra apart and add them up: the steps of `certified` depend on the spectrum."""
+    total: dict[str, float] = {}
+    most: dict[str, int] = {}
+    for kind in SPECTRA:
+        seconds, memory = measure([case_of(curve(folder, kind), 4096)], repeats)
+        report(f"4096 x 4096, the spectrum of SmolLM2's {kind}", seconds, memory, {})
+        total = {name: total.get(name, 0.0) + took for name, took in seconds.items()}
+        most = {name: max(most.get(name, 0), peak) for name, peak in memory.items()}
+    report(f"4096 x 4096, these {len(SPECTRA)} together", total, most, TARGETS["large"])
+    return {name: took / len(SPECTRA) for name, took in total.items()}
+
+
+def growth(folder: Path, repeats: int) -> None:
+    print("\nseconds by size, and the power of n by which they grow from the size before")
+    before: dict[str, float] = {}
+    for n in (1024, 2048, 4096):
+        seconds, _ = measure([case_of(curve(folder, SPECTRA[-1]), n)], repeats)
+        powers = {name: f" (n^{_power(before[name], took):.1f})" if before else "" for name, took in seconds.items()}
+        print(f"  {n:5}: " + ", ".join(f"{name} {took:.3f}{powers[name]}" for name, took in seconds.items()))
+        before = seconds
+
+
+def _power(smaller: float, larger: float) -> float:
+    return float(torch.log2(torch.tensor(larger / smaller)))
+
+
+def model(folder: Path, repeats: int) -> None:
+    checkpoint, generator = Checkpoint(folder, "base"), torch.Generator().manual_seed(0)
+    names = [name for name, shape in checkpoint.shapes.items() if role_of(name, shape) is Role.linear]
+    bases = [checkpoint.tensor(name) for name in names]
+    seconds, memory = measure([(w, update_of(w, generator)) for w in bases], repeats)
+    report(f"SmolLM2's {len(names)} matrices", seconds, memory, TARGETS["model"])
+
+
+def project(seconds: dict[str, float]) -> None:
+    """Print what whole models would take by the figures at 4096: one pass over the weights, or a decomposition."""
+    print("\nprojected from 4096 x 4096 (decompositions by m · n · min(m, n), certified and further runs by m · n)")
+    for name, (layers, shapes) in MODELS.items():
+        cubic = layers * sum(m * n * min(m, n) for m, n in shapes) / 4096**3
+        square = layers * sum(m * n for m, n in shapes) / 4096**2
+        hours = {
+            way: took * (square if way in ("certified", "eigen, further runs") else cubic) / 3600
+            for way, took in seconds.items()
+        }
+        print(f"  {name:4}" + ", ".join(f"{way} {value:.2f} h" for way, value in hours.items()))
+
+
+def main() -> None:
+    options = dict(argument.split("=") for argument in sys.argv[1:] if "=" in argument)
+    parts = [argument for argument in sys.argv[1:] if "=" not in argument] or ["large", "growth", "model"]
+    repeats = int(options.get("repeats", 2))
+    if "threads" in options:
+        torch.set_num_threads(int(options["threads"]))
+    folder = model_folder("smollm2_135m")
+    print(
+        f"{torch.get_num_threads()} threads, k = {K}, eps = {EPS}, a change of rank {RANK}, both sides, best of {repeats}"
+    )
+    if "large" in parts:
+        project(large(folder, repeats))
+    if "growth" in parts:
+        growth(folder, repeats)
+    if "model" in parts:
+        model(folder, repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,354 @@
+"""The command line on runs and on pairs of folders: tables, summary, controls, errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import small_runs
+import torch
+from independent import cosines
+from test_weights import save_adapter, save_base
+from tiny_models import perturb, tiny
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from analysis.changes import LowRank, Matrix
+from analysis.intruders import __main__ as program
+from analysis.intruders.controls import controls
+from analysis.intruders.settings import Settings, parse
+from analysis.intruders.sources import jobs
+from analysis.intruders.tables import SCHEMAS
+from harness.errors import ConfigError
+from harness.files import write_json
+from harness.record import read_record
+from harness.reload import load_run
+
+METHODS = {
+    "full": ["method=full"],
+    "lora": ["method=lora"],
+    "rslora": ["method=rslora"],
+    "dora": ["method=lora", "method.dora=true"],
+    "pissa": ["method=lora", "method.init=pissa"],
+    "loftq": ["method=lora", "method.init=loftq"],
+    "qlora": ["method=qlora"],
+    "qlora8": ["method=qlora", "method.bits=8"],
+}
+NONE = {
+    "prefix": ["method=prefix", "method.length=3"],
+    "prompt": ["method=prompt", "method.length=3"],
+    "bitfit": ["method=bitfit", "method.add_biases=true"],
+    "adapter": ["method=adapter", "method.size=4"],
+    "head_only": ["method=head_only"],
+    "ia3": ["method=peft", "method.peft_type=IA3"],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, data_folder: Path) -> Callable[[str], Path]:
+    """Return the folder of a run of this method; each is trained at most once."""
+    runs, done = tmp_path_factory.mktemp("runs"), {}
+
+    def one(name: str) -> Path:
+        if name not in done:
+            overrides = [f"model.path={llama_folder}", *small_runs.task("classification", data_folder)]
+            method = {**METHODS, **NONE}[name]
+            steps = ["train.max_steps=2", "rank=4", "train.learning_rate=0.01", "train.save_steps=0"]
+            done[name], _ = small_runs.run(runs / name, *overrides, *method, *steps)
+        return done[name]
+
+    return one
+
+
+def matrices(folder: Path, **settings: Any) -> list[Matrix]:
+    (job,) = jobs(Settings(runs=(str(folder),), **settings))
+    return [matrix for _, pair in job.steps for matrix in pair]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_is_read_as_the_model_it_trained(trained, method):
+    """W0 + ΔW of every matrix is the merged weight of the model that the run's own method brings back."""
+    model, _, _ = load_run(trained(method))
+    from harness.reload import config_of
+
+    merged = config_of(read_record(trained(method))).method.merge(model)
+    wanted = {
+        n: m.weight.T if isinstance(m, Conv1D) else m.weight
+        for n, m in merged.named_modules()
+        if isinstance(m, nn.Linear)
+    }
+    found = matrices(trained(method))
+    assert {matrix.reference for matrix in found} == (
+        {"w0", "dequantised"} if method in ("qlora", "qlora8", "loftq") else {"w0"}
+    )
+    for matrix in found:
+        expected = wanted[matrix.name.removesuffix(".weight")].detach().float()
+        torch.testing.assert_close(matrix.base + matrix.change.dense(), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", NONE)
+def test_a_method_without_a_weight_change_is_not_applicable(trained, method, capsys):
+    assert not program.run(Settings(runs=(str(trained(method)),)))
+    line = capsys.readouterr().out.strip()
+    assert "n/a: " in line and "\n" not in line
+    assert not (trained(method) / "spectra").exists()
+
+
+def test_a_run_that_failed_is_said_and_is_a_fault(tmp_path, capsys):
+    record = {
+        "schema_version": 1,
+        "id": "lora-x",
+        "status": "failed",
+        "reason": "out of memory",
+        "config": {"method": {"name": "lora"}},
+    }
+    write_json(tmp_path / "lora-x" / "record.json", record)
+    assert program.run(Settings(runs=(str(tmp_path),)))
+    assert capsys.readouterr().out == "lora-x: failed: out of memory\n"
+
+
+def read(folder: Path, table: str) -> list[dict[str, Any]]:
+    return pq.read_table(folder / f"{table}.parquet").to_pylist()
+
+
+def chosen(rows: list[dict[str, Any]], **values: Any) -> list[dict[str, Any]]:
+    return [row for row in rows if all(row[key] == value for key, value in values.items())]
+
+
+@pytest.mark.parametrize("algorithm", ["svd", "eigen", "certified"])
+def test_tables_stand_beside_the_record(trained, algorithm, capsys):
+    folder = trained("lora")
+    assert not program.run(Settings(runs=(str(folder),), k=5, eps=0.9, algorithm=algorithm))
+    out = folder / "spectra"
+    for table in ("vectors", "matrices", "counts"):
+        stored = pq.read_schema(out / f"{table}.parquet")
+        assert {
+            name: str(kind).replace("bool", "bool_").replace("double", "float64")
+            for name, kind in zip(stored.names, stored.types, strict=True)
+        } == SCHEMAS[table]
+    found = matrices(folder)
+    exact = [cosines(m.base.double().numpy(), (m.base + m.change.dense()).double().numpy(), 5) for m in found]
+    left, right = (np.concatenate([side[i] for side in exact]) for i in (0, 1))
+    vectors = chosen(read(out, "vectors"), control="none")
+    assert [row["intruder_u"] for row in vectors] == (left < 0.9).tolist()
+    assert [row["intruder_v"] for row in vectors] == (right < 0.9).tolist()
+    counts = read(out, "counts")
+    (total,) = chosen(counts, by="all", k=5, eps=0.9, side="u", clustered=False, control="none")
+    assert (
+        total["intruders"] == int((left < 0.9).sum())
+        and total["vectors"] == 5 * len(found)
+        and total["matrices"] == len(found)
+    )
+    by_kind = chosen(counts, by="kind", k=5, eps=0.9, side="u", clustered=False, control="none")
+    by_layer = chosen(counts, by="layer", k=5, eps=0.9, side="u", clustered=False, control="none")
+    assert sum(row["intruders"] for row in by_kind) == sum(row["intruders"] for row in by_layer) == total["intruders"]
+    assert {row["value"] for row in by_layer} == {"0", "1"}
+    assert f"{total['intruders']} intruder dimensions of {total['vectors']}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("eps", [0.2, 0.5, 0.95])
+def test_counts_over_the_grid_are_those_of_each_threshold(trained, tmp_path, eps):
+    """Certified counts at another ε than the one proved for are bounds, which hold the exact count."""
+    folder = trained("full")
+    program.run(Settings(runs=(str(folder),), k=3, out=str(tmp_path / "svd"), algorithm="svd", controls=False))
+    program.run(Settings(runs=(str(folder),), k=3, out=str(tmp_path / "certified"), controls=False))
+    exact, bounds = (
+        chosen(read(tmp_path / name, "counts"), by="all", eps=eps, clustered=False) for name in ("svd", "certified")
+    )
+    assert len(exact) == len(bounds) == 6
+    for one, other in zip(exact, bounds, strict=True):
+        assert one["undecided"] == 0
+        assert other["intruders"] <= one["intruders"] <= other["intruders"] + other["undecided"]
+
+
+def test_energy_shares_are_parts_of_the_whole(trained):
+    rows = chosen(read_or_run(trained("lora")), control="none")
+    for name in {row["matrix"] for row in rows}:
+        shares = [row["energy_u"] for row in rows if row["matrix"] == name]
+        assert 0 <= sum(shares) <= 1 + 1e-6
+    (matrix, *_) = matrices(trained("lora"))
+    y = np.linalg.svd((matrix.base + matrix.change.dense()).numpy())[0][:, 0]
+    delta = matrix.change.dense().numpy()
+    first = next(row for row in rows if row["matrix"] == matrix.name)
+    assert first["energy_u"] == pytest.approx(np.linalg.norm(y @ delta) ** 2 / np.linalg.norm(delta) ** 2, abs=1e-4)
+
+
+def read_or_run(folder: Path) -> list[dict[str, Any]]:
+    program.run(Settings(runs=(str(folder),), k=5))
+    return read(folder / "spectra", "vectors")
+
+
+def test_a_quantised_base_has_a_floor_and_two_references(trained, tmp_path, capsys):
+    program.run(Settings(runs=(str(trained("qlora")),), k=3, out=str(tmp_path)))
+    rows = read(tmp_path, "vectors")
+    assert {(row["reference"], row["control"]) for row in rows} == {
+        ("w0", "none"), ("w0", "dense"), ("w0", "quantisation"),
+        ("dequantised", "none"), ("dequantised", "dense"), ("dequantised", "low_rank"),
+    }  # fmt: skip
+    assert "quantising alone" in capsys.readouterr().out
+
+
+def test_controls_have_the_change_s_norm_and_rank_and_depend_on_the_seed_alone():
+    generator = torch.Generator().manual_seed(0)
+    change = LowRank(torch.randn(30, 3, generator=generator), torch.randn(3, 20, generator=generator))
+    matrix = Matrix("a.0.b.weight", "b", 0, torch.randn(30, 20, generator=generator), change)
+    made = controls(matrix, 7)
+    for control in made.values():
+        assert float(control.dense().norm()) == pytest.approx(float(change.dense().norm()), rel=1e-4)
+    assert int(torch.linalg.matrix_rank(made["low_rank"].dense())) == 3
+    again, other = controls(matrix, 7), controls(matrix, 8)
+    assert all(torch.equal(made[name].dense(), again[name].dense()) for name in made)
+    assert not any(torch.equal(made[name].dense(), other[name].dense()) for name in made)
+
+
+def test_processes_share_the_work_and_change_nothing(tmp_path):
+    base = save_base("llama", tmp_path / "base")
+    save_adapter("llama", tmp_path / "adapter")
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "analysis.intruders",
+        f"base={base}",
+        f"tuned={tmp_path / 'adapter'}",
+        "k=4",
+        "spectra=true",
+        "similarity=5",
+    ]
+    for jobs_ in (1, 2):
+        subprocess.run([*command, f"jobs={jobs_}", f"out={tmp_path / str(jobs_)}"], check=True, capture_output=True)
+    for table in ("vectors", "matrices", "counts", "spectra", "similarity"):
+        one, two = (read(tmp_path / jobs_, table) for jobs_ in "12")
+        assert one and one == two
+
+
+def test_spectra_and_similarity_are_written_when_asked_for(tmp_path):
+    base = save_base("llama", tmp_path / "base")
+    save_adapter("llama", tmp_path / "adapter", target_modules=["q_proj"])
+    program.run(
+        Settings(
+            base=str(base), tuned=str(tmp_path / "adapter"), out=str(tmp_path / "out"), k=2, spectra=True, similarity=3
+        )
+    )
+    rows = chosen(read(tmp_path / "out", "spectra"), layer=0)
+    (matrix, _) = list(next(iter(jobs(Settings(base=str(base), tuned=str(tmp_path / "adapter"), out="x")))).steps[0][1])
+    for of, values in (("base", matrix.base), ("tuned", matrix.base + matrix.change.dense())):
+        assert [row["sigma"] for row in chosen(rows, of=of)] == pytest.approx(
+            np.linalg.svd(values.numpy())[1].tolist(), rel=1e-4
+        )
+    assert len(chosen(rows, of="change")) == 3
+    similar = chosen(read(tmp_path / "out", "similarity"), layer=0)
+    x, y = (np.linalg.svd(m.numpy())[0] for m in (matrix.base, matrix.base + matrix.change.dense()))
+    assert [row["cos"] for row in similar] == pytest.approx(np.abs(x[:, :3].T @ y[:, :3]).ravel().tolist(), abs=1e-4)
+
+
+def test_kept_checkpoints_are_measured_too(tmp_path, llama_folder, data_folder, capsys):
+    overrides = [f"model.path={llama_folder}", *small_runs.task("classification", data_folder), "method=lora", "rank=2"]
+    steps = ["train.max_steps=4", "train.save_steps=2", "train.keep_checkpoints=true"]
+    folder, _ = small_runs.run(tmp_path, *overrides, *steps)
+    program.run(Settings(runs=(str(folder),), k=2, checkpoints=True, controls=False))
+    rows = read(folder / "spectra", "matrices")
+    norms = {step: next(row["change_norm"] for row in rows if row["step"] == step) for step in (2, 4, None)}
+    assert norms[2] < norms[4] == norms[None]
+    assert "at step 2: " in capsys.readouterr().out
+
+
+# Bad input: one line, exit 1, before torch is imported where the line alone shows it.
+
+BAD = {
+    "k=0": "k=0: must be at least 1",
+    "k=ten": "k=ten: must be a whole number",
+    "eps=1": "eps=1.0: must be above 0 and below 1",
+    "eps=0": "eps=0.0: must be above 0 and below 1",
+    "eps=nan": "eps=nan: must be a number",
+    "algorithm=certifed": "did you mean certified?",
+    "algoritm=svd": "did you mean algorithm?",
+    "jobs=0": "jobs=0: must be at least 1",
+    "controls=maybe": "controls=maybe: must be true or false",
+    "no-such-folder": "run=no-such-folder: there is no such folder",
+    "base=a": "must be given together with base=",
+    "tuned=a": "must be given together with tuned=",
+    "base=a tuned=b": "out=: must be given",
+    "base=a base=b": "given twice",
+    "modules=": "needs a value",
+    "": "give run folders",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_bad_arguments_are_named(text):
+    with pytest.raises(ConfigError) as caught:
+        parse(text.split())
+    assert BAD[text] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_arguments_are_checked_before_torch_is_imported():
+    code = """
+import sys
+from analysis.intruders.__main__ import main
+sys.argv = ['x', 'eps=2']
+try:
+    main()
+finally:
+    print('torch' in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("False\n", 1)
+    assert done.stderr == "intruders: eps=2.0: must be above 0 and below 1\n"
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        program.run(parse(list(arguments)))
+    return str(caught.value)
+
+
+def test_k_beyond_a_matrix_is_refused_with_its_name(tmp_path):
+    base = save_base("llama", tmp_path / "base")
+    save_adapter("llama", tmp_path / "adapter")
+    text = refused(f"base={base}", f"tuned={tmp_path / 'adapter'}", "k=17", f"out={tmp_path / 'out'}")
+    assert "k=17: is larger than model.layers.0.self_attn.k_proj.weight, which is 16 x 32" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_is_none_is_refused_with_the_nearest_preset(tmp_path):
+    save_adapter("llama", tmp_path / "adapter")
+    assert "did you mean smollm2_135m?" in refused("base=smolm2_135m", f"tuned={tmp_path / 'adapter'}", "out=x")
+
+
+def test_an_adapter_that_names_another_base_is_refused(tmp_path):
+    base = save_base("llama", tmp_path / "base")
+    other = tiny("llama").model
+    perturb(other)
+    other.save_pretrained(tmp_path / "other")
+    model = save_adapter("llama", tmp_path / "adapter")
+    model.peft_config["default"].base_model_name_or_path = str(tmp_path / "other")
+    model.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
+    text = refused(f"base={base}", f"tuned={tmp_path / 'adapter'}", f"out={tmp_path / 'out'}")
+    assert "is of another base" in text and "weight differs" in text
+
+
+def test_a_base_changed_since_the_run_is_refused(tmp_path, data_folder):
+    base = small_runs.write_decoder("llama", tmp_path / "base")
+    overrides = [
+        f"model.path={base}",
+        *small_runs.task("classification", data_folder),
+        "method=lora",
+        "rank=2",
+        "train.max_steps=1",
+    ]
+    folder, _ = small_runs.run(tmp_path / "runs", *overrides)
+    model = tiny("llama").model
+    model.save_pretrained(base)
+    from harness.errors import RecordError
+
+    with pytest.raises(RecordError, match="has changed since the run"):
+        program.run(Settings(runs=(str(folder),)))
