@@ -164,8 +164,9 @@ def outside(runs: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(runs):
             method = ("lora", "qlora")[number % 2]
-            config = compose(f"method={method}", f"rank={4 + number}", "train.max_steps=2", "tracker=wandb", "tracker.mode=offline",
-                             f"output_dir={folder}", "task.max_test=16", "task.max_validation=16", "train.save_steps=0")  # fmt: skip
+            small = ["train.max_steps=2", "train.save_steps=0", "task.max_test=16", "task.max_validation=16"]
+            tracked = ["tracker=wandb", "tracker.mode=offline", f"output_dir={folder}"]
+            config = compose(f"method={method}", f"rank={4 + number}", *small, *tracked)
             begin = time.perf_counter()
             execute(config)
             wall = time.perf_counter() - begin
@@ -204,13 +205,15 @@ def main() -> None:
     found = in_turns(contenders, options["turns"])
     print("\nSmolLM2-135M, TREC, LoRA r = 16, batches of 16, ratios of tokens/s")
     print(
-        f"  against a plain Trainer, same batches    {ratio(found, 'this project', 'plain Trainer, same batches')}; target 1.25x"
+        "  against a plain Trainer, same batches    "
+        f"{ratio(found, 'this project', 'plain Trainer, same batches')}; target 1.25x"
     )
     print(f"  against a plain Trainer, random batches  {ratio(found, 'this project', 'plain Trainer, random batches')}")
     print(f"  against a loop by hand                   {ratio(found, 'this project', 'loop by hand')}; target 0.97x")
     later = outside(5)
     print(
-        f"  seconds of a run outside training and evaluation: first {later[0]:.1f}, later at most {max(later[1:]):.1f}; target 3"
+        f"  seconds of a run outside training and evaluation: first {later[0]:.1f}, "
+        f"later at most {max(later[1:]):.1f}; target 3"
     )
     print(f"  --help {seconds_of('--help'):.2f} s, a misspelt method {seconds_of('method=lroa'):.2f} s; target 1.5")
 
