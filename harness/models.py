@@ -8,7 +8,6 @@ changed by the run before. The tokenizer is kept.
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,8 +31,6 @@ from harness.errors import ConfigError
 # A head that is new and weights that go unused are expected here; each is checked in `_load` instead.
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-# Says at import that a faster 4-bit CPU kernel could be fetched from the hub, which is no error.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 @dataclass
