@@ -192,7 +192,8 @@ def main() -> None:
         torch.set_num_threads(int(options["threads"]))
     folder = model_folder("smollm2_135m")
     print(
-        f"{torch.get_num_threads()} threads, k = {K}, eps = {EPS}, a change of rank {RANK}, both sides, best of {repeats}"
+        f"{torch.get_num_threads()} threads, k = {K}, eps = {EPS}, a change of rank {RANK}, both sides, "
+        f"best of {repeats}"
     )
     if "large" in parts:
         project(large(folder, repeats))

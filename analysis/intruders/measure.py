@@ -61,7 +61,8 @@ def heaviest(jacobi: Jacobi, values: Numbers, above: float, width: float, limit:
     """Return an upper bound, for each measure, on its mass in any window [t, (1 + width)² t] with t ≥ `above`.
 
     With `width` 0 a window is as narrow as `RESOLUTION`; `blur` widens it by a share of the largest value. The
-    result is 1 where no bound below `limit` was found. The windows that start in a cell of a grid lie in one interval; intervals whose bound is too large are halved.
+    result is 1 where no bound below `limit` was found. The windows that start in a cell of a grid lie in one
+    interval; intervals whose bound is too large are halved.
     """
     points = np.maximum(_grid(values), above)
     # Windows that start below the smallest Ritz value: with c there, K(c, t) only grows further down.
