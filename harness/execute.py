@@ -6,7 +6,7 @@ import datetime
 import gc
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from torch import nn
 from harness import identity, machine, progress, session, track
 from harness.config import RunConfig
 from harness.errors import HarnessError, NotApplicable, RecordError, TrainingError
-from harness.evaluate import HELD_OUT, Baseline, Outcomes, answer, scores
+from harness.evaluate import HELD_OUT, Baseline, Outcomes, Questions, answer, scores
 from harness.files import disk_full, new_folder
+from harness.forgetting.events import Events
+from harness.forgetting.measure import Probing, fit
 from harness.machine import Meter
 from harness.methods.base import trainable
 from harness.models import Backbone, device_of, load_backbone
@@ -79,6 +81,7 @@ def _next_attempt(config: RunConfig, folder: RunFolder) -> Status:
         status = _attempt(config, folder)
     if status is Status.done:  # only now: a run cut before its record was written resumes from them
         finish_checkpoints(folder.checkpoints, config.train.keep_checkpoints)
+        folder.finish_stages(config.train.keep_checkpoints)
     return status
 
 
@@ -146,29 +149,49 @@ def _new_record(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
 
 
 def _work(config: RunConfig, folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
+    if config.sequence:
+        from harness.sequence import work  # which is built on this module
+
+        return work(config, folder, tracker)
     device = device_of(config.train.use_cpu)
     meter = Meter(device)
     with meter.phase("tokenise"):
         prepared = session.prepare(config)
+        probing = fit(config, prepared)
     with meter.phase("load"):
         backbone = load(config, prepared)
     with meter.phase("evaluate_base"):
         before = base_outcomes(config, prepared, backbone, device)
+    with forgetting_phase(meter, probing, "forgetting_base"):
+        probing.measure_base(lambda: untouched(config, prepared, backbone).to(device))
     with meter.phase("load"):
         total = sum(map(size, backbone.model.parameters()))
         transformers.set_seed(config.seed)
         model = config.method.attach(backbone).to(device)
         parameters = {"total": total, "trainable": sum(map(size, trainable(model).values()))}
     with meter.phase("train"):
-        trained = learn(config, prepared, model, backbone.head, folder, tracker)
+        trained = learn(config, prepared, probing, model, backbone.head, folder, tracker)
     with meter.phase("evaluate"):
         after = answer(model, prepared.objective, prepared.questions, config.train, "evaluate")
+    with forgetting_phase(meter, probing, "forgetting"):
+        found = probing.measure(model)
+        lost = probing.record(found)
+    events, event_items = Events(folder.path).results()
     with meter.phase("save"):
         parameters["saved_bytes"] = keep(config, model, folder)
-        samples = keep_outcomes(folder, prepared, before, after)
+        kept = {"before": probing.items(probing.base), "after": probing.items(found) | event_items}
+        samples = keep_outcomes(folder, prepared, before, after, kept)
     tracker.samples(samples)
     tracker.adapter(folder.trained)
-    return _results(config, prepared, before, after, trained, meter) | {"parameters": parameters}
+    return results(config, prepared, before, after, trained, meter) | {
+        "parameters": parameters,
+        "forgetting": lost | events,
+    }
+
+
+def forgetting_phase(meter: Meter, probing: Probing, name: str) -> AbstractContextManager[None]:
+    """Measure a phase of probes; a run without any has no such phase."""
+    return meter.phase(name) if probing.fitted else nullcontext()
 
 
 def load(config: RunConfig, prepared: Prepared) -> Backbone:
@@ -220,23 +243,43 @@ def untouched(config: RunConfig, prepared: Prepared, backbone: Backbone) -> nn.M
 def learn(
     config: RunConfig,
     prepared: Prepared,
+    probing: Probing,
     model: nn.Module,
     head: Sequence[str],
     folder: RunFolder,
     tracker: Tracker,
 ) -> Trained:
-    """Train, with history, tracker and, where asked, evaluations along the way."""
-    validation = {"validation": prepared.questions["validation"]}
+    """Train, with history, tracker and, where asked, evaluations and probes along the way."""
+    every = (config.train.eval_steps, config.forgetting.every)
+    asked = followed(config, prepared) if any(every) else {}
+    events = Events(folder.path)
 
-    def evaluate() -> dict[str, float]:
-        found = config.task.score(answer(model, prepared.objective, validation, config.train, "evaluate")["validation"])
-        return {f"validation/{name}": score.value for name, score in found.items()}
+    def evaluate(step: int) -> dict[str, float]:
+        outcomes = answer(model, prepared.objective, asked, config.train, "evaluate")
+        if config.forgetting.active:
+            events.add(step, outcomes)
+        scored = prepared.task.score(outcomes["validation"])
+        found = {f"validation/{name}": score.value for name, score in scored.items()}
+        return found | (probing.history(probing.measure(model)) if probes_due(config, step) else {})
 
     def watch(bar: progress.Bar, clock: Clock, per_epoch: float) -> Watch:
-        return Watch(folder, bar, clock, per_epoch, tracker.log, evaluate, config.train.eval_steps)
+        return Watch(folder, bar, clock, per_epoch, tracker.log, evaluate, every)
 
     label = f"[{config.sweep.index}/{config.sweep.total}] {folder.id}"
     return train(model, prepared.objective, prepared.features, config, folder, head, watch, label)
+
+
+def probes_due(config: RunConfig, step: int) -> bool:
+    """Return whether probes run after this step; after the last one they do in any case."""
+    every = config.forgetting.every
+    return every > 0 and step % every == 0
+
+
+def followed(config: RunConfig, prepared: Prepared) -> Questions:
+    """Return what is answered along the way: the validation split, and for forgetting events some training items."""
+    asked = {"validation": prepared.questions["validation"]}
+    items = prepared.splits.train[: config.forgetting.train_items] if config.forgetting.active else []
+    return asked | ({"train": prepared.objective.questions(items)} if items else {})
 
 
 def keep(config: RunConfig, model: nn.Module, folder: RunFolder) -> int:
@@ -246,9 +289,11 @@ def keep(config: RunConfig, model: nn.Module, folder: RunFolder) -> int:
     return sum(path.stat().st_size for path in folder.trained.rglob("*.safetensors"))
 
 
-def keep_outcomes(folder: RunFolder, prepared: Prepared, before: Outcomes, after: Outcomes) -> list[dict[str, Any]]:
-    """Write every item's outcome, and a few with their text for people to read."""
-    folder.write_items({"before": before, "after": after})
+def keep_outcomes(
+    folder: RunFolder, prepared: Prepared, before: Outcomes, after: Outcomes, probed: dict[str, Outcomes]
+) -> list[dict[str, Any]]:
+    """Write every item's outcome, what probes found of them included, and a few with their text for people to read."""
+    folder.write_items({"before": before | probed["before"], "after": after | probed["after"]})
     inputs = {item.id: prepared.objective.show(item) for item in prepared.splits.test[:SAMPLES]}
     base = {outcome.item: outcome.prediction for outcome in before["test"]}
     rows = [
@@ -266,9 +311,10 @@ def keep_outcomes(folder: RunFolder, prepared: Prepared, before: Outcomes, after
     return rows
 
 
-def _results(
+def results(
     config: RunConfig, prepared: Prepared, before: Outcomes, after: Outcomes, trained: Trained, meter: Meter
 ) -> dict[str, Any]:
+    """Return what a record says of a run that is done, but for its parameters and what was lost."""
     splits = prepared.splits
     seconds = meter.seconds | {"train": meter.seconds["train"] + trained.earlier_seconds}
     return {

@@ -137,6 +137,7 @@ def export(request: Request) -> Path:
 
 def _require_possible(record: dict[str, Any], config: RunConfig, request: Request) -> None:
     """Refuse what a method cannot do before anything is loaded."""
+    from harness.config import Between
     from harness.methods.base import DirectMethod
 
     name = config.method.name
@@ -145,6 +146,9 @@ def _require_possible(record: dict[str, Any], config: RunConfig, request: Reques
         raise ConfigError("merge", "true", f"what {name} trains cannot be folded into the base's weights; {fix}")
     if not request.merge and isinstance(config.method, DirectMethod):
         raise ConfigError("run", record["id"], f"{name} trains no adapter; write the whole model with merge=true")
+    if not request.merge and config.sequence and config.sequence_between is Between.merge:
+        fix = "write the whole model with merge=true"
+        raise ConfigError("run", record["id"], f"its adapter belongs to weights merged in a sequence of tasks; {fix}")
 
 
 def _target(request: Request) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.assets import sha256_of
-from harness.config import ModelConfig, RunConfig
+from harness.config import ForgettingConfig, ModelConfig, RunConfig, require
 from harness.errors import ConfigError
 from harness.tasks.base import Task
 
@@ -39,6 +39,10 @@ def resolved(config: RunConfig) -> dict[str, Any]:
     whole["task"]["kind"] = config.task.name
     whole["method"]["name"] = config.method.name
     whole["train"]["learning_rate"] = learning_rate(config)
+    for name, task in config.sequence_tasks.items():
+        whole["sequence_tasks"][name]["kind"] = task.name
+    for label, probe in config.forgetting.probes.items():
+        whole["forgetting"]["probes"][label]["name"] = probe.name
     return whole  # type: ignore[no-any-return]
 
 
@@ -88,13 +92,43 @@ def identity(config: RunConfig) -> dict[str, Any]:
     train = {key: value for key, value in plain(config.train).items() if key not in OPERATIONAL}
     method = plain(config.method) | {"name": config.method.name}
     train["learning_rate"] = method["learning_rate"] = learning_rate(config)
-    return {
-        "model": model_identity(config.model),
-        "task": task_identity(config.task),
-        "method": method,
-        "train": train,
-        "seed": config.seed,
-    }
+    return (
+        {
+            "model": model_identity(config.model),
+            "task": task_identity(config.task),
+            "method": method,
+            "train": train,
+            "seed": config.seed,
+        }
+        | forgetting_identity(config.forgetting)
+        | sequence_identity(config)
+    )
+
+
+def forgetting_identity(settings: ForgettingConfig) -> dict[str, Any]:
+    """Return the probes with their versions and what they read; nothing where a run has none.
+
+    Training does not depend on them, but a record is a run's whole result: one without a probe is not the same.
+    """
+    if not settings.active:
+        return {}
+    values = {key: value for key, value in plain(settings).items() if key != "unfit"}
+    for label, probe in settings.probes.items():
+        values["probes"][label] |= {"name": probe.name, "version": probe.version}
+    for name, text in settings.texts.items():
+        values["texts"][name] = {k: v for k, v in values["texts"][name].items() if k not in DESCRIPTIVE}
+        if text.path:
+            require(Path(text.path).is_file(), f"forgetting.texts.{name}.path", text.path, "there is no such file")
+            values["texts"][name]["path"] = sha256_of(Path(text.path))
+    return {"forgetting": values}
+
+
+def sequence_identity(config: RunConfig) -> dict[str, Any]:
+    """Return the tasks of a sequence in order and what happens between them; nothing where there is one task."""
+    if not config.sequence:
+        return {}
+    tasks = {name: task_identity(config.sequence_tasks[name]) for name in config.sequence}
+    return {"sequence": {"order": config.sequence, "tasks": tasks, "between": config.sequence_between.value}}
 
 
 def run_id(config: RunConfig) -> str:

@@ -21,6 +21,7 @@ PACKAGES = (
     "bitsandbytes",
     "accelerate",
     "datasets",
+    "lm_eval",
     "tokenizers",
     "numpy",
     "scipy",

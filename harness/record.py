@@ -2,7 +2,8 @@
 
 record.json     schema version, status and why, configuration, versions, machine, hashes, results
 history.jsonl   a line per logging step
-items.parquet   a row per evaluated item, before and after
+items.parquet   a row per evaluated item, before and after; what probes measured has splits named forgetting/...
+evaluations.jsonl  what was right at each evaluation on the way, where there were any
 samples.jsonl   a few inputs with the base's answer, the tuned answer and the reference
 checkpoints/    trained state along the way; trained/ the final one
 """
@@ -145,7 +146,23 @@ class RunFolder:
         """Remove what a failed attempt left, so that a retry trains from the start."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         shutil.rmtree(self.trained, ignore_errors=True)
-        (self.path / "history.jsonl").unlink(missing_ok=True)
+        for name in ("history.jsonl", "evaluations.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / "stages", ignore_errors=True)
+
+    def stage(self, name: str) -> RunFolder:
+        """Return the folder of one stage of a sequence of tasks, with a history and checkpoints of its own."""
+        (self.path / "stages" / name).mkdir(parents=True, exist_ok=True)
+        return RunFolder(self.path / "stages", name)
+
+    def finish_stages(self, keep_checkpoints: bool) -> None:
+        """Remove what only resuming a sequence needed; where they are kept, its checkpoints stay."""
+        for stage in (self.path / "stages").glob("*"):
+            for path in stage.iterdir():
+                if path.name != "checkpoints" or not keep_checkpoints:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not keep_checkpoints:
+            shutil.rmtree(self.path / "stages", ignore_errors=True)
 
     def trim_history(self, step: int) -> None:
         """Drop history lines after `step`, which a resumed run writes again."""

@@ -8,10 +8,13 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+import harness.forgetting.probes
 import harness.methods
 import harness.tasks
 from harness.config import RunConfig
 from harness.errors import ConfigError, NotApplicable, RecordError, nearest
+from harness.forgetting.base import PROBES
+from harness.forgetting.texts import Text
 from harness.methods.base import METHODS
 from harness.record import Status, read_record
 from harness.tasks.base import TASKS
@@ -38,6 +41,7 @@ def config_of(record: dict[str, Any]) -> RunConfig:
     Settings that a record of an earlier version lacks take their defaults. Raises :class:`RecordError`
     where the record holds what this version does not know.
     """
+    PROBES.discover(harness.forgetting.probes)
     METHODS.discover(harness.methods)
     TASKS.discover(harness.tasks)
     where = f"record {record['id']}"
@@ -46,11 +50,29 @@ def config_of(record: dict[str, Any]) -> RunConfig:
         method, task = dict(stored["method"]), dict(stored["task"])
         stored["method"] = _built(METHODS[method.pop("name")], method, f"{where}: method")
         stored["task"] = _built(TASKS[task.pop("kind")], task, f"{where}: task")
+        tasks = {name: dict(member) for name, member in stored.get("sequence_tasks", {}).items()}
+        stored["sequence_tasks"] = {
+            name: _built(TASKS[member.pop("kind")], member, f"{where}: task {name}") for name, member in tasks.items()
+        }
+        if "forgetting" in stored:
+            stored["forgetting"] = _forgetting(dict(stored["forgetting"]), where)
         return _built(RunConfig, stored, where)
     except ConfigError as error:
         raise RecordError(f"{where}: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RecordError(f"{where}: its configuration is damaged ({type(error).__name__}: {error})") from None
+
+
+def _forgetting(stored: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the settings of what was measured besides, its probes and texts as their dataclasses."""
+    probes = {label: dict(probe) for label, probe in stored["probes"].items()}
+    return stored | {
+        "probes": {
+            label: _built(PROBES[probe.pop("name")], probe, f"{where}: probe {label}")
+            for label, probe in probes.items()
+        },
+        "texts": {name: _built(Text, dict(text), f"{where}: text {name}") for name, text in stored["texts"].items()},
+    }
 
 
 def _built(cls: type[Any], stored: dict[str, Any], where: str) -> Any:
@@ -115,6 +137,10 @@ def load_tuned(
     _require_same_files(record, prepared)
     try:
         backbone = load(config, prepared)
+        if config.sequence:
+            from harness.sequence import restore_start
+
+            restore_start(backbone.model, folder / "trained")
         transformers.set_seed(config.seed)
         model = config.method.attach(backbone).to(device_of(config.train.use_cpu))
     except NotApplicable as error:

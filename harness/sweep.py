@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,26 @@ def prepare(runs: Sequence[Planned]) -> None:
         require_writable(Path(config.output_dir), 64 * 2**20)
         config.method.preflight()
         check_arguments(config)
-        key = digest([config.model, config.task, config.cache_dir])
+        key = digest([config.model, config.task, config.sequence_tasks, config.cache_dir])
         if key not in seen:
-            session.fetch(config)
+            for task in config.sequence_tasks.values() or [config.task]:
+                session.fetch(replace(config, task=task))
             seen.add(key)
+        check_forgetting(config, seen)
+
+
+def check_forgetting(config: RunConfig, seen: set[str]) -> None:
+    """Refuse probes that do not fit or cannot read what they need; a model and task with the same ones once."""
+    from harness.errors import NotApplicable
+    from harness.forgetting.measure import fit
+    from harness.session import prepare
+
+    key = digest([config.model, config.task, config.forgetting, config.cache_dir, "probes"])
+    if key in seen or not config.forgetting.probes:
+        return
+    seen.add(key)
+    with suppress(NotApplicable):  # a task that this kind of model cannot do: its run says so
+        fit(config, prepare(config))
 
 
 def run_sweep(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from rich.table import Table
 from harness.errors import RecordError
 from harness.record import Status, read_record
 
-COLUMNS = ("method", "rank", "trainable", "score [95 %]", "base", "train s", "tokens/s", "peak GiB", "folder")
+SHOWN = ("method", "rank", "trainable", "score [95 %]", "base", "forgetting")
+COLUMNS = (*SHOWN, "train s", "tokens/s", "peak GiB", "folder")
 
 WIDTH = 10_000
+Versions = dict[str, int]
+"""Probe → version."""
 
 
 def print_results(folders: list[Path]) -> None:
@@ -21,45 +25,70 @@ def print_results(folders: list[Path]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in ("method", "folder") else "right", no_wrap=True)
+    newest = probe_versions(folders)
     for folder in folders:
-        table.add_row(*row(folder))
+        table.add_row(*row(folder, newest))
     # Never folded into cells: a line that a narrow terminal wraps can still be read, searched and copied.
     Console(width=WIDTH, highlight=False, markup=False).print(table)
 
 
-def row(folder: Path) -> list[str]:
-    """Return one run's cells."""
+def probe_versions(folders: list[Path]) -> Versions:
+    """Return the newest version of each probe in these records: numbers of two versions are never set side by side."""
+    found: Versions = {}
+    for folder in folders:
+        with suppress(RecordError):
+            for entry in _measured(read_record(folder)).values():
+                found[entry["probe"]] = max(entry["version"], found.get(entry["probe"], 0))
+    return found
+
+
+def row(folder: Path, newest: Versions | None = None) -> list[str]:
+    """Return one run's cells; `newest` has the probes' versions of the table."""
     try:
         record = read_record(folder)
     except RecordError as error:
-        return [
-            "?",
-            "",
-            "",
-            "damaged" if (folder / "record.json").exists() else "no record",
-            "",
-            "",
-            "",
-            "",
-            str(error),
-        ]
+        return _unfinished("?", "", "damaged" if (folder / "record.json").exists() else "no record", str(error))
     method = record["config"]["method"]
     name, rank = method["name"], "-" if record.get("rank") is None else str(record["rank"])
     status = Status(record["status"])
     if status is not Status.done:
         label = "n/a" if status is Status.not_applicable else status.value
-        return [
-            name,
-            rank,
-            "",
-            label,
-            "",
-            "",
-            "",
-            "",
-            f"{folder}: {record.get('reason') or 'cut off; the same command resumes it'}",
-        ]
-    return [name, rank, _trainable(record), *_scores(record), *_costs(record), str(folder)]
+        reason = record.get("reason") or "cut off; the same command resumes it"
+        return _unfinished(name, rank, label, f"{folder}: {reason}")
+    cells = [*_scores(record), forgetting(record, newest or {}), *_costs(record)]
+    return [name, rank, _trainable(record), *cells, str(folder)]
+
+
+def _unfinished(name: str, rank: str, label: str, why: str) -> list[str]:
+    return [name, rank, "", label, *[""] * (len(COLUMNS) - 5), why]
+
+
+def _measured(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the probes of a record that have numbers; records of an earlier version have none."""
+    entries: dict[str, dict[str, Any]] = record.get("forgetting") or {}
+    return {label: entry for label, entry in entries.items() if entry["status"] == "measured"}
+
+
+def forgetting(record: dict[str, Any], newest: Versions) -> str:
+    """Return the change in the headline of the first probe that has one, such as ``loss +.031 [+.029, +.033]``."""
+    for entry in _measured(record).values():
+        headline = entry.get("headline")
+        if headline in entry["metrics"]:
+            if entry["version"] != newest.get(entry["probe"], entry["version"]):
+                return f"{entry['probe']} version {entry['version']}"
+            metric = entry["metrics"][headline]
+            return f"{headline} {_change(metric['delta'] or metric['after'])}"
+    return "-"
+
+
+def _change(score: dict[str, Any]) -> str:
+    if score["value"] is None:
+        return "undefined"
+    return f"{_signed(score['value'])} [{_signed(score['low'])}, {_signed(score['high'])}]"
+
+
+def _signed(value: float | None) -> str:
+    return "?" if value is None else f"{value:+.3f}".replace("0.", ".", 1)
 
 
 def summary(record: dict[str, Any]) -> str:
@@ -69,7 +98,9 @@ def summary(record: dict[str, Any]) -> str:
     after, before = _scores(record)
     seconds = record["seconds"]
     evaluation = sum(seconds.get(phase, 0.0) for phase in ("evaluate_base", "evaluate"))
-    return f"{after}, base {before}; trained in {seconds['train']:.0f} s, evaluated in {evaluation:.0f} s"
+    probes = sum(seconds.get(phase, 0.0) for phase in ("forgetting_base", "forgetting"))
+    measured = f", forgetting measured in {probes:.0f} s" if probes else ""
+    return f"{after}, base {before}; trained in {seconds['train']:.0f} s, evaluated in {evaluation:.0f} s{measured}"
 
 
 def _trainable(record: dict[str, Any]) -> str:

@@ -314,8 +314,8 @@ class Watch(TrainerCallback):
         clock: Clock,
         per_epoch: float,
         log: Callable[[dict[str, float], int], None],
-        evaluate: Callable[[], dict[str, float]],
-        every: int,
+        evaluate: Callable[[int], dict[str, float]],
+        every: Sequence[int],
     ) -> None:
         self.folder, self.bar, self.clock, self.per_epoch, self.log = folder, bar, clock, per_epoch, log
         self.evaluate, self.every = evaluate, every
@@ -343,12 +343,12 @@ class Watch(TrainerCallback):
         entry |= {"epoch": step * self.per_epoch, "tokens": state.num_input_tokens_seen}
         if self._due(step):
             with self.clock.paused():
-                entry |= self.evaluate()
+                entry |= self.evaluate(step)
         self.folder.append_history({"step": step} | entry | {"seconds": round(self.clock.seconds, 3)})
         self.log(entry, step)
 
     def _due(self, step: int) -> bool:
-        return self.every > 0 and step % self.every == 0
+        return any(every > 0 and step % every == 0 for every in self.every)
 
 
 def arguments(

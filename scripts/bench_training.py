@@ -165,6 +165,7 @@ def outside(runs: int) -> list[float]:
         for number in range(runs):
             method = ("lora", "qlora")[number % 2]
             small = ["train.max_steps=2", "train.save_steps=0", "task.max_test=16", "task.max_validation=16"]
+            small += ["forgetting.documents=1", "forgetting.probes.abilities.limit=2"]
             tracked = ["tracker=wandb", "tracker.mode=offline", f"output_dir={folder}"]
             config = compose(f"method={method}", f"rank={4 + number}", *small, *tracked)
             begin = time.perf_counter()
@@ -175,7 +176,8 @@ def outside(runs: int) -> list[float]:
                 key=lambda path: path.stat().st_mtime,
             )
             seconds = read_record(newest)["seconds"]
-            found.append(wall - sum(seconds[name] for name in ("train", "evaluate", "evaluate_base")))
+            measuring = ("train", "evaluate", "evaluate_base", "forgetting", "forgetting_base")
+            found.append(wall - sum(seconds[name] for name in measuring))
     return found
 
 

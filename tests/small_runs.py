@@ -32,7 +32,14 @@ GOOD = ("lovely", "great", "fine", "warm", "bright", "clever")
 BAD = ("dull", "poor", "awful", "cold", "grim", "silly")
 THINGS = ("film", "book", "song", "play", "meal", "garden", "house", "story", "picture", "talk")
 PLACES = ("here", "in the city", "by the sea", "of my friend")
-QUICK = ("tracker=none", "train.max_steps=4", "train.per_device_train_batch_size=4", "train.save_steps=2")
+GROUPS = ("model", "task", "method", "tracker", "forgetting")
+QUICK = (
+    "tracker=none",
+    "forgetting=none",
+    "train.max_steps=4",
+    "train.per_device_train_batch_size=4",
+    "train.save_steps=2",
+)
 
 
 def sentences() -> list[tuple[str, str]]:
@@ -152,7 +159,7 @@ def configure(output_dir: Path | str, *overrides: str) -> RunConfig:
 @cache
 def _composed(overrides: tuple[str, ...]) -> RunConfig:
     by_key = {override.partition("=")[0].lstrip("+"): override.lstrip("+") for override in (*QUICK, *overrides)}
-    chosen = tuple(by_key.pop(group) for group in ("model", "task", "method", "tracker") if group in by_key)
+    chosen = tuple(by_key.pop(group) for group in GROUPS if group in by_key)
     return to_run_config(OmegaConf.merge(_composed_groups(chosen), OmegaConf.from_dotlist(list(by_key.values()))))
 
 

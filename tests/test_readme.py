@@ -17,6 +17,11 @@ SHELL = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL))
 COMMANDS = [line.split("  #")[0].strip() for line in SHELL.replace("\\\n", " ").splitlines()]
 RUNS = [command for command in COMMANDS if command.startswith("python -m harness.run")]
 MINIATURE = ["train.max_steps=2", "task.max_test=8", "task.max_validation=8", "tracker=none"]
+MINIATURE += [
+    "forgetting.documents=1",
+    "forgetting.probes.divergence.task_items=2",
+    "forgetting.probes.abilities.limit=2",
+]
 
 
 def run(command: str, *more: str, cwd: Path) -> subprocess.CompletedProcess[str]:

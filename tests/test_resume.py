@@ -173,7 +173,7 @@ def test_cut_while_a_checkpoint_is_written(
     assert_same_run(whole, resumed)
 
 
-@pytest.mark.parametrize("last", ["answer", "keep", "keep_outcomes", "_results"])
+@pytest.mark.parametrize("last", ["answer", "keep", "keep_outcomes", "results"])
 def test_cut_between_training_and_record(
     last: str, overrides: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Lanczos iterations side by side, in double precision, each vector kept orthogonal to all before; vectors are rows."""
+"""Lanczos iterations side by side, each vector kept orthogonal to all before; vectors are rows."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from analysis.intruders.measure import Jacobi, Numbers, gaps, resolution
 
 EXHAUSTED = 1e-12
 """A coupling β this small beside the largest α is rounding: the Krylov space holds all that y has."""
-CANCELLED = 0.03
-"""Where so little is left of a product, rounding in what was taken away shows: it is taken away twice (Kahan)."""
+CANCELLED = 0.7
+"""Where less than this is left of a product, rounding in what was taken away shows: it is taken away twice (Kahan)."""
 PROBE_ANGLE = 0.02
 """Of 1/√n, what a random vector has along a given direction: how far a probe may lead from a simple eigenvector."""
 
@@ -70,7 +70,7 @@ class Lanczos:
     def jacobi(self) -> Jacobi:
         """Return the Jacobi matrices so far."""
         alpha, beta = torch.stack(self.alpha, 1), torch.stack(self.beta, 1)
-        return Jacobi(alpha.cpu().numpy(), beta.cpu().numpy())
+        return Jacobi(alpha.double().cpu().numpy(), beta.double().cpu().numpy())
 
     def ritz_vector(self, row: int, index: int) -> Tensor:
         """Return the Ritz vector of one iteration that belongs to its index-th value."""

@@ -30,6 +30,9 @@ from harness.tasks.regression import Regression
 class EncoderObjective(Objective[TaskT]):
     """What encoders with a head share: texts or pairs of texts in, rows of logits out."""
 
+    chooses = False
+    """Whether an answer is one of several, so that the head gives a distribution."""
+
     def encode(self, item: str, text: str, pair: str | None) -> Features:
         """Tokenise a text or a pair of `item`, cut to ``task.max_length``."""
         encoded = self.tokenizer(text, pair, truncation=True, max_length=self.task.max_length)
@@ -49,6 +52,10 @@ class EncoderObjective(Objective[TaskT]):
         """Every item is one target."""
         return len(batch["labels"])
 
+    def choice_logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return logits over what an item can be answered with, of shape (items, most answers)."""
+        return self.logits(model, batch)
+
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the head's outputs, of shape (rows, outputs)."""
         names = ("input_ids", "attention_mask", "token_type_ids")
@@ -67,6 +74,7 @@ class Head(EncoderObjective["Classification | Regression"]):
         super().__init__(task, tokenizer)
         self.outputs = task.outputs()
         self.names = list(task.labels) if isinstance(task, Classification) else []
+        self.chooses = bool(self.names)
 
     def features(self, items: Sequence[Item]) -> list[Features]:
         """Tokenise texts; labels become indices."""
@@ -121,6 +129,7 @@ class ChoiceHead(EncoderObjective[MultipleChoice]):
     def __init__(self, task: MultipleChoice, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(task, tokenizer)
         self.outputs = task.outputs()
+        self.chooses = True
 
     def features(self, items: Sequence[Item]) -> list[Features]:
         """Tokenise each item's prompt once with every choice."""
@@ -145,21 +154,21 @@ class ChoiceHead(EncoderObjective[MultipleChoice]):
         """Return the prompt, which each choice is paired with."""
         return self.task.template.format(**item.fields)
 
-    def _by_item(self, model: nn.Module, batch: Batch) -> Tensor:
+    def choice_logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return logits of shape (items, most choices), minus infinity where an item has fewer."""
         parts = self.logits(model, batch)[:, 0].split(batch["counts"])
         return nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=float("-inf"))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the summed cross-entropy of the right choices."""
-        return F.cross_entropy(self._by_item(model, batch), batch["labels"], reduction="sum")
+        return F.cross_entropy(self.choice_logits(model, batch), batch["labels"], reduction="sum")
 
     def answer(self, model: nn.Module, questions: Any, batch_size: int, advance: Advance) -> list[Outcome]:
         """Take each item's choice with the highest number."""
         outcomes: dict[int, Outcome] = {}
         for part in by_length(questions, lambda pair: pair[1]["length"], batch_size):
             batch = to_device(self.collate([questions[index][1] for index in part]), model)
-            logits = self._by_item(model, batch)
+            logits = self.choice_logits(model, batch)
             losses = F.cross_entropy(logits, batch["labels"], reduction="none").tolist()
             for index, best, loss in zip(part, logits.argmax(-1).tolist(), losses, strict=True):
                 item = questions[index][0]

@@ -22,6 +22,8 @@ from analysis.intruders import eigen
 from analysis.intruders.certified import Certified
 from analysis.intruders.detection import Detection, largest_window
 from analysis.intruders.eigen import Eigen
+from analysis.intruders.lanczos import Lanczos
+from analysis.intruders.proofs import DOUBLE, SINGLE
 from analysis.intruders.reference import Reference
 
 K, EPS, WIDTH = 4, 0.5, 1e-3
@@ -104,6 +106,25 @@ def test_what_no_algorithm_can_tell_apart_falls_to_the_reference(shape):
     fixed = [0, 1]  # the change's own two directions; the rest of W is as degenerate as W0
     for got, expected in zip(intruders(found), wanted, strict=True):
         assert got[fixed].tolist() == expected[fixed].tolist()
+
+
+@pytest.mark.parametrize("precision", [SINGLE, DOUBLE])
+def test_rounding_in_an_iteration_is_what_the_proofs_allow_for(precision):
+    """A Q = Q T + β q eᵀ + R and QᵀQ = I + N: to first order ‖E‖ is at most 2 ‖R‖ + ‖N‖ ‖A‖."""
+    generator = torch.Generator().manual_seed(0)
+    w = of_spectrum(spectrum("flat", 400, generator), 400, 400, generator)
+    lanczos = Lanczos(torch.randn(3, 400, generator=generator).to(precision.dtype))
+    for _ in range(60):
+        lanczos.absorb((lanczos.rows @ w.to(precision.dtype)) @ w.T.to(precision.dtype))
+    exact, size = w.double() @ w.T.double(), float(torch.linalg.matrix_norm(w.double(), 2)) ** 2
+    for row in range(3):
+        q, jacobi = lanczos.basis[row, :61].double(), lanczos.jacobi()
+        t = np.diag(jacobi.alpha[row]) + np.diag(jacobi.beta[row, :-1], 1) + np.diag(jacobi.beta[row, :-1], -1)
+        rest = q[:60] @ exact - torch.from_numpy(t) @ q[:60]
+        rest[-1] -= jacobi.beta[row, -1] * q[60]
+        turned = q @ q.T - torch.eye(61, dtype=torch.float64)
+        error = 2 * float(torch.linalg.matrix_norm(rest, 2)) / size + float(torch.linalg.matrix_norm(turned, 2))
+        assert error <= max(precision.error, 1e-12)
 
 
 def test_an_unchanged_matrix_has_no_intruders():

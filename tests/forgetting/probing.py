@@ -1,0 +1,48 @@
+"""Runs of seconds with probes and sequences: what tests of forgetting share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import small_runs
+
+from harness.config import RunConfig
+from harness.execute import execute
+from harness.record import read_record
+
+SETTINGS = (
+    "forgetting=default",
+    "forgetting.documents=2",
+    "forgetting.masked_documents=1",
+    "forgetting.window=64",
+    "forgetting.probes.divergence.task_items=6",
+    "forgetting.probes.abilities.limit=4",
+    "forgetting.probes.retrieval.questions=8",
+    "forgetting.probes.retrieval.max_length=96",
+)
+
+
+def small(data: Path) -> list[str]:
+    """Return the overrides of the default probes in small, over two of the small files as general text."""
+    texts = {"openwebtext": "text.parquet", "wikipedia": "instruction.jsonl"}
+    paths = [f"forgetting.texts.{name}.path={data / file}" for name, file in texts.items()]
+    return [*SETTINGS, *paths, *(f"forgetting.texts.{name}.column=text" for name in texts)]
+
+
+def sequence_of(config: RunConfig, data: Path, *kinds: str) -> RunConfig:
+    """Return the run as a sequence of tasks over the small files, one of each kind."""
+    tasks = {kind: small_runs.configure("runs", *_model(config), *small_runs.task(kind, data)).task for kind in kinds}
+    return replace(config, sequence=list(kinds), sequence_tasks=tasks, task=tasks[kinds[-1]])
+
+
+def _model(config: RunConfig) -> list[str]:
+    return ["model=custom", f"model.path={config.model.path}"] if config.model.path else [f"model={config.model.name}"]
+
+
+def run(config: RunConfig) -> tuple[Path, dict[str, Any]]:
+    """Execute a configuration and return its folder and record."""
+    execute(config)
+    folder = small_runs.folder_of(config)
+    return folder, read_record(folder)
