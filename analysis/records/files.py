@@ -1,0 +1,91 @@
+"""One run folder's files as tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.errors import AnalysisError
+from harness.errors import RecordError
+from harness.record import read_record
+
+ITEM_COLUMNS = ("phase", "split", "item", "prediction", "target", "score", "loss", "tokens")
+
+
+def record(folder: str | Path) -> dict[str, Any]:
+    """Return a run's record as it stands on disk; raise :class:`RecordError` for one that cannot be trusted."""
+    return read_record(Path(folder))
+
+
+def items(folder: str | Path) -> pd.DataFrame:
+    """Return a run's outcomes, a row an item, phase (before, after) and split.
+
+    Columns as in :class:`harness.tasks.base.Outcome`: item, prediction, target, score, loss (nats), tokens. What probes
+    measured has splits named ``forgetting/<probe>/…``. Raises :class:`AnalysisError` where there is no such file.
+    """
+    found = _parquet(Path(folder) / "items.parquet")
+    missing = [name for name in ITEM_COLUMNS if name not in found.columns]
+    if missing:
+        raise AnalysisError(f"{folder}/items.parquet: damaged, it lacks {', '.join(missing)}")
+    return found
+
+
+def history(folder: str | Path) -> pd.DataFrame:
+    """Return a run's history, a row a logging step; empty where there is none yet.
+
+    A last line that a power cut halved is left out: the run writes it again when it resumes.
+    """
+    return pd.DataFrame(_lines(Path(folder) / "history.jsonl"))
+
+
+def samples(folder: str | Path) -> list[dict[str, Any]]:
+    """Return a few inputs of the test split with the base's answer, the tuned answer and the reference."""
+    return _lines(Path(folder) / "samples.jsonl")
+
+
+def intruder_tables(folder: str | Path) -> dict[str, pd.DataFrame]:
+    """Return the tables that ``python -m analysis.intruders`` left beside the record, by name; none is an empty dict.
+
+    Names are those of the files: counts, vectors, matrices and, where asked for, spectra, similarity and the curves
+    over λ. Raises :class:`AnalysisError` for a damaged one.
+    """
+    return {path.stem: _parquet(path) for path in sorted((Path(folder) / "spectra").glob("*.parquet"))}
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration that PEFT saved with the trained state; empty for methods without one."""
+    try:
+        found = json.loads((folder / "trained" / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise AnalysisError(f"{path}: there is no such file; the run has not ended, or it was removed") from None
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise AnalysisError(f"{path}: damaged, {reason}") from None
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a JSONL file that are whole."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror or error}") from None
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return [entry for entry in found if isinstance(entry, dict)]
