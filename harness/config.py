@@ -188,6 +188,8 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     learning_rate: float | None = None
     """None takes the method's own default: one rate for all methods is not a comparison."""
+    learning_rate_factor: float = 1.0
+    """Multiplies the rate: ``0.3,1,3`` gives each method three rates around its own default."""
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
@@ -224,6 +226,7 @@ class TrainConfig:
         self._check_counts()
         if self.learning_rate is not None:
             require_positive("train.learning_rate", self.learning_rate)
+        require_positive("train.learning_rate_factor", self.learning_rate_factor)
         for name in ("weight_decay", "max_grad_norm", "warmup_steps"):
             require_at_least(f"train.{name}", getattr(self, name), 0)
         require(not (self.bf16 and self.fp16), "train.fp16", True, "cannot be on together with train.bf16")

@@ -18,6 +18,8 @@ from harness.tasks.base import Task
 # What is said of a data set or model for people, or decides only what is kept: it changes no result.
 DESCRIPTIVE = {"licence", "citation", "source", "note", "name", "dataset"}
 OPERATIONAL = {"logging_steps", "save_steps", "keep_checkpoints", "dataloader_num_workers"}
+COUNTED_IN = {"learning_rate_factor"}
+"""Counts within the learning rate."""
 
 
 def plain(value: Any) -> Any:
@@ -38,7 +40,7 @@ def resolved(config: RunConfig) -> dict[str, Any]:
     whole = plain(config)
     whole["task"]["kind"] = config.task.name
     whole["method"]["name"] = config.method.name
-    whole["train"]["learning_rate"] = learning_rate(config)
+    whole["train"] |= {"learning_rate": learning_rate(config), "learning_rate_factor": 1.0}
     for name, task in config.sequence_tasks.items():
         whole["sequence_tasks"][name]["kind"] = task.name
     for label, probe in config.forgetting.probes.items():
@@ -47,9 +49,13 @@ def resolved(config: RunConfig) -> dict[str, Any]:
 
 
 def learning_rate(config: RunConfig) -> float:
-    """Return the rate that trains: ``train.learning_rate``, or the method's own."""
+    """Return the rate that trains: ``train.learning_rate`` or the method's own, times the factor.
+
+    Ten digits, so that 0.1 · 3 is the run of ``train.learning_rate=0.3``.
+    """
     given = config.train.learning_rate
-    return float(config.method.learning_rate if given is None else given)
+    rate = config.method.learning_rate if given is None else given
+    return float(f"{rate * config.train.learning_rate_factor:.10g}")
 
 
 def digest(value: Any, length: int = 10) -> str:
@@ -89,7 +95,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
     The top-level rank is left out: it counts only where the method's own fields hold it, so
     ``method=full rank=8,16`` is one run.
     """
-    train = {key: value for key, value in plain(config.train).items() if key not in OPERATIONAL}
+    train = {key: value for key, value in plain(config.train).items() if key not in OPERATIONAL | COUNTED_IN}
     method = plain(config.method) | {"name": config.method.name}
     train["learning_rate"] = method["learning_rate"] = learning_rate(config)
     return (

@@ -35,6 +35,7 @@ OURS = {
     "other",
     "eval_steps",
     "learning_rate",
+    "learning_rate_factor",
     "optim",
     "save_steps",
     "max_steps",

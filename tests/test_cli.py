@@ -32,6 +32,7 @@ MISTAKES = [
     (["rank=eight"], "rank=eight: Value 'eight' of type 'str' could not be converted to Integer"),
     (["seed=-1"], "seed=-1: must be from 0 to 4294967295"),
     (["train.learning_rate=0"], "train.learning_rate=0.0: must be a number above 0"),
+    (["train.learning_rate_factor=0"], "train.learning_rate_factor=0.0: must be a number above 0"),
     (["train.learning_rate=nan"], "train.learning_rate=nan: must be a number above 0"),
     (["train.max_steps=0"], "train.max_steps=0: must be at least 1, or -1 to train num_train_epochs"),
     (["train.bf16=true", "train.fp16=true"], "train.fp16=True: cannot be on together with train.bf16"),

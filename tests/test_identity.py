@@ -97,6 +97,15 @@ def test_default_learning_rate_is_the_rate_itself(base: list[str]) -> None:
     assert resolved(config)["train"]["learning_rate"] == config.method.learning_rate
 
 
+def test_a_factor_counts_within_the_rate(base: list[str]) -> None:
+    given = [*base, "train.learning_rate=0.1", "train.learning_rate_factor=3"]
+    assert id_of(*given) == id_of(*base, "train.learning_rate=0.3")
+    plainly = small_runs.configure("runs", *base, "train.learning_rate=0.3")
+    assert resolved(small_runs.configure("runs", *given))["train"] == resolved(plainly)["train"]
+    own = small_runs.configure("runs", *base).method.learning_rate
+    assert id_of(*base, "train.learning_rate_factor=2") == id_of(*base, f"train.learning_rate={2 * own}")
+
+
 def test_files_count_by_content_and_not_by_place(
     base: list[str], data_folder: Path, llama_folder: Path, tmp_path: Path
 ) -> None:

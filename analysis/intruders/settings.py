@@ -33,7 +33,8 @@ Count intruder dimensions and measure the spectra of what fine-tuning changed.
   quantised    nf4, fp4 or int8: the base was quantised so before the adapter was trained; runs know it themselves
   vocabulary   false: compare the blocks of models whose vocabularies or tied heads differ (default: true)
   seed         of the null controls (default: 0)
-  out          folder for the tables (default: spectra/ in the run's folder; must be given with base= and tuned=)
+  out          folder for the tables (default: analysis/ in the run's folder, and there a folder
+               named after modules= where some are chosen; must be given with base= and tuned=)
   cache        folder for decompositions (default: spectra/ in the cache folder)
   device       cpu or cuda (default: cuda where there is one)
   jobs         processes to share the matrices among (default: 1)

@@ -70,7 +70,7 @@ def _wanted(settings: Settings) -> Wanted:
 
 def _out(settings: Settings, folder: Path, several: bool) -> Path:
     if settings.out is None:
-        return folder / "spectra"
+        return folder / "analysis" / ("+".join(settings.modules) or ".")
     out = Path(settings.out).expanduser()
     return out / folder.name if several else out
 

@@ -1,9 +1,24 @@
-"""The tables: vectors, matrices, counts over grids of k and ε; tidy Parquet, each written whole or not at all."""
+"""The tables: vectors, matrices, counts over grids of k and ε; tidy Parquet, each written whole or not at all.
+
+In a run's folder they are the files of ``analysis/``, which other modules read by these names:
+
+intruders.json      the headline: a list of one entry for each optimiser step (null: the end of training), reference
+                    (``w0``, ``dequantised``) and change (``none``: fine-tuning itself; the null controls ``dense``,
+                    ``low_rank``, ``quantisation``), with the counts at the chosen k and ε; see :func:`headline`
+counts.parquet      intruders over grids of k and ε, in all and by layer and module kind
+vectors.parquet     each tuned vector: σ, bounds on max |cos|, share of the change
+matrices.parquet    each matrix: sizes, norms and ranks of the change
+spectra.parquet, similarity.parquet, subspaces.parquet    where asked for
+lambda.parquet, lambda_items.parquet, lambda_vectors.parquet    of ``analysis.interventions``
+
+Columns are in `SCHEMAS`. Every row names its ``run``, and ``step`` where checkpoints were measured too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -11,7 +26,7 @@ from numpy.typing import NDArray
 
 from analysis.intruders.analyse import Row, Rows
 from analysis.intruders.settings import Settings
-from harness.files import write_bytes
+from harness.files import write_bytes, write_json
 
 EPS_GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """ε from .05 to .95; by chance alone max|cos| is about √(2 ln n / n), .13 at n = 768: nothing below that means much."""
@@ -68,7 +83,41 @@ def write(rows: Rows, out: Path, settings: Settings) -> list[Row]:
     tables |= {name: getattr(rows, name) for name in ("spectra", "similarity") if getattr(settings, name)}
     for name, some in tables.items():
         write_bytes(out / f"{name}.parquet", parquet(some, SCHEMAS[name]))
+    write_json(out / "intruders.json", headline(rows.matrices, counts, settings))
     return counts
+
+
+def headline(matrices: list[Row], counts: list[Row], settings: Settings) -> list[Row]:
+    """Return the counts at the chosen k and ε in one entry for each step, reference and change.
+
+    ``intruders_u`` counts left vectors, the paper's count, ``intruders_v`` right ones; ``_clustered`` is the
+    cluster-aware count and ``_undecided`` how many more it may be, where bounds leave vectors open.
+    ``relative_change`` and ``effective_rank`` are means over matrices of ‖ΔW‖/‖W0‖ and of ΔW's effective rank,
+    null where that was not computed.
+    """
+    chosen = [row for row in counts if row["by"] == "all" and row["k"] == settings.k and row["eps"] == settings.eps]
+    said = {name: getattr(settings, name) for name in ("k", "eps", "algorithm", "seed", "cluster")}
+    return [
+        labels
+        | said
+        | {"modules": list(settings.modules), "vectors": rows[0]["vectors"], "matrices": rows[0]["matrices"]}
+        | {name: value for row in rows for name, value in _count(row).items()}
+        | _means([row for row in matrices if all(row[key] == labels[key] for key in ("run", "step", "reference"))])
+        for labels, rows in _split(chosen, ("run", "step", "reference", "control"))
+    ]
+
+
+def _count(row: Row) -> dict[str, int]:
+    name = f"intruders_{row['side']}{'_clustered' if row['clustered'] else ''}"
+    return {name: row["intruders"], f"{name}_undecided": row["undecided"]}
+
+
+def _means(matrices: list[Row]) -> Row:
+    ranks = [row["change_effective_rank"] for row in matrices if row["change_effective_rank"] is not None]
+    return {
+        "relative_change": mean(row["relative_norm"] for row in matrices),
+        "effective_rank": mean(ranks) if ranks else None,
+    }
 
 
 def parquet(rows: list[Row], columns: dict[str, str]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,7 +98,7 @@ def test_a_method_without_a_weight_change_is_not_applicable(trained, method, cap
     assert not program.run(Settings(runs=(str(trained(method)),)))
     line = capsys.readouterr().out.strip()
     assert "n/a: " in line and "\n" not in line
-    assert not (trained(method) / "spectra").exists()
+    assert not (trained(method) / "analysis").exists()
 
 
 def test_a_run_that_failed_is_said_and_is_a_fault(tmp_path, capsys):
@@ -125,7 +126,7 @@ def chosen(rows: list[dict[str, Any]], **values: Any) -> list[dict[str, Any]]:
 def test_tables_stand_beside_the_record(trained, algorithm, capsys):
     folder = trained("lora")
     assert not program.run(Settings(runs=(str(folder),), k=5, eps=0.9, algorithm=algorithm))
-    out = folder / "spectra"
+    out = folder / "analysis"
     for table in ("vectors", "matrices", "counts"):
         stored = pq.read_schema(out / f"{table}.parquet")
         assert {
@@ -150,6 +151,22 @@ def test_tables_stand_beside_the_record(trained, algorithm, capsys):
     assert sum(row["intruders"] for row in by_kind) == sum(row["intruders"] for row in by_layer) == total["intruders"]
     assert {row["value"] for row in by_layer} == {"0", "1"}
     assert f"{total['intruders']} intruder dimensions of {total['vectors']}" in capsys.readouterr().out
+    tuned, dense, low_rank = json.loads((out / "intruders.json").read_text())
+    assert (tuned["control"], dense["control"], low_rank["control"]) == ("none", "dense", "low_rank")
+    assert tuned["intruders_u"] == int((left < 0.9).sum()) and tuned["intruders_v"] == int((right < 0.9).sum())
+    assert tuned["relative_change"] == pytest.approx(
+        np.mean([float(m.change.dense().norm() / m.base.norm()) for m in found]), rel=1e-4
+    )
+    assert (tuned["run"], tuned["step"], tuned["k"], tuned["eps"]) == (folder.name, None, 5, 0.9)
+
+
+def test_tables_of_some_modules_do_not_replace_those_of_all(trained):
+    folder = trained("rslora")
+    program.run(Settings(runs=(str(folder),), k=2, controls=False))
+    whole = (folder / "analysis" / "counts.parquet").read_bytes()
+    program.run(Settings(runs=(str(folder),), k=2, controls=False, modules=("q_proj",)))
+    assert (folder / "analysis" / "counts.parquet").read_bytes() == whole
+    assert {row["kind"] for row in read(folder / "analysis" / "q_proj", "vectors")} == {"q_proj"}
 
 
 @pytest.mark.parametrize("eps", [0.2, 0.5, 0.95])
@@ -181,7 +198,7 @@ def test_energy_shares_are_parts_of_the_whole(trained):
 
 def read_or_run(folder: Path) -> list[dict[str, Any]]:
     program.run(Settings(runs=(str(folder),), k=5))
-    return read(folder / "spectra", "vectors")
+    return read(folder / "analysis", "vectors")
 
 
 def test_a_quantised_base_has_a_floor_and_two_references(trained, tmp_path, capsys):
@@ -254,7 +271,7 @@ def test_kept_checkpoints_are_measured_too(tmp_path, llama_folder, data_folder, 
     steps = ["train.max_steps=4", "train.save_steps=2", "train.keep_checkpoints=true"]
     folder, _ = small_runs.run(tmp_path, *overrides, *steps)
     program.run(Settings(runs=(str(folder),), k=2, checkpoints=True, controls=False))
-    rows = read(folder / "spectra", "matrices")
+    rows = read(folder / "analysis", "matrices")
     norms = {step: next(row["change_norm"] for row in rows if row["step"] == step) for step in (2, 4, None)}
     assert norms[2] < norms[4] == norms[None]
     assert "at step 2: " in capsys.readouterr().out
