@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis import peft_suite
 from analysis.errors import AnalysisError
 from analysis.records.columns import ROW, Row, row
 from analysis.records.intruders import intruder_columns
@@ -56,7 +57,7 @@ def read_runs(*paths: str | Path) -> Runs:
 
 def table(rows: list[Row]) -> pd.DataFrame:
     """Return rows as the tidy table: the columns of :data:`ROW` first, each of one type, missing cells as NA."""
-    order = ("seconds", "probe", "version", "config")
+    order = ("seconds", "probe", "version", "config", "foreign")
     more = dict.fromkeys(name for cells in rows for name in cells if name not in ROW)
     later = sorted(more, key=lambda name: order.index(name.partition(".")[0]))
     return pd.DataFrame({name: _column(name, [cells.get(name) for cells in rows]) for name in [*ROW, *later]})
@@ -72,7 +73,7 @@ def _folders(paths: tuple[str | Path, ...]) -> Iterator[Path]:
 def _below(top: Path) -> Iterator[Path]:
     """Yield run folders under `top` in order; hidden folders, such as the base's answers, hold none."""
     for name, folders, files in os.walk(top):
-        if "record.json" in files or set(TRACES) & set(files):
+        if {"record.json", peft_suite.FILE, *TRACES} & set(files):
             folders.clear()
             yield Path(name)
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
@@ -80,6 +81,8 @@ def _below(top: Path) -> Iterator[Path]:
 
 def _row(folder: Path, problems: list[str]) -> Row:
     """Return a folder's row; tables beside the record that are damaged are a problem, and the rest of the row stays."""
+    if (folder / peft_suite.FILE).exists():
+        return peft_suite.row(folder)
     cells = row(read_record(folder), folder)
     if cells["status"] == Status.done.value and cells["test_items"] is None:
         raise RecordError(f"{folder}/record.json: damaged, it is done but has no scores")

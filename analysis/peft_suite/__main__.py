@@ -1,0 +1,93 @@
+"""``python -m analysis.peft_suite import|export``: other people's numbers beside one's own, and the other way."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import NoReturn
+
+from harness.errors import HarnessError, nearest
+
+COMMANDS = ("import", "export")
+
+
+class Parser(ArgumentParser):
+    """Says what is wrong in one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit."""
+        fail(message)
+
+
+def fail(line: str) -> NoReturn:
+    """Print what is wrong in one line and exit with code 2."""
+    print(f"peft_suite: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main() -> None:
+    """Run the command line."""
+    arguments = parse(sys.argv[1:])
+    try:
+        (_import if arguments.command == "import" else _export)(arguments)
+    except HarnessError as error:
+        fail(str(error))
+
+
+def parse(given: list[str]) -> Namespace:
+    """Return the arguments; a command that there is none of is named with the nearest."""
+    parser = Parser(prog="python -m analysis.peft_suite", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="import|export", parser_class=Parser)
+    taken = commands.add_parser("import", help="read result files of PEFT's method comparison")
+    taken.add_argument("results", type=Path, help="folder of results/*.json, or one file")
+    taken.add_argument("--runs", type=Path, default=Path("runs"), help="your runs; copies go to its foreign/ (runs)")
+    written = commands.add_parser("export", help="write your runs that are done in PEFT's schema")
+    written.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some")
+    written.add_argument("--out", type=Path, required=True, help="folder for the result files")
+    first = next((word for word in given if not word.startswith("-")), None)
+    if first is not None and first not in COMMANDS:
+        parser.error(f"{first}: no such command; {nearest(first, COMMANDS)}")
+    return parser.parse_args(given)
+
+
+def _import(arguments: Namespace) -> None:
+    from analysis.peft_suite.importing import import_results
+    from analysis.peft_suite.reading import row
+
+    done = import_results(arguments.results, arguments.runs)
+    for folder in done.new:
+        cells = row(folder)
+        print(f"{cells.get('label')}: {cells.get('metric')} {_short(cells.get('score'))}, {cells['status']}: {folder}")
+    print(f"{len(done.new)} imported, {len(done.known)} there already, {len(done.problems)} not readable")
+    print(MEANING)
+    _complain(done.problems)
+
+
+def _export(arguments: Namespace) -> None:
+    from analysis.peft_suite.exporting import export_runs
+
+    written, problems = export_runs(arguments.runs, arguments.out)
+    for path in written:
+        print(path)
+    print(f"{len(written)} exported, {len(problems)} left out")
+    _complain(problems)
+
+
+def _complain(problems: list[str]) -> None:
+    for line in problems:
+        print(f"peft_suite: {line}", file=sys.stderr)
+
+
+def _short(value: float | None) -> str:
+    return "?" if value is None else f"{value:.3f}"
+
+
+MEANING = """\
+Rows from elsewhere are marked foreign and never paired with yours: their items are not known. Train seconds are the
+sum of their intervals' "train time" (their train_time contains the test); peak memory is their accelerator_memory_max,
+reserved, over the whole process; their forgetting is defined otherwise than ours and has another name.\
+"""
+
+if __name__ == "__main__":
+    main()
