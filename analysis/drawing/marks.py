@@ -1,0 +1,111 @@
+"""Points with bars, curves with bands, panels, legends: matplotlib calls that several figures make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from analysis.drawing.style import GREY, Mark, compact, shorten, width
+
+Handle = tuple[str, Any]
+"""A legend's entry: its text and what is drawn beside it."""
+
+
+def handle(name: str, mark: Mark, line: bool = True, faint: bool = False) -> Handle:
+    """Return a legend's entry for a mark."""
+    style = {"linestyle": mark.line if line else "none", "marker": mark.marker, "color": mark.colour}
+    return name, Line2D([], [], alpha=0.4 if faint else 1, **style)
+
+
+def legend(canvas: Canvas, handles: Iterable[Handle], title: str | None = None) -> None:
+    """Write the legend below all panels, in as many columns as fit; names are text whatever is in them."""
+    entries = dict(handles)
+    if not entries:
+        return
+    names = [shorten(name) for name in entries]
+    # At 7 pt an inch holds 17 letters; the mark and the gap beside it take 6.
+    columns = max(1, min(len(names), int(canvas.get_figwidth() * 17 / (max(map(width, names)) + 6))))
+    shown = canvas.legend(
+        list(entries.values()), ["x"] * len(names), loc="outside lower left", ncols=columns, title=title, alignment="left"
+    )
+    for text, name in zip(shown.get_texts(), names, strict=True):
+        text.set_text(name)  # afterwards, because matplotlib hides a series whose name begins with "_"
+
+
+def bars(axes: Axes, rows: pd.DataFrame, x: str, mark: Mark, size: float = 4, **style: Any) -> None:
+    """Draw a point for each row, with its interval."""
+    rows = rows.astype({x: "float64"})
+    axes.errorbar(
+        rows[x],
+        rows["value"],
+        yerr=_reach(rows),
+        fmt=mark.marker,
+        color=mark.colour,
+        markersize=size,
+        elinewidth=0.8,
+        **{"linestyle": "none", "zorder": 3} | style,
+    )
+
+
+def curve(axes: Axes, rows: pd.DataFrame, x: str, mark: Mark, marker: bool = True, **style: Any) -> None:
+    """Draw a line through the rows in the order of `x`, over a band of their intervals."""
+    rows = rows.astype({x: "float64"}).sort_values(x)
+    shown = mark.marker if marker else "none"
+    axes.plot(rows[x], rows["value"], color=mark.colour, marker=shown, linestyle=mark.line, **style)
+    if (rows["high"] > rows["low"]).any():
+        axes.fill_between(rows[x], rows["low"], rows["high"], color=mark.colour, alpha=0.15, linewidth=0)
+
+
+def _reach(rows: pd.DataFrame) -> Any:
+    """Return how far the intervals reach below and above; nowhere where a resampled one leaves its own value out."""
+    below, above = rows["value"] - rows["low"], rows["high"] - rows["value"]
+    return np.clip(np.stack([below, above]).astype(float), 0, None)
+
+
+def panels(canvas: Canvas, names: Sequence[str], columns: int = 3, same_y: bool = True) -> dict[str, Axes]:
+    """Return an empty panel for each name, titled with it."""
+    across = min(columns, max(1, len(names)))
+    down = -(-len(names) // across)
+    grid = canvas.subplots(down, across, sharex=True, sharey=same_y, squeeze=False).ravel().tolist()
+    for unused in grid[len(names) :]:
+        unused.remove()
+    for place, (name, axes) in enumerate(zip(names, grid, strict=False)):
+        axes.set_title(shorten(name, 26))
+        if place + across >= len(names):  # the lowest of its column, also where the last row is not full
+            axes.tick_params(labelbottom=True)
+    return dict(zip(names, grid, strict=False))
+
+
+def height(names: int, columns: int = 3, each: float = 1.75, rest: float = 1.0) -> float:
+    """Return inches for so many panels."""
+    return max(1, -(-names // columns)) * each + rest
+
+
+def log_axis(axis: Any, values: Iterable[float], every: bool = False) -> None:
+    """Make an axis logarithmic with ticks in few characters; with `every` exactly at the values, as for ranks."""
+    known = sorted({float(value) for value in values if value > 0})
+    if not known:
+        return
+    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
+    if every:
+        axis.set_major_locator(FixedLocator(known))
+        axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(compact))
+    axis.set_minor_formatter(NullFormatter() if known[-1] / known[0] > 8 or every else FuncFormatter(compact))
+
+
+def plain_axis(axis: Any) -> None:
+    """Write large numbers of an axis in few characters."""
+    axis.set_major_formatter(FuncFormatter(compact))
+
+
+def reference(axes: Axes, value: float, name: str) -> None:
+    """Draw a grey line across, such as the untouched model's score."""
+    axes.axhline(value, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1, label=name)
