@@ -47,12 +47,29 @@ def samples(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def intruder_tables(folder: str | Path) -> dict[str, pd.DataFrame]:
-    """Return the tables that ``python -m analysis.intruders`` left beside the record, by name; none is an empty dict.
+    """Return the tables that analyses of the weights left in the run's ``analysis/``, by name; none is an empty dict.
 
-    Names are those of the files: counts, vectors, matrices and, where asked for, spectra, similarity and the curves
-    over λ. Raises :class:`AnalysisError` for a damaged one.
+    Names are those of the files, described in :mod:`analysis.intruders.tables`: counts, vectors, matrices and, where
+    asked for, spectra, similarity, lambda and others. Raises :class:`AnalysisError` for a damaged one.
     """
-    return {path.stem: _parquet(path) for path in sorted((Path(folder) / "spectra").glob("*.parquet"))}
+    return {path.stem: _parquet(path) for path in sorted((Path(folder) / "analysis").glob("*.parquet"))}
+
+
+def intruder_headline(folder: str | Path) -> list[dict[str, Any]]:
+    """Return the entries of ``analysis/intruders.json``, :func:`analysis.intruders.tables.headline`; none is empty.
+
+    Raises :class:`AnalysisError` for a damaged file.
+    """
+    path = Path(folder) / "analysis" / "intruders.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise AnalysisError(f"{path}: damaged, {error}") from None
+    if not isinstance(found, list) or not all(isinstance(e, dict) and "control" in e for e in found):
+        raise AnalysisError(f"{path}: damaged, it is no list of counts")
+    return found
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:

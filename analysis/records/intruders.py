@@ -1,66 +1,33 @@
-"""What the tidy table says of a run's weight change, from the tables that the intruder analysis left beside it."""
+"""What the tidy table says of a run's weight change, from the headline that the intruder analysis left beside it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+from analysis.records.files import intruder_headline
 
-from analysis.records.files import intruder_tables
-
-USUAL_EPS = 0.5
-"""The papers' ε; tables hold a grid of ε besides the one that was chosen."""
 COUNTS = {
-    "intruders": ("none", "u", False),
-    "intruders_clustered": ("none", "u", True),
-    "intruders_v": ("none", "v", False),
-    "intruders_null_dense": ("dense", "u", False),
-    "intruders_null_rank": ("low_rank", "u", False),
+    "intruders": ("none", "intruders_u"),
+    "intruders_clustered": ("none", "intruders_u_clustered"),
+    "intruders_v": ("none", "intruders_v"),
+    "intruders_null_dense": ("dense", "intruders_u"),
+    "intruders_null_rank": ("low_rank", "intruders_u"),
 }
-"""Column → null control, side, whether near-equal base values count as one subspace."""
+"""Column → the change (fine-tuning itself or a null control) and its count."""
+FACTS = {"intruders_k": "k", "intruders_eps": "eps"} | {name: name for name in ("relative_change", "effective_rank")}
 
 
 def intruder_columns(folder: Path) -> dict[str, Any]:
     """Return the counts at the end of training against W0, at the analysis' own k and ε, and the change's size.
 
     Empty where the run was not analysed, or its method changes no matrix: not applicable is not zero. Raises
-    :class:`AnalysisError` for damaged tables.
+    :class:`AnalysisError` for a damaged headline.
     """
-    tables = intruder_tables(folder)
-    cells: dict[str, Any] = {}
-    if "counts" in tables and "vectors" in tables:
-        cells |= _counts(_end(tables["counts"]), _end(tables["vectors"]))
-    if "matrices" in tables:
-        cells |= _changes(_end(tables["matrices"]))
-    return cells
-
-
-def _end(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the end of training, whose step is missing, against W0."""
-    step = table["step"]
-    last = step.isna() if step.isna().any() else step == step.max()
-    return table[last & (table["reference"] == "w0")]
-
-
-def _counts(counts: pd.DataFrame, vectors: pd.DataFrame) -> dict[str, Any]:
-    total = counts[counts["by"] == "all"]
-    if total.empty:
-        return {}
-    k, eps = int(total["k"].max()), _chosen_eps(total, vectors[vectors["control"] == "none"])
-    chosen = total[(total["k"] == k) & (total["eps"] == eps)]
-    found = chosen.set_index(["control", "side", "clustered"])["intruders"]
-    cells = {name: int(found[key]) for name, key in COUNTS.items() if key in found.index}
-    return cells | {"intruders_k": k, "intruders_eps": eps}
-
-
-def _chosen_eps(total: pd.DataFrame, vectors: pd.DataFrame) -> float:
-    """Return the ε with which the analysis marked its vectors: the papers' where it explains every mark."""
-    grid = sorted(total["eps"].unique(), key=lambda eps: abs(eps - USUAL_EPS))
-    marks = vectors["intruder_u"]
-    return float(next((eps for eps in grid if ((vectors["cos_u_high"] < eps) == marks).all()), grid[0]))
-
-
-def _changes(matrices: pd.DataFrame) -> dict[str, Any]:
-    means = {"relative_change": "relative_norm", "effective_rank": "change_effective_rank"}
-    return {name: float(matrices[column].mean()) for name, column in means.items() if matrices[column].notna().any()}
+    entries = [entry for entry in intruder_headline(folder) if entry.get("reference") == "w0"]
+    steps = [entry["step"] for entry in entries if entry.get("step") is not None]
+    last = None if len(steps) < len(entries) else max(steps, default=None)  # null is the end of training
+    found = {entry["control"]: entry for entry in entries if entry.get("step") == last}
+    cells = {name: found[control].get(key) for name, (control, key) in COUNTS.items() if control in found}
+    tuned = found.get("none", {})
+    return cells | {name: tuned.get(key) for name, key in FACTS.items()}

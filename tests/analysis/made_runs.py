@@ -234,7 +234,7 @@ def write_intruders(folder: Path, intruders: int, layers: int = 3, k: int = 10, 
             for i in range(k)
             for j in range(k)
         ]
-    out = folder / "spectra"
+    out = folder / "analysis"
     tables.write(rows, out, Settings(runs=(str(folder),), k=k, eps=eps, spectra=True, similarity=k))
     return out
 

@@ -113,13 +113,23 @@ def test_intruder_tables_are_read(tmp_path: Path) -> None:
     assert set(intruder_tables(folder)) == {"counts", "vectors", "matrices", "spectra", "similarity"}
 
 
-def test_another_threshold_is_found_again(tmp_path: Path) -> None:
+def test_another_threshold_is_the_headlines(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     made_runs.write_intruders(folder, 25, k=8, eps=0.37)
     row = read_runs(tmp_path).table.iloc[0]
-    assert (row["intruders"], row["intruders_k"]) == (25, 8)
-    marks = intruder_tables(folder)["vectors"].query("control == 'none'")
-    assert ((marks["cos_u_high"] < row["intruders_eps"]) == marks["intruder_u"]).all()
+    assert (row["intruders"], row["intruders_k"], row["intruders_eps"]) == (25, 8, 0.37)
+    marks = intruder_tables(folder)["vectors"].query("control == 'none'")["intruder_u"]
+    assert marks.sum() == row["intruders"]
+
+
+def test_of_several_steps_the_end_of_training_counts(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, made=Made(intruders=5))
+    path = folder / "analysis" / "intruders.json"
+    last = json.loads(path.read_text(encoding="utf-8"))
+    for steps, expected in (((10, 20, None), 5), ((10, 20), 3)):
+        early = [entry | {"step": step, "intruders_u": 3} for entry in last for step in steps if step is not None]
+        path.write_text(json.dumps(early + (last if None in steps else [])), encoding="utf-8")
+        assert read_runs(tmp_path).table["intruders"][0] == expected
 
 
 def test_every_column_is_there_whatever_the_runs(tmp_path: Path) -> None:
@@ -185,12 +195,12 @@ def test_unreadable_folders_are_problems_and_the_rest_is_read(tmp_path: Path) ->
 
 def test_damaged_tables_beside_a_record_leave_the_record(tmp_path: Path) -> None:
     folder = make_run(tmp_path, made=Made(intruders=3))
-    (folder / "spectra" / "counts.parquet").write_bytes(b"PAR1 and then nothing")
+    (folder / "analysis" / "intruders.json").write_bytes(b"[{")
     (folder / "items.parquet").write_bytes(b"")
     runs = read_runs(tmp_path)
     assert runs.table["score"].tolist() == [0.8]
     assert pd.isna(runs.table["intruders"][0])
-    assert "counts.parquet: damaged" in runs.problems[0]
+    assert "intruders.json: damaged" in runs.problems[0]
     with pytest.raises(AnalysisError, match=r"items\.parquet: damaged"):
         items(folder)
 
