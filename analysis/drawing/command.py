@@ -42,7 +42,9 @@ def _pages(runs: Runs) -> list[Page]:
     if not found:
         counts = runs.table["status"].value_counts().to_dict()
         how = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())
-        raise AnalysisError(f"no run ended well ({how}): nothing to draw; the same training command retries what failed")
+        raise AnalysisError(
+            f"no run ended well ({how}): nothing to draw; the same training command retries what failed"
+        )
     return found
 
 

@@ -19,7 +19,6 @@ from analysis.drawing.settings import FORMATS
 from analysis.drawing.style import RC, Look, wrapped
 from harness.files import write_bytes
 
-
 TIMELESS: dict[str, dict[str, str | None]] = {
     "png": {"Software": "peft-harness"},
     "pdf": {"Creator": "peft-harness", "Producer": "peft-harness", "CreationDate": None},

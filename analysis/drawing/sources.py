@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pandas as pd
 
 from analysis.drawing.series import SETTING
+from analysis.errors import AnalysisError
 from analysis.records import history, intruder_tables
+
+log = logging.getLogger(__name__)
 
 CARRIED = ["id", "seed", *SETTING]
 BINS = 60
@@ -39,11 +44,25 @@ def tables(table: pd.DataFrame, name: str, keep: Callable[[pd.DataFrame], pd.Ser
     """Return the rows to keep of every run's intruder table of this name."""
     found = []
     for run in table.to_dict("records"):
-        rows = intruder_tables(run["folder"], name).get(name)
+        rows = _table(run["folder"], name)
         if rows is not None and not rows.empty:
             rows = rows[keep(rows)].drop(columns="run", errors="ignore")
             found.append(rows.assign(**{key: run[key] for key in CARRIED}))
     return _joined(found, CARRIED)
+
+
+def _table(folder: str, name: str) -> pd.DataFrame | None:
+    """Return a run's table; a damaged one is said once, and the other runs are still drawn."""
+    try:
+        return intruder_tables(folder, name).get(name)
+    except AnalysisError as error:
+        _say_once(str(error))
+        return None
+
+
+@cache
+def _say_once(line: str) -> None:
+    log.warning("left out: %s", line)
 
 
 def _joined(found: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
