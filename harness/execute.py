@@ -316,7 +316,9 @@ def results(
 ) -> dict[str, Any]:
     """Return what a record says of a run that is done, but for its parameters and what was lost."""
     splits = prepared.splits
-    seconds = meter.seconds | {"train": meter.seconds["train"] + trained.earlier_seconds}
+    # Steps alone: probes along the way would make a method that is measured more often look dearer.
+    here = trained.seconds - trained.earlier_seconds
+    seconds = meter.seconds | {"train": trained.seconds, "around_training": meter.seconds["train"] - here}
     return {
         "scores": {"before": scores(config.task, before), "after": scores(config.task, after)},
         "tokens": trained.tokens,

@@ -115,14 +115,14 @@ class WandbTracker:
     def summarise(self, record: dict[str, Any]) -> None:
         """Put the leaves of the record's :data:`SUMMARISED` parts into the run's summary."""
         with self._guarded("summary"):
-            self._run.summary.update(flatten({key: record[key] for key in SUMMARISED if key in record}))
+            self._run.summary.update(summarised(record))
 
     def samples(self, rows: list[dict[str, Any]]) -> None:
         """Log `rows` as the table ``samples``; its columns are all keys, in order of first appearance."""
-        with self._guarded("samples"), _staged_in(self._folder.parent):
+        with self._guarded("samples"), staged_in(self._folder.parent):
             columns = list(dict.fromkeys(key for row in rows for key in row))
-            data = [[_cell(row.get(column)) for column in columns] for row in rows]
-            table = _wandb().Table(columns=columns, data=data, allow_mixed_types=True)
+            data = [[cell(row.get(column)) for column in columns] for row in rows]
+            table = wandb_library().Table(columns=columns, data=data, allow_mixed_types=True)
             self._run.log({"samples": table})
 
     def adapter(self, folder: Path) -> None:
@@ -130,7 +130,7 @@ class WandbTracker:
         if not self._log_adapter:
             return
         with self._guarded("adapter"):
-            artifact = _wandb().Artifact(f"adapter-{self._run.id}", type="adapter")
+            artifact = wandb_library().Artifact(f"adapter-{self._run.id}", type="adapter")
             artifact.add_dir(str(folder.resolve()), policy="immutable", skip_cache=True)
             self._run.log_artifact(artifact)
 
@@ -207,6 +207,11 @@ def label(config: RunConfig) -> str:
     return f"{method}-{config.task.name}-{config.model.name}-s{config.seed}"
 
 
+def summarised(record: Mapping[str, Any]) -> dict[str, float | str]:
+    """Return what of a record the W&B summary holds, as ``scores/after/test/accuracy/value``."""
+    return flatten({key: record[key] for key in SUMMARISED if key in record})
+
+
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, float | str]:
     """Return the numbers and strings of nested dicts and lists by path; anything else is left out."""
     leaves: dict[str, float | str] = {}
@@ -220,6 +225,11 @@ def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, float | str]
     return leaves
 
 
+def wandb_id(run_id: str) -> str:
+    """Return the id that a run has in W&B, which takes letters, digits, _ and - only."""
+    return re.sub(r"[^\w-]", "-", run_id)
+
+
 def _may_have_key() -> bool:
     """Say whether there is any place to find a key in: importing wandb to look takes half a second."""
     if "wandb" in sys.modules or "WANDB_API_KEY" in os.environ or "WANDB_IDENTITY_TOKEN_FILE" in os.environ:
@@ -229,7 +239,7 @@ def _may_have_key() -> bool:
     return any(place.expanduser().exists() for place in places)
 
 
-def _wandb() -> Any:
+def wandb_library() -> Any:
     """Import wandb; it prints nothing and reports no errors to W&B unless the user's environment says so."""
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -240,7 +250,7 @@ def _wandb() -> Any:
 
 def _session() -> Any:
     """Return W&B's settings as read from the environment and its files; no service is started."""
-    _wandb()
+    wandb_library()
     from wandb.sdk import wandb_setup
 
     return wandb_setup.singleton().settings
@@ -267,10 +277,10 @@ def _first_that_starts(
 def _init(mode: str, config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path) -> Any:
     """Call ``wandb.init``; if it raises, its half-made folder is removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    tracker, key = config.tracker, re.sub(r"[^\w-]", "-", run_id)
+    tracker, key = config.tracker, wandb_id(run_id)
     before = set(folder.glob("wandb/*run-*"))
     try:
-        return _wandb().init(
+        return wandb_library().init(
             id=key,
             resume="allow",
             name=label(config),
@@ -281,7 +291,7 @@ def _init(mode: str, config: RunConfig, resolved: dict[str, Any], run_id: str, f
             project=tracker.project,
             entity=tracker.entity,
             reinit="create_new",
-            settings=_settings(mode, tracker.init_timeout),
+            settings=quiet_settings(mode, tracker.init_timeout),
         )
     except Exception:
         for left in set(folder.glob(f"wandb/*run-*-{key}")) - before:
@@ -289,9 +299,9 @@ def _init(mode: str, config: RunConfig, resolved: dict[str, Any], run_id: str, f
         raise
 
 
-def _settings(mode: str, init_timeout: float) -> Any:
+def quiet_settings(mode: str, init_timeout: float) -> Any:
     """Return the settings of every run: quiet, waiting no longer than told, gathering nothing by itself."""
-    return _wandb().Settings(
+    return wandb_library().Settings(
         mode=mode,
         silent=True,
         console="off",
@@ -317,7 +327,7 @@ def _settings(mode: str, init_timeout: float) -> Any:
 def _after_failed(attempt: str, reason: str) -> None:
     """Free the run's id, which a failed ``wandb.init`` leaves in use, and say what happens next."""
     try:
-        _wandb().teardown()
+        wandb_library().teardown()
     except (Exception, SystemExit) as error:  # it exits where the service died
         log.debug("W&B teardown: %s", _reason(error))
     if attempt == "online":
@@ -337,7 +347,7 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.replace(key, '***') if key else text}"
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """Return a table cell: a plain value as it is, anything nested as JSON."""
     if value is None or isinstance(value, int | float | str):
         return value
@@ -345,7 +355,7 @@ def _cell(value: Any) -> Any:
 
 
 @contextmanager
-def _staged_in(folder: Path) -> Iterator[None]:
+def staged_in(folder: Path) -> Iterator[None]:
     """Let W&B keep what awaits upload in `folder`, not in the home folder: it travels with the run."""
     before = os.environ.get("WANDB_DATA_DIR")
     os.environ["WANDB_DATA_DIR"] = str(folder)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from harness.errors import ConfigError, nearest
+from analysis.arguments import read, require, require_choice
 
 USAGE = """\
 Count intruder dimensions and measure the spectra of what fine-tuning changed.
@@ -71,89 +68,34 @@ class Settings:
     jobs: int = 1
 
     def __post_init__(self) -> None:
-        _require(self.k >= 1, "k", self.k, "must be at least 1")
-        _require(0 < self.eps < 1, "eps", self.eps, "must be above 0 and below 1")
-        _require(0 <= self.cluster < 1, "cluster", self.cluster, "must be at least 0 and below 1")
-        _require(self.jobs >= 1, "jobs", self.jobs, "must be at least 1")
-        _require(self.seed >= 0, "seed", self.seed, "must be at least 0")
-        _require(self.similarity >= 0, "similarity", self.similarity, "must be at least 0")
+        require(self.k >= 1, "k", self.k, "must be at least 1")
+        require(0 < self.eps < 1, "eps", self.eps, "must be above 0 and below 1")
+        require(0 <= self.cluster < 1, "cluster", self.cluster, "must be at least 0 and below 1")
+        require(self.jobs >= 1, "jobs", self.jobs, "must be at least 1")
+        require(self.seed >= 0, "seed", self.seed, "must be at least 0")
+        require(self.similarity >= 0, "similarity", self.similarity, "must be at least 0")
         for key, allowed in (("algorithm", ALGORITHMS), ("device", DEVICES), ("quantised", QUANTISED)):
-            value = getattr(self, key)
-            _require(value is None or value in allowed, key, value, f"no such {key}; {nearest(str(value), allowed)}")
+            require_choice(key, getattr(self, key), allowed)
         self._check_models()
 
     def _check_models(self) -> None:
         one, other = ("base", "tuned") if self.base is None else ("tuned", "base")
         both = (self.base is None) == (self.tuned is None)
-        _require(both, one, "", f"must be given together with {other}=")
-        _require(
+        require(both, one, "", f"must be given together with {other}=")
+        require(
             bool(self.runs) or self.base is not None,
             "runs",
             "",
             "give run folders, or base= and tuned=; --help shows all",
         )
-        _require(not (self.runs and self.base), "base", self.base, "cannot be combined with run folders")
-        _require(self.base is None or self.out is not None, "out", "", "must be given: the folder for the tables")
-        _require(not (self.runs and self.quantised), "quantised", self.quantised, "is known from a run's record")
+        require(not (self.runs and self.base), "base", self.base, "cannot be combined with run folders")
+        require(self.base is None or self.out is not None, "out", "", "must be given: the folder for the tables")
+        require(not (self.runs and self.quantised), "quantised", self.quantised, "is known from a run's record")
         for run in self.runs:
-            _require(Path(run).expanduser().is_dir(), "run", run, "there is no such folder")
-
-
-def _require(fine: bool, key: str, value: object, allowed: str) -> None:
-    if not fine:
-        raise ConfigError(key, "" if value is None else value, allowed)
+            require(Path(run).expanduser().is_dir(), "run", run, "there is no such folder")
 
 
 def parse(arguments: list[str]) -> Settings:
     """Return the settings of ``key=value`` arguments and run folders; raise :class:`ConfigError` for what is wrong."""
-    known = {field.name: field for field in fields(Settings) if field.name != "runs"}
-    given: dict[str, Any] = {}
-    runs = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or Path(argument).is_dir():
-            runs.append(argument)
-            continue
-        _require(key in known, key, value, f"no such option; {nearest(key, known)}")
-        _require(bool(value), key, value, "needs a value")
-        _require(key not in given, key, value, f"given twice, first as {given.get(key)}")
-        given[key] = READERS.get(str(known[key].type), _text)(key, value)
+    runs, given = read(arguments, Settings, rest_is="runs")
     return Settings(runs=tuple(runs), **given)
-
-
-def _text(key: str, value: str) -> str:
-    return value
-
-
-def _names(key: str, value: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in value.strip("[]").split(",") if name.strip())
-
-
-def _boolean(key: str, value: str) -> bool:
-    _require(value.lower() in ("true", "false"), key, value, "must be true or false")
-    return value.lower() == "true"
-
-
-def _whole(key: str, value: str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise ConfigError(key, value, "must be a whole number") from None
-
-
-def _number(key: str, value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    _require(math.isfinite(number), key, value, "must be a number")
-    return number
-
-
-READERS: dict[str, Callable[[str, str], Any]] = {
-    "int": _whole,
-    "float": _number,
-    "bool": _boolean,
-    "tuple[str, ...]": _names,
-}
-"""How a value is read, by the type of its field."""

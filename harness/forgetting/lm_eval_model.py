@@ -76,12 +76,14 @@ def _nothing_tied_anew(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence lm-eval's log, bars and prints."""
-    log = logging.getLogger("lm_eval")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Silence the log, bars and prints of lm-eval and of the hub's client, which warns of each of its retries."""
+    logs = [logging.getLogger(name) for name in ("lm_eval", "huggingface_hub")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with redirect_stderr(io.StringIO()):
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

@@ -1,0 +1,254 @@
+"""Pairs of configurations, compared item by item, with a verdict that calls nothing better that may be noise.
+
+- One run each, right or wrong answers: exact McNemar, Bonett and Price's interval. It speaks of the two trained models.
+- One run each, any other metric: a paired bootstrap over the items. It speaks of the two trained models.
+- Several seeds: the hierarchical bootstrap of :class:`analysis.statistics.Estimate`. McNemar would count an item once
+  for each seed, as if they were different items.
+
+All comparisons of one call are one family, corrected by Holm.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.configurations import blocks, cells, configured
+from analysis.errors import AnalysisError
+from analysis.metrics import metric_of, rows_of
+from analysis.records import items
+from analysis.statistics import ALPHA, MOST, Array, Estimate, McNemar, drawn_items, holm, over_seeds
+from harness.errors import ConfigError, HarnessError, nearest
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a configuration's runs answered, the same items in the same order."""
+
+    label: str
+    ids: tuple[str, ...]
+    rows: Array
+    """What the metric needs of each item, shape ``(seeds, items, columns)``."""
+    estimate: Estimate
+
+    @property
+    def graded(self) -> bool:
+        """Return whether every answer is right or wrong and the metric their mean."""
+        return self.rows.shape[2] == 1 and bool(np.isin(self.rows, (0.0, 1.0)).all())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two configurations, the difference between them, and what may be said of it."""
+
+    where: str
+    """The model and task, where there are several."""
+    first: str
+    second: str
+    metric: str
+    first_score: float
+    second_score: float
+    difference: float
+    """First − second, in the metric's unit."""
+    low: float
+    high: float
+    """The 95 % interval of `difference`."""
+    p: float
+    p_holm: float
+    """Corrected for the family."""
+    family: int
+    test: str
+    items: int
+    seeds_first: int
+    seeds_second: int
+    higher_is_better: bool
+    needed: str
+    """What would show the difference seen here with 80 % power in this family, at Holm's first step .05/m."""
+
+    @property
+    def better(self) -> str | None:
+        """Return the better one's name, None where that was not shown: corrected p and interval must both show it."""
+        if not self.p_holm < ALPHA or self.low <= 0 <= self.high:
+            return None
+        return self.first if (self.difference > 0) == self.higher_is_better else self.second
+
+    @property
+    def verdict(self) -> str:
+        """Return what may be said, in one line."""
+        how = f"p = {self.p_holm:.2g} ({self.test}, Holm over {self.family})"
+        if self.better is None:
+            return f"{self.first} and {self.second}: no difference shown, {self._size(1)}, {how}; {self.needed}"
+        other, sign = (self.second, 1) if self.better == self.first else (self.first, -1)
+        said = f"{self.better} is better than {other}: {self._size(sign)}, {how}"
+        single = min(self.seeds_first, self.seeds_second) == 1
+        return f"{said}; one seed: of these trained models, another seed may say otherwise" if single else said
+
+    def _size(self, sign: int) -> str:
+        low, high = sorted((sign * self.low, sign * self.high))
+        return f"{self.metric} {signed(sign * self.difference)} [{signed(low)}, {signed(high)}]"
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """All comparisons of a family, and a line for each run that could not take part."""
+
+    found: tuple[Comparison, ...]
+    problems: tuple[str, ...] = ()
+
+    def table(self) -> pd.DataFrame:
+        """Return a row a comparison; the columns are the fields of :class:`Comparison`."""
+        names = [*Comparison.__dataclass_fields__, "better", "verdict"]
+        rows = [asdict(one) | {"better": one.better, "verdict": one.verdict} for one in self.found]
+        return pd.DataFrame(rows, columns=names)
+
+
+def compare(table: pd.DataFrame, against: str | None = None) -> Comparisons:
+    """Compare every two configurations among runs that are done, or each with the one named `against`.
+
+    Runs of different models, tasks, metrics or data are never paired: each such group is compared within itself. A
+    learning rate that is to be chosen must be chosen before, by :func:`analysis.fairness.fair`. Raises
+    :class:`ConfigError` where `against` is no configuration.
+    """
+    runs = configured(table[(table["status"] == "done") & ~table["foreign"]])
+    _require_known(against, [label for _, rows in blocks(runs) for label, _ in cells(rows)])
+    problems: list[str] = []
+    pairs = [
+        (one, other, rows.iloc[0], where)
+        for where, rows in blocks(runs)
+        for one, other in _pairs(answers(rows, problems), against)
+    ]
+    found = [compare_pair(*pair, family=len(pairs)) for pair in pairs]
+    corrected = holm([one.p for one in found])
+    return Comparisons(tuple(replace(o, p_holm=p) for o, p in zip(found, corrected, strict=True)), tuple(problems))
+
+
+def _require_known(against: str | None, labels: list[str]) -> None:
+    if against is not None and against not in labels:
+        raise ConfigError("against", against, f"no such configuration; {nearest(against, labels)}")
+
+
+def _pairs(found: list[Answers], against: str | None) -> Iterator[tuple[Answers, Answers]]:
+    for one, other in itertools.combinations(found, 2):
+        if against is None or against in (one.label, other.label):
+            yield (other, one) if one.label == against else (one, other)
+
+
+def answers(rows: pd.DataFrame, problems: list[str]) -> list[Answers]:
+    """Return each configuration's answers in a block of comparable runs, the items drawn alike for all of them.
+
+    A run whose items cannot be read, or are not those of the others, is left out and said in `problems`.
+    """
+    read: dict[str, pd.DataFrame] = {}
+    for folder in rows["folder"]:
+        try:
+            read[folder] = _asked(folder, next(iter(read.values()), None))
+        except HarnessError as error:
+            problems.append(str(error))
+    if not read:
+        return []
+    weights = drawn_items(len(next(iter(read.values()))))
+    usable = rows[rows["folder"].isin(list(read))]
+    return [_cell(label, runs, read, weights) for label, runs in cells(usable)]
+
+
+def _asked(folder: str, first: pd.DataFrame | None) -> pd.DataFrame:
+    """Return a run's answers on the test split in order of their ids; refuse other items than the first run's."""
+    found = items(folder)
+    found = found[(found["phase"] == "after") & (found["split"] == SPLIT)].sort_values("item").reset_index(drop=True)
+    if found.empty:
+        raise AnalysisError(f"{folder}/items.parquet: has no answers on the {SPLIT} split")
+    same = first is None or (
+        len(found) == len(first) and (found[["item", "target"]] == first[["item", "target"]]).all(None)
+    )
+    if not same:
+        raise AnalysisError(f"{folder}: answered other items than the runs before it; it is left out")
+    return found
+
+
+def _cell(label: str, runs: pd.DataFrame, read: dict[str, pd.DataFrame], weights: Array) -> Answers:
+    metric, statistic = str(runs["metric"].iloc[0]), metric_of(str(runs["metric"].iloc[0])).statistic
+    rows = [rows_of(metric, read[run.folder], run.score, run.folder) for run in runs.itertuples()]
+    resampled = np.stack([statistic(one, weights) for one in rows])
+    estimate = over_seeds(runs["score"].to_numpy(dtype=float), resampled)
+    ids = tuple(read[runs["folder"].iloc[0]]["item"])
+    return Answers(label, ids, np.stack(rows), estimate)
+
+
+def compare_pair(
+    one: Answers, other: Answers, block: pd.Series[object], where: str = "", family: int = 1
+) -> Comparison:
+    """Compare two configurations on the same items; the p-value is corrected once those of its family are known.
+
+    Raises :class:`AnalysisError` where they answered other items.
+    """
+    if one.ids != other.ids:
+        raise AnalysisError(f"{one.label}, {other.label}: answered different items and cannot be compared")
+    seeds = len(one.rows), len(other.rows)
+    if max(seeds) == 1 and one.graded and other.graded:
+        test, found = "exact McNemar", _mcnemar(one.rows[0, :, 0], other.rows[0, :, 0], ALPHA / family)
+    else:
+        test = "paired bootstrap" if max(seeds) == 1 else "hierarchical bootstrap"
+        found = _bootstrapped(one.estimate - other.estimate, len(one.ids), ALPHA / family)
+    difference, (low, high), p, needed = found
+    return Comparison(
+        where,
+        one.label,
+        other.label,
+        str(block["metric"]),
+        one.estimate.value,
+        other.estimate.value,
+        difference,
+        low,
+        high,
+        p,
+        p,
+        family,
+        test,
+        len(one.ids),
+        *seeds,
+        bool(block["higher_is_better"]),
+        needed,
+    )
+
+
+Found = tuple[float, tuple[float, float], float, str]
+"""Difference, interval, p-value, and what would show it."""
+
+
+def _mcnemar(one: Array, other: Array, alpha: float) -> Found:
+    counts = McNemar(int((one > other).sum()), int((one < other).sum()), len(one))
+    return counts.value, counts.interval(), counts.p(), _said(items=counts.items_needed(alpha))
+
+
+def _bootstrapped(found: Estimate, count: int, alpha: float) -> Found:
+    needed = found.needed(alpha)
+    if found.outer == 0:
+        return found.value, found.interval(), found.p(), _said(items=needed.factor * count)
+    both = {"items": needed.factor * count, "seeds": needed.factor * found.seeds}
+    said = _said(seeds=needed.seeds) if math.isfinite(needed.seeds) else _said(**both)
+    return found.value, found.interval(), found.p(), said
+
+
+def _said(**amounts: float) -> str:
+    """Return how much would show a difference, such as ``n needed ≈ 1,250 items``."""
+    if not all(map(math.isfinite, amounts.values())):
+        return "no number would show it, the scores are equal"
+    if amounts.get("seeds", 0) > MOST:
+        return f"n needed: more than {MOST:,} seeds each"
+    parts = [f"{math.ceil(amount):,} {what}" for what, amount in amounts.items()]
+    return f"n needed ≈ {' and '.join(parts)}{' each' if 'seeds' in amounts else ''}"
+
+
+def signed(value: float) -> str:
+    """Return a difference as +.043, or with three digits where it is larger."""
+    if not math.isfinite(value):
+        return "?"
+    text = f"{value:+.3f}" if abs(value) < 10 else f"{value:+.3g}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text

@@ -1,0 +1,76 @@
+"""Which runs are the same but for seed and learning rate, and which runs may be set side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from harness.identity import COUNTED_IN, DESCRIPTIVE, OPERATIONAL
+
+BLOCK = ("model", "task", "metric", "data_hash")
+"""Only runs that share these are ever compared."""
+KEYS = ("method", "rank")
+RATES = {"learning_rate"} | COUNTED_IN
+SETTINGS = ("config.method.", "config.train.", "config.task.", "config.model.", "config.sequence_between")
+UNIT = "configuration"
+
+
+def configured(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a column `configuration`: the label, and every other setting that tells runs apart.
+
+    A setting counts where it differs between runs of one model, task, method and rank; the seed, the learning rate
+    and what changes no result do not: their runs are the same configuration.
+    """
+    names = [name for name in table.columns if name.startswith(SETTINGS) and _counts(name)]
+    groups = table.groupby(["model", "task", *KEYS], dropna=False, sort=False)
+    differing = [name for name in names if (groups[name].nunique(dropna=False) > 1).any()]
+    return table.assign(**{UNIT: [_label(row, differing) for _, row in table.iterrows()]})
+
+
+def _counts(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return last not in RATES | DESCRIPTIVE | OPERATIONAL | {"rank", "use_cpu"}
+
+
+def _label(row: pd.Series[object], differing: list[str]) -> str:
+    more = [f"{name.rpartition('.')[2]}={_plain(row[name])}" for name in differing]
+    return " ".join([str(row["label"]), *more])
+
+
+def _plain(value: object) -> str:
+    if pd.isna(value):
+        return "default"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def blocks(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield runs that may be compared with each other, with a name for them: empty where they are all there is."""
+    found = [rows for _, rows in table.groupby(list(BLOCK), dropna=False, sort=False)]
+    for rows in found:
+        yield ("" if len(found) == 1 else _name(rows.iloc[0], table)), rows
+
+
+def _name(row: pd.Series[object], table: pd.DataFrame) -> str:
+    same_task = table[(table["model"] == row["model"]) & (table["task"] == row["task"])]
+    data = f" (data {str(row['data_hash'])[:8]})" if same_task["data_hash"].nunique(dropna=False) > 1 else ""
+    return f"{row['model']} on {row['task']}{data}"
+
+
+def cells(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the runs of each configuration and learning rate, one a seed; where it has several, the name says which."""
+    several = rows.groupby(UNIT)["learning_rate"].nunique() > 1
+    for (name, rate), runs in rows.groupby([UNIT, "learning_rate"], dropna=False, sort=False):
+        label = f"{name} lr={rate:g}" if several[name] else str(name)
+        yield label, newest(runs).sort_values("seed").reset_index(drop=True)
+
+
+def newest(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return one run for each seed, the last that was started: a seed counts once."""
+    return runs.sort_values("started", na_position="first").drop_duplicates("seed", keep="last")
+
+
+def repeated(runs: pd.DataFrame) -> list[int]:
+    """Return the seeds that more than one run has."""
+    counts = runs["seed"].value_counts()
+    return sorted(int(seed) for seed in counts[counts > 1].index)

@@ -1,0 +1,76 @@
+"""The run's model, loaded and merged; its task and its probes, asked again whenever the model has changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.interventions.scaling import Weights
+from harness.evaluate import answer
+from harness.forgetting.base import Items
+from harness.forgetting.measure import Probing, fit
+from harness.reload import config_of, done_record, load_tuned
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.config import RunConfig
+
+
+@dataclass
+class Examination:
+    """A run's tuned model as a plain one, and what it is asked."""
+
+    record: dict[str, Any]
+    config: RunConfig
+    probing: Probing
+    split: str
+    folder: Path
+    """The run's."""
+    model: nn.Module | None = None
+
+    @staticmethod
+    def of(folder: Path, split: str, probes: bool) -> Examination:
+        """Return what a run asks, read and tokenised; the model is not loaded yet.
+
+        Raises :class:`RecordError` where the run is not done, and a :class:`HarnessError` where its base or its
+        data cannot be had.
+        """
+        from harness import session
+
+        record = done_record(folder)
+        config = config_of(record)
+        # The base's numbers are beside the run, wherever the folder of runs has been moved to.
+        config = replace(config, output_dir=str(folder.resolve().parent))
+        prepared = session.prepare(config)
+        probing = fit(config, prepared) if probes else Probing(config, prepared)
+        return Examination(record, config, probing, split, folder)
+
+    def measure_base(self) -> None:
+        """Fill in what probes found of the untouched base, which is loaded only where no earlier run left that."""
+        if self.probing.fitted:
+            self.probing.measure_base(self._untouched)
+
+    def _untouched(self) -> nn.Module:
+        from harness.models import device_of, load_backbone
+
+        files, outputs = self.probing.prepared.files, self.probing.prepared.objective.outputs
+        base = load_backbone(files, self.config.model, outputs, None, self.config.seed).model
+        return base.to(device_of(self.config.train.use_cpu))
+
+    def load(self) -> Weights:
+        """Load the tuned model and merge it, in float32."""
+        model, _ = load_tuned(self.record, self.config, self.probing.prepared, self.folder)
+        if self.config.method.quantization() is None:
+            model = model.float()  # before merging: shorter types would round what is scaled
+        self.model = self.config.method.merge(model).float().eval()
+        return Weights(self.model)
+
+    def ask(self) -> Items:
+        """Return the outcomes of the task's split and of every probe, by the names ``items.parquet`` has for them."""
+        assert self.model is not None
+        prepared = self.probing.prepared
+        questions = {self.split: prepared.questions[self.split]}
+        found: Items = dict(answer(self.model, prepared.objective, questions, self.config.train, "intervention"))
+        return found | self.probing.items(self.probing.measure(self.model))

@@ -1,0 +1,1 @@
+"""What the analysis found, added to each run in W&B: numbers in its summary, tables, verdicts."""

@@ -1,0 +1,65 @@
+"""``python -m analysis.wandb_results runs/``: add what the analysis found to each run in W&B, once."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import NoReturn
+
+from harness.errors import HarnessError
+
+
+class Parser(ArgumentParser):
+    """Says what is wrong in one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit."""
+        fail(message)
+
+
+def fail(line: str) -> NoReturn:
+    """Print what is wrong in one line and exit with code 2."""
+    print(f"wandb_results: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(given: list[str]) -> Namespace:
+    """Return the arguments."""
+    parser = Parser(prog="python -m analysis.wandb_results", description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some")
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    """Run the command line; runs that cannot be added to are a line each, and exit code 1."""
+    arguments = parse(sys.argv[1:])
+    try:
+        problems = add(arguments.runs)
+    except HarnessError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("wandb_results: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(1 if problems else 0)
+
+
+def add(paths: list[Path]) -> list[str]:
+    """Add to every run that is done and say so; return the lines of those that could not be."""
+    from analysis.records import read_runs
+    from analysis.wandb_results.sending import add_findings
+
+    runs = read_runs(*paths)
+    problems, done = list(runs.problems), runs.done()
+    for _, run in done[~done["foreign"].fillna(False)].iterrows():
+        try:
+            print(add_findings(run))
+        except HarnessError as error:
+            problems.append(str(error))
+    for line in problems:
+        print(f"wandb_results: {line}", file=sys.stderr)
+    return problems
+
+
+if __name__ == "__main__":
+    main()
