@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.by_rank import CONTROL_MARKS, CONTROLS
 from analysis.drawing.marks import curve, frame, handle, height, labels, legend, panels, whole_axis
-from analysis.drawing.series import SETTING, chosen_rates, over_seeds, with_setting
+from analysis.drawing.series import SETTING, chosen_rate, over_seeds
 from analysis.drawing.sources import tables
 from analysis.drawing.style import Look, missing
 
@@ -28,8 +28,7 @@ def counts(table: pd.DataFrame, keep: Callable[[pd.DataFrame], pd.Series[bool]])
     Columns besides a run's setting: step, control, clustered, k, eps, intruders, most (where bounds leave vectors
     open, the count is between the two), vectors. Each method and rank at the rate that its validation score chose.
     """
-    table = with_setting(table)
-    table = table[chosen_rates(table)]
+    table = chosen_rate(table)
 
     def wanted(rows: pd.DataFrame) -> pd.Series[bool]:
         here = (rows["by"] == "all") & (rows["side"] == "u") & (rows["reference"] == "w0")

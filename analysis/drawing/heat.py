@@ -19,7 +19,7 @@ MAP = "cividis"
 def grid(data: pd.DataFrame, row: str, column: str, value: str = "value") -> pd.DataFrame:
     """Return a frame of rows × columns, both in the order in which they first appear."""
     rows, columns = list(dict.fromkeys(data[row])), list(dict.fromkeys(data[column]))
-    return data.pivot(index=row, columns=column, values=value).reindex(index=rows, columns=columns)
+    return data.pivot_table(index=row, columns=column, values=value, sort=False).reindex(index=rows, columns=columns)
 
 
 def heat(axes: Axes, cells: pd.DataFrame, low: float, high: float, form: str | None = None) -> Any:

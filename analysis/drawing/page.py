@@ -13,6 +13,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from analysis.configurations import BLOCK
 from analysis.drawing.figure import Figure
 from analysis.drawing.fonts import families
 from analysis.drawing.settings import FORMATS
@@ -43,11 +44,17 @@ class Page:
 
 
 def pages(table: pd.DataFrame) -> Iterator[Page]:
-    """Yield the finished runs model by model and task by task, in the order of the records; a copied run once."""
+    """Yield the finished runs that may be compared, in the order of the records; a copied run once.
+
+    Each model, task, metric and version of the data is a page of its own: figures never mix them.
+    """
     done = table[table["status"] == "done"].drop_duplicates("id")
     done = done.assign(model=done["model"].fillna("unnamed model"), task=done["task"].fillna("unnamed task"))
-    for (model, task), rows in done.groupby(["model", "task"], sort=False):
-        yield Page(str(model), str(task), rows.reset_index(drop=True))
+    several = done.groupby(["model", "task"])[["metric", "data_hash"]].nunique(dropna=False).max(axis=1) > 1
+    for key, rows in done.groupby(list(BLOCK), dropna=False, sort=False):
+        model, task, metric, data = map(str, key)
+        more = f" ({metric}, data {data[:8]})" if several[model, task] else ""
+        yield Page(model, task + more, rows.reset_index(drop=True))
 
 
 def slug(name: str) -> str:

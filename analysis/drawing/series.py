@@ -1,47 +1,45 @@
-"""Runs → series: what makes two runs one setting, the mean over seeds with its interval, and the chosen rate."""
+"""Runs → series: what makes two runs one setting, and the mean over seeds with its interval."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.configurations import UNIT, configured, newest
+from analysis.drawing.style import compact, missing
+from analysis.fairness import fair
+from analysis.statistics import LEVEL, from_intervals
+
 SETTING = ["method", "rank", "learning_rate", "setting"]
 """Runs that agree in these differ by their seed alone."""
-SEED_FREE = ("seed", "output_dir", "cache_dir", "dry_run", "rank", "resume")
-"""Keys of a configuration that say nothing of what was trained, or stand in columns of their own."""
-SEED_FREE_GROUPS = ("tracker.", "sweep.", "train.learning_rate", "method.learning_rate", "method.rank", "method.name")
-DESCRIPTIVE = ("licence", "citation", "source", "note", "name", "dataset", "path")
-OPERATIONAL = ("logging_steps", "save_steps", "keep_checkpoints", "dataloader_num_workers")
 
 
-def with_setting(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows with a column ``setting``: what of the configuration differs besides method, rank, rate, seed.
+def every_rate(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished runs, one a seed, with the column ``setting``.
 
-    Only keys that differ between two runs of one method, rank and rate are named, so ``setting`` is mostly empty; where
-    it is not, two sizes of training are two series and never one mean.
+    ``setting`` is what else of the configuration tells runs of one method and rank apart, mostly nothing; where it is
+    not empty, two lengths of training, say, are two series and never one mean.
     """
-    groups = table.groupby(["method", "rank", "learning_rate"], dropna=False, sort=False)
-    keys = [name for name in table.columns if name.startswith("config.") and _counts(name.removeprefix("config."))]
-    differing = [key for key in keys if bool((groups[key].nunique(dropna=False) > 1).any())]
-    parts = [_named(key, table[key]) for key in differing]
-    text = [", ".join(filter(None, cells)) for cells in zip(*parts, strict=True)] if parts else [""] * len(table)
-    return table.assign(setting=text)
+    return _with_setting(_once(configured(table[table["status"] == "done"])))
 
 
-def _counts(key: str) -> bool:
-    return (
-        key not in SEED_FREE
-        and not key.startswith(SEED_FREE_GROUPS)
-        and key.rpartition(".")[2] not in (*DESCRIPTIVE, *OPERATIONAL)
-    )
+def chosen_rate(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the same at the rate that each configuration's validation score chose, as the tables do."""
+    return _with_setting(fair(table).chosen)
 
 
-def _named(key: str, values: Iterable[Any]) -> list[str]:
-    short = key.removeprefix("config.").rpartition(".")[2]
-    return ["" if pd.isna(value) else f"{short}={value}" for value in values]
+def _once(runs: pd.DataFrame) -> pd.DataFrame:
+    groups = runs.groupby([UNIT, "learning_rate"], dropna=False, sort=False)
+    kept = {index for _, some in groups for index in newest(some).index}
+    return runs.loc[[index for index in runs.index if index in kept]].reset_index(drop=True)
+
+
+def _with_setting(runs: pd.DataFrame) -> pd.DataFrame:
+    pairs = zip(runs[UNIT].astype(str), runs["label"].astype(str), strict=True)
+    return runs.assign(setting=[name.removeprefix(label).strip() for name, label in pairs])
 
 
 def over_seeds(
@@ -49,16 +47,16 @@ def over_seeds(
 ) -> pd.DataFrame:
     """Return, for each group of runs, the mean over seeds and its 95 % interval.
 
-    With n ≥ 2 runs the interval is mean ± t(.975, n - 1) s / √n, s with n - 1. With one run it is the run's own, from
-    `low` to `high`, which speaks of the items that were scored and says nothing of other seeds. Columns: `by`, value,
-    low, high, seeds (the number of runs), interval ("seeds", "items" or ""), ids. Rows without a value are left out.
+    With several runs it is that of :func:`analysis.statistics.from_intervals`: Student's t over the seeds, and the
+    items' share where the runs came with intervals of their own, `low` to `high`. With one run it is that one's own,
+    which speaks of the items and says nothing of other seeds. Columns: `by`, value, low, high, seeds (how many runs),
+    interval ("seeds", "items" or ""), ids. Runs without a value are left out.
     """
     known = rows[numbers(rows, value).notna()]
     if known.empty:
         return pd.DataFrame(columns=[*by, "value", "low", "high", "seeds", "interval", "ids"])
     groups = known.groupby(list(by), dropna=False, sort=False)
-    found = [_keys(by, key) | _summary(some, value, low, high) for key, some in groups]
-    return pd.DataFrame(found)
+    return pd.DataFrame([_keys(by, key) | _summary(some, value, low, high) for key, some in groups])
 
 
 def _keys(by: Sequence[str], key: Any) -> dict[str, Any]:
@@ -67,16 +65,17 @@ def _keys(by: Sequence[str], key: Any) -> dict[str, Any]:
 
 def _summary(rows: pd.DataFrame, value: str, low: str | None, high: str | None) -> dict[str, Any]:
     values = numbers(rows, value).to_numpy()
-    ids = " ".join(dict.fromkeys(rows["id"].astype(str)))
-    ends = (np.nan, np.nan)
-    interval = ""
-    if len(values) > 1:
-        ends, interval = t_interval(values), "seeds"
-    elif low is not None and high is not None:
-        ends, interval = (float(numbers(rows, low).iloc[0]), float(numbers(rows, high).iloc[0])), "items"
-        interval = interval if np.isfinite(ends).all() else ""
-    facts = {"seeds": len(values), "interval": interval, "ids": ids}
+    lows, highs = (numbers(rows, end or "").to_numpy() for end in (low, high))
+    ends, interval = _interval(values, lows, highs)
+    facts = {"seeds": len(values), "interval": interval, "ids": " ".join(dict.fromkeys(rows["id"].astype(str)))}
     return {"value": float(values.mean()), "low": ends[0], "high": ends[1]} | facts
+
+
+def _interval(values: Any, lows: Any, highs: Any) -> tuple[tuple[float, float], str]:
+    known = bool(np.isfinite(lows).all() and np.isfinite(highs).all())
+    if len(values) > 1:
+        return from_intervals(values, lows, highs).interval() if known else t_interval(values), "seeds"
+    return ((float(lows[0]), float(highs[0])), "items") if known else ((np.nan, np.nan), "")
 
 
 def t_interval(values: Any) -> tuple[float, float]:
@@ -86,7 +85,7 @@ def t_interval(values: Any) -> tuple[float, float]:
     mean, error = float(np.mean(values)), float(stats.sem(values))
     if error == 0:
         return mean, mean
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=mean, scale=error)
+    low, high = stats.t.interval(LEVEL, len(values) - 1, loc=mean, scale=error)
     return float(low), float(high)
 
 
@@ -97,28 +96,12 @@ def numbers(rows: pd.DataFrame, column: str) -> pd.Series[Any]:
     return pd.to_numeric(rows[column], errors="coerce").astype("float64")
 
 
-def chosen_rates(table: pd.DataFrame) -> pd.Series[Any]:
-    """Return whether each run has its method and rank's rate of choice: the best mean validation score over seeds.
-
-    Where a rate has no validation score nothing can be chosen and all rates stay.
-    """
-    mean = table.assign(validation=numbers(table, "validation")).groupby(SETTING, dropna=False)["validation"]
-    score = mean.transform("mean")
-    higher = table["higher_is_better"].fillna(True).astype(bool)
-    score = score.where(higher, -score)
-    best = score.groupby([table[name] for name in ("method", "rank", "setting")], dropna=False)
-    chosen = (score == best.transform("max")) | best.transform(lambda some: some.isna().any())
-    return chosen.astype(bool)
-
-
 def named(rows: pd.DataFrame, rate: bool = False) -> pd.Series[Any]:
     """Return each row's name for a legend: method, rank, where wanted the rate, and what else sets it apart."""
     return pd.Series([_name(row, rate) for row in rows.to_dict("records")], index=rows.index, dtype="str")
 
 
 def _name(row: dict[str, Any], rate: bool) -> str:
-    from analysis.drawing.style import compact, missing
-
     parts = [str(row["method"])]
     parts += [] if missing(row.get("rank")) else [f"r{int(row['rank'])}"]
     parts += [f"lr {compact(row['learning_rate'])}"] if rate and not missing(row.get("learning_rate")) else []

@@ -42,7 +42,7 @@ class Settings:
 
 
 def parse(arguments: list[str]) -> Settings:
-    """Return the settings of folders, ``key=value`` and ``--key value``; raise :class:`ConfigError` where they are wrong."""
+    """Return the settings of folders, ``key=value`` and ``--key value``; raise :class:`ConfigError` if wrong."""
     runs, given = read(joined(arguments), Settings, "runs")
     return Settings(tuple(runs), **given)
 

@@ -20,14 +20,14 @@ BINS = 60
 """Steps are averaged into at most so many bins: more than a panel two inches wide can show."""
 
 
-def histories(table: pd.DataFrame, column: Callable[[dict[str, Any]], str]) -> pd.DataFrame:
+def histories(table: pd.DataFrame, column: str | Callable[[dict[str, Any]], str]) -> pd.DataFrame:
     """Return step, tokens and ``value`` of each line of the runs' histories that has the column."""
     found = []
     for run in table.to_dict("records"):
-        lines = history(run["folder"])
-        if not lines.empty and column(run) in lines:
-            lines = lines[lines[column(run)].notna()]
-            values = {"step": lines["step"], "tokens": lines["tokens"], "value": lines[column(run)].astype("float64")}
+        lines, name = history(run["folder"]), column if isinstance(column, str) else column(run)
+        if not lines.empty and name in lines:
+            lines = lines[lines[name].notna()]
+            values = {"step": lines["step"], "tokens": lines["tokens"], "value": lines[name].astype("float64")}
             found.append(pd.DataFrame(values).assign(**{name: run[name] for name in CARRIED}))
     return _joined(found, ["step", "tokens", "value", *CARRIED])
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import frame, plain_axis, reach
-from analysis.drawing.series import SETTING, chosen_rates, named, numbers, over_seeds, with_setting
+from analysis.drawing.series import SETTING, chosen_rate, named, numbers, over_seeds
 from analysis.drawing.style import Look, Mark, shorten
 
 GIB = 2**30
@@ -29,8 +29,7 @@ class Cost(Figure):
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each method, rank, further setting and measure, at the rate that validation chose."""
-        table = with_setting(table)
-        table = table[chosen_rates(table)]
+        table = chosen_rate(table)
         scaled = {
             "train_peak": numbers(table, "train_peak_bytes") / GIB,
             "saved_mb": numbers(table, "saved_bytes") / 1e6,

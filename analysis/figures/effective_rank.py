@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.by_rank import against_rank
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import legend, log_axis
-from analysis.drawing.series import SETTING, chosen_rates, over_seeds, with_setting
+from analysis.drawing.series import SETTING, chosen_rate, over_seeds
 from analysis.drawing.sources import CARRIED, at_end, tables
 from analysis.drawing.style import GREY, Look
 
@@ -22,8 +22,7 @@ class EffectiveRank(Figure):
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each method, rank and further setting, at the rate that its validation score chose."""
-        table = with_setting(table)
-        rows = tables(table[chosen_rates(table)], "matrices", at_end)
+        rows = tables(chosen_rate(table), "matrices", at_end)
         if rows.empty:
             return rows
         means = rows.groupby(CARRIED, dropna=False, sort=False)["change_effective_rank"].mean().reset_index()

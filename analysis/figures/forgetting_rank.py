@@ -9,7 +9,7 @@ from analysis.drawing.by_rank import against_rank
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import frame, legend, reference
 from analysis.drawing.probes import change_of, forgetting_label, same_probe
-from analysis.drawing.series import SETTING, chosen_rates, over_seeds, with_setting
+from analysis.drawing.series import SETTING, chosen_rate, over_seeds
 from analysis.drawing.style import Look
 
 
@@ -22,8 +22,7 @@ class ForgettingRank(Figure):
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each method, rank and further setting."""
-        table = same_probe(with_setting(table))
-        table = table[chosen_rates(table)]
+        table = same_probe(chosen_rate(table))
         found = over_seeds(table, SETTING, "forgetting", "forgetting_low", "forgetting_high")
         return found.assign(probe=forgetting_label(table))
 

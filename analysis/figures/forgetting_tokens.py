@@ -11,7 +11,7 @@ from analysis.drawing.curves import along, by_method, curve_size
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import reference
 from analysis.drawing.probes import base_of, change_of, column_of, forgetting_label, same_probe
-from analysis.drawing.series import chosen_rates, with_setting
+from analysis.drawing.series import chosen_rate
 from analysis.drawing.sources import CARRIED, histories
 from analysis.drawing.style import Look
 
@@ -25,8 +25,7 @@ class ForgettingTokens(Figure):
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each method, rank, further setting and step; at step 0 nothing is lost."""
-        table = same_probe(with_setting(table))
-        table = table[chosen_rates(table)]
+        table = same_probe(chosen_rate(table))
         rows = histories(table, column_of)
         base: dict[str, Any] = {run["id"]: base_of(run) for run in table.to_dict("records")}
         rows = rows.assign(value=rows["value"] - rows["id"].map(base).astype("float64"))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import handle, legend, whole_axis
 from analysis.drawing.probes import change_of, forgetting_label, same_probe
-from analysis.drawing.series import numbers, with_setting
+from analysis.drawing.series import every_rate, numbers
 from analysis.drawing.style import Look
 
 COLUMNS = ["method", "rank", "learning_rate", "seed", "intruders", "intruders_k", "intruders_eps"]
@@ -26,7 +26,7 @@ class IntrudersForgetting(Figure):
 
         Only runs that were analysed at the same k and ε count: those of the most common pair.
         """
-        table = same_probe(with_setting(table))
+        table = same_probe(every_rate(table))
         table = table[numbers(table, "intruders").notna()]
         if not table.empty:
             pair = table["intruders_k"].astype(str) + " " + table["intruders_eps"].astype(str)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.heat import bar, grid, heat, ticks
 from analysis.drawing.marks import height, panels
-from analysis.drawing.series import SETTING, chosen_rates, named, over_seeds, with_setting
+from analysis.drawing.series import SETTING, chosen_rate, named, over_seeds
 from analysis.drawing.sources import at_end, tables
 from analysis.drawing.style import Look
 
@@ -24,8 +24,7 @@ class K90Map(Figure):
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each method (its highest rank, at the chosen rate), layer and module kind."""
-        table = with_setting(table)
-        table = table[chosen_rates(table)]
+        table = chosen_rate(table)
         highest = table.groupby("method")["rank"].transform("max")
         rows = tables(table[table["rank"].isna() | (table["rank"] == highest)], "matrices", at_end)
         if rows.empty:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import curve, frame, handle, legend, reference
-from analysis.drawing.series import named, with_setting
+from analysis.drawing.series import every_rate, named
 from analysis.drawing.sources import CARRIED, tables
 from analysis.drawing.style import COLOURS, LINES, MARKERS, Look, Mark, shorten
 
@@ -32,7 +32,7 @@ class LambdaCurves(Figure):
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each run, mode, curve (intruders, control), λ and headline metric."""
-        rows = tables(with_setting(table), "lambda", lambda rows: rows["headline"].fillna(False).astype(bool))
+        rows = tables(every_rate(table), "lambda", lambda rows: rows["headline"].fillna(False).astype(bool))
         if rows.empty:
             return rows
         keys = ["id", "mode", "of", "metric"]

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.curves import along, by_method, curve_size
 from analysis.drawing.figure import FIGURES, Figure
-from analysis.drawing.series import chosen_rates, with_setting
+from analysis.drawing.series import chosen_rate
 from analysis.drawing.sources import histories
 from analysis.drawing.style import Look
 
@@ -21,8 +21,7 @@ class LearningTokens(Figure):
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each method, rank, further setting and step."""
-        table = with_setting(table)
-        table = table[chosen_rates(table)]
+        table = chosen_rate(table)
         found = along(histories(table, lambda run: f"validation/{run['metric']}"))
         return found.assign(metric=table["metric"].iloc[0])
 

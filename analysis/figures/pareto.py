@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import frame, handle, legend, ranks_beside, reference
 from analysis.drawing.probes import forgetting_label, same_probe
-from analysis.drawing.series import SETTING, chosen_rates, over_seeds, with_setting
+from analysis.drawing.series import SETTING, chosen_rate, over_seeds
 from analysis.drawing.style import GREY, Look, Mark
 
 ENDS = ["value", "low", "high"]
@@ -26,8 +26,7 @@ class Pareto(Figure):
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each method, rank and further setting, at the rate that its validation score chose."""
-        table = same_probe(with_setting(table))
-        table = table[chosen_rates(table)]
+        table = same_probe(chosen_rate(table))
         score = over_seeds(table, SETTING, "score", "score_low", "score_high")
         lost = over_seeds(table, SETTING, "forgetting", "forgetting_low", "forgetting_high")
         if score.empty:

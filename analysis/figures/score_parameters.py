@@ -7,7 +7,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import bars, frame, handle, legend, log_axis, ranks_beside, reference
-from analysis.drawing.series import SETTING, chosen_rates, over_seeds, with_setting
+from analysis.drawing.series import SETTING, chosen_rate, over_seeds
 from analysis.drawing.style import Look
 
 
@@ -20,8 +20,7 @@ class ScoreParameters(Figure):
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each method, rank and further setting."""
-        table = with_setting(table)
-        table = table[chosen_rates(table)]
+        table = chosen_rate(table)
         by = [*SETTING, "trainable", "metric", "base"]
         return over_seeds(table.assign(base=table["base"].mean()), by, "score", "score_low", "score_high")
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import bars, frame, handle, height, labels, legend, log_axis, panels, reference
-from analysis.drawing.series import SETTING, over_seeds, with_setting
+from analysis.drawing.series import SETTING, every_rate, over_seeds
 from analysis.drawing.style import Look, missing
 
 COLUMNS = 3
@@ -15,14 +15,14 @@ COLUMNS = 3
 
 @FIGURES.register("score_rate")
 class ScoreRate(Figure):
-    """Whether each method was given the rate that suits it (LoRA's is about 10 × full's); a best rate at the edge of its grid was not looked for."""
+    """Whether each method got the rate that suits it; a best rate at the edge of its grid was not found."""
 
     title = "Test score against learning rate, by method and rank"
     needs = "more than one rate: python -m harness.run -m train.learning_rate_factor=0.3,1,3"
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each method, rank, rate and further setting; nothing where no method has two rates."""
-        table = with_setting(table)
+        table = every_rate(table)
         found = over_seeds(table, SETTING, "score", "score_low", "score_high")
         if found.empty or found.groupby("method")["learning_rate"].nunique().max() < 2:
             return found.iloc[:0]

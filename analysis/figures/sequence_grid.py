@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.heat import bar, grid, heat, ticks
 from analysis.drawing.marks import height, labels, panels
-from analysis.drawing.series import SETTING, chosen_rates, named, over_seeds, with_setting
+from analysis.drawing.series import SETTING, chosen_rate, named, over_seeds
 from analysis.drawing.sources import CARRIED
 from analysis.drawing.style import Look
 from analysis.records import items
@@ -26,9 +26,8 @@ class SequenceGrid(Figure):
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each method, rank, further setting, stage (0 is the untouched model) and task."""
-        table = with_setting(table)
-        sequences = table["task"].astype(str).str.contains("+", regex=False)
-        found = [_scores(run) for run in table[chosen_rates(table) & sequences].to_dict("records")]
+        table = chosen_rate(table[table["task"].astype(str).str.contains("+", regex=False)])
+        found = [_scores(run) for run in table.to_dict("records")]
         found = [rows for rows in found if len(rows)]
         if not found:
             return pd.DataFrame()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.heat import bar, grid, heat
 from analysis.drawing.marks import height, labels, panels
-from analysis.drawing.series import named, with_setting
+from analysis.drawing.series import every_rate, named
 from analysis.drawing.similarity import TOP, clearest, similarities
 from analysis.drawing.style import Look
 
@@ -27,7 +27,7 @@ class SimilarityMap(Figure):
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each method (one run of it), base vector and tuned vector of one matrix."""
-        rows = similarities(with_setting(table))
+        rows = similarities(every_rate(table))
         if rows.empty:
             return rows
         rows = rows[rows["matrix"] == clearest(rows)["matrix"]]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import handle, height, labels, legend, log_axis, panels
-from analysis.drawing.series import chosen_rates, named, with_setting
+from analysis.drawing.series import chosen_rate, named
 from analysis.drawing.sources import CARRIED, at_end, tables
 from analysis.drawing.style import GREY, Look, Mark
 
@@ -36,8 +36,7 @@ class Spectra(Figure):
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each method, spectrum and index; values at the resolution of float32 are left out."""
-        table = with_setting(table)
-        table = one_a_method(table[chosen_rates(table)])
+        table = one_a_method(chosen_rate(table))
         sizes = tables(table, "matrices", at_end)
         rows = tables(table, "spectra", at_end)
         rows = rows[rows["id"].isin(sizes["id"])] if len(rows) and len(sizes) else rows.iloc[:0]

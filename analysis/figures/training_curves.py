@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.curves import along
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import Handle, curve, handle, legend, log_axis
-from analysis.drawing.series import SETTING, chosen_rates, with_setting
+from analysis.drawing.series import SETTING, chosen_rate
 from analysis.drawing.sources import binned, histories
 from analysis.drawing.style import Look, shorten
 
@@ -26,11 +26,11 @@ class TrainingCurves(Figure):
 
     def data(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a row for each method, rank, further setting, bin of steps and measure, at the chosen rate."""
-        table = with_setting(table)
-        table = table[chosen_rates(table) & table["rank"].notna()]
+        table = chosen_rate(table)
+        table = table[table["rank"].notna()]
         parts = []
         for measure in SHOWN:
-            rows = histories(table, lambda _, name=measure: name)
+            rows = histories(table, measure)
             if len(rows):
                 parts.append(along(binned(rows)).assign(measure=measure))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
