@@ -66,6 +66,13 @@ def _whole(key: str, value: str) -> int:
         raise ConfigError(key, value, "must be a whole number") from None
 
 
+def _whole_or_all(key: str, value: str) -> int | None:
+    try:
+        return None if value == "whole" else int(value)
+    except ValueError:
+        raise ConfigError(key, value, "must be a whole number, or the word whole") from None
+
+
 def _number(key: str, value: str) -> float:
     try:
         number = float(value)
@@ -81,6 +88,7 @@ def _numbers(key: str, value: str) -> tuple[float, ...]:
 
 READERS: dict[str, Callable[[str, str], Any]] = {
     "int": _whole,
+    "int | None": _whole_or_all,
     "float": _number,
     "bool": _boolean,
     "tuple[str, ...]": _names,

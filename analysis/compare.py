@@ -165,7 +165,7 @@ def _asked(folder: str, first: pd.DataFrame | None) -> pd.DataFrame:
     if found.empty:
         raise AnalysisError(f"{folder}/items.parquet: has no answers on the {SPLIT} split")
     same = first is None or (
-        len(found) == len(first) and (found[["item", "target"]] == first[["item", "target"]]).all(None)
+        len(found) == len(first) and (found[["item", "target"]] == first[["item", "target"]]).all(axis=None)
     )
     if not same:
         raise AnalysisError(f"{folder}: answered other items than the runs before it; it is left out")

@@ -46,6 +46,8 @@ class Pair:
     """The dtype the base was loaded in for training, None for the one it is stored in."""
     vocabulary: bool = True
     """Whether embeddings and tied heads must fit too, though they are not measured."""
+    start: Checkpoint | None = None
+    """Where an adapter was trained over other weights than the base's: those that earlier tasks had left merged."""
 
     @cached_property
     def names(self) -> list[str]:
@@ -74,6 +76,11 @@ class Pair:
     def _tuned_names(self) -> Names:
         assert isinstance(self.tuned, Checkpoint)
         return Names(self.tuned.shapes)
+
+    @cached_property
+    def _start_names(self) -> Names:
+        assert self.start is not None
+        return Names(self.start.shapes)
 
     def _full_names(self) -> list[str]:
         """Return the wanted names of a full checkpoint; each block's matrix must be in both, in one shape."""
@@ -157,7 +164,10 @@ class Pair:
             if self.tuned.saved_whole(module):
                 tensor = self.tuned.checkpoint.tensor(self.tuned.parts[module]["weight"])
                 return Dense(self._turned(name, tensor) - base)
-            return self.tuned.change(module, base)
+            if self.start is None:
+                return self.tuned.change(module, base)
+            start = self._turned(name, self.start.tensor(str(self._start_names.find(name))))
+            return Dense(start - base + self.tuned.change(module, start).dense())
         return Dense(self._turned(name, self.tuned.tensor(str(self._tuned_names.find(name)))) - base)
 
 

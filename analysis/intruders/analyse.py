@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from analysis.intruders.eigen import Eigen
 from analysis.intruders.reference import Reference
 from analysis.intruders.settings import Settings
 from analysis.krylov import Product
+from analysis.processes import each
 from analysis.weights import Pair
 from harness.errors import ConfigError
 
@@ -36,10 +35,11 @@ class Rows:
     matrices: list[Row] = field(default_factory=list)
     spectra: list[Row] = field(default_factory=list)
     similarity: list[Row] = field(default_factory=list)
+    angles: list[Row] = field(default_factory=list)
 
     def extend(self, other: Rows) -> None:
         """Append another's rows."""
-        for name in ("vectors", "matrices", "spectra", "similarity"):
+        for name in ("vectors", "matrices", "spectra", "similarity", "angles"):
             getattr(self, name).extend(getattr(other, name))
 
 
@@ -67,7 +67,7 @@ def detector(matrix: Matrix, settings: Settings) -> Detector:
     return Certified(matrix.base, k, eps, width)
 
 
-def measure(pair: Pair, name: str, settings: Settings) -> Rows:
+def measure(pair: Pair, settings: Settings, name: str) -> Rows:
     """Return all rows of one of a pair's matrices."""
     rows = Rows()
     for stored in pair.load(name):
@@ -89,8 +89,8 @@ def _detected(matrix: Matrix, settings: Settings) -> Rows:
     for control, change in changes.items():
         detection = found.detect(change)
         rows.vectors.extend(_vector_rows(matrix, control, change, detection, settings))
-        if control == "none" and settings.similarity:
-            rows.similarity.extend(_similarity(matrix, settings.similarity))
+    if settings.similarity != 0:
+        rows.extend(_similarity(matrix, settings.similarity))
     return rows
 
 
@@ -171,30 +171,32 @@ def _spectra(matrix: Matrix) -> list[Row]:
     ]
 
 
-def _similarity(matrix: Matrix, n: int) -> list[Row]:
-    """Return |cos| of the first n base with the first n tuned left vectors."""
-    base = torch.linalg.svd(matrix.base, full_matrices=False)[0][:, :n]
-    tuned = torch.linalg.svd(Product.of(matrix.base, matrix.change).dense(), full_matrices=False)[0][:, :n]
-    cosines = spectra.similarity_matrix(base, tuned).cpu().numpy()
-    return [
+def _similarity(matrix: Matrix, n: int | None) -> Rows:
+    """Return |cos| of the first n base with the first n tuned left vectors, and the angles between their spans."""
+    base, tuned = (
+        torch.linalg.svd(w, full_matrices=False) for w in (matrix.base, Product.of(matrix.base, matrix.change).dense())
+    )
+    cosines = spectra.similarity_matrix(base.U[:, :n], tuned.U[:, :n]).cpu().numpy()
+    rows = Rows()
+    rows.similarity = [
         _labels(matrix) | {"base_index": int(i), "tuned_index": int(j), "cos": float(cosines[i, j])}
         for i, j in np.ndindex(*cosines.shape)
+    ]
+    for side, one, other in (("u", base.U, tuned.U), ("v", base.Vh.T, tuned.Vh.T)):
+        found = spectra.principal_cosines(one[:, :n], other[:, :n])
+        rows.angles += [_labels(matrix) | {"side": side} | angle for angle in angle_rows(found)]
+    return rows
+
+
+def angle_rows(cosines: torch.Tensor) -> list[Row]:
+    """Return principal angles, the smallest first."""
+    degrees = torch.rad2deg(torch.arccos(cosines.double())).tolist()
+    return [
+        {"index": i, "cos": cos, "degrees": angle}
+        for i, (cos, angle) in enumerate(zip(cosines.tolist(), degrees, strict=True))
     ]
 
 
 def measure_all(pair: Pair, settings: Settings) -> Iterator[Rows]:
     """Yield the rows of each matrix in order, `jobs` processes sharing the work."""
-    if settings.jobs == 1:
-        for name in pair.names:
-            yield measure(pair, name, settings)
-        return
-    threads = max(1, (os.cpu_count() or 1) // settings.jobs)
-    # spawn: a process forked after torch has started its threads may wait for ever
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(settings.jobs, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        pending = [pool.submit(measure, pair, name, settings) for name in pair.names]
-        try:
-            for future in pending:
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return each(partial(measure, pair, settings), pair.names, settings.jobs)

@@ -23,7 +23,7 @@ def measure_job(job: Job, settings: Settings) -> Rows:
     rows = Rows()
     for step, pair in job.steps:
         found = _measured(pair, settings, job.name if step is None else f"{job.name} at step {step}")
-        for row in [*found.vectors, *found.matrices, *found.spectra, *found.similarity]:
+        for row in [*found.vectors, *found.matrices, *found.spectra, *found.similarity, *found.angles]:
             row.update(run=job.name, step=step)
         rows.extend(found)
     counts = write(rows, job.out, settings)

@@ -26,7 +26,8 @@ Count intruder dimensions and measure the spectra of what fine-tuning changed.
   checkpoints  true: the kept checkpoints of each run too, a row set per step (default: false)
   controls     false: leave the null controls out (default: true)
   spectra      true: also write all singular values of W0, W and the change (default: false)
-  similarity   write |cos| of the first n tuned with the first n base vectors, for the chosen modules (default: 0)
+  similarity   write |cos| of the first n tuned with the first n base left vectors, and the principal angles between
+               the spans of n on both sides; whole: of all (default: 0, none)
   quantised    nf4, fp4 or int8: the base was quantised so before the adapter was trained; runs know it themselves
   vocabulary   false: compare the blocks of models whose vocabularies or tied heads differ (default: true)
   seed         of the null controls (default: 0)
@@ -58,7 +59,8 @@ class Settings:
     checkpoints: bool = False
     controls: bool = True
     spectra: bool = False
-    similarity: int = 0
+    similarity: int | None = 0
+    """How many vectors; None is all."""
     quantised: str | None = None
     vocabulary: bool = True
     seed: int = 0
@@ -73,7 +75,7 @@ class Settings:
         require(0 <= self.cluster < 1, "cluster", self.cluster, "must be at least 0 and below 1")
         require(self.jobs >= 1, "jobs", self.jobs, "must be at least 1")
         require(self.seed >= 0, "seed", self.seed, "must be at least 0")
-        require(self.similarity >= 0, "similarity", self.similarity, "must be at least 0")
+        require(self.similarity is None or self.similarity >= 0, "similarity", self.similarity, "must be at least 0")
         for key, allowed in (("algorithm", ALGORITHMS), ("device", DEVICES), ("quantised", QUANTISED)):
             require_choice(key, getattr(self, key), allowed)
         self._check_models()

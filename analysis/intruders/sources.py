@@ -119,13 +119,17 @@ def _base_of(record: dict[str, Any]) -> Path:
 def _pair_of(trained: Path, base: Path, record: dict[str, Any], settings: Settings) -> Pair:
     config = record["config"]
     dtype = config["model"]["dtype"]
+    quantisation, start = _quantisation(config["method"], dtype), trained / "start"
+    if quantisation and start.is_dir():
+        raise NotApplicable("its last task was trained over other weights than the base's, and those were quantised")
     pair = Pair(
         Checkpoint(base, "base"),
         _tuned(trained),
         _wanted(settings),
-        _quantisation(config["method"], dtype),
+        quantisation,
         dtype,
         settings.vocabulary,
+        Checkpoint(start, "tuned") if start.is_dir() else None,
     )
     if isinstance(pair.tuned, Adapter):
         _ = pair.tuned.config  # an adapter that is no weight change says so here

@@ -20,16 +20,21 @@ REFERENCES = {"w0": "W0", "dequantised": "quantised W0"}
 
 
 def summary(name: str, rows: Rows, counts: list[Row], settings: Settings, unchanged: int) -> None:
-    """Print a run's counts at the chosen k and ε: left vectors (the paper's), right ones, and both cluster-aware."""
+    """Print a run's counts at the chosen k and ε: left vectors (the paper's), right ones, and both cluster-aware.
+
+    Of several optimiser steps each is a line of one table; the last is shown in full.
+    """
     console = Console(highlight=False, soft_wrap=True)
     chosen = [row for row in counts if row["by"] == "all" and row["k"] == settings.k and row["eps"] == settings.eps]
     steps = sorted({row["step"] for row in chosen}, key=lambda step: (step is None, step or 0))
-    for step in steps:
-        at = "" if step is None else f" at step {step}"
+    if len(steps) > 1:
+        console.print(f"{name}: intruder dimensions along training")
+        console.print(_steps(rows, chosen))
+    for step in steps[-1:]:
         total = next((row for row in chosen if row["step"] == step and _is(row, "none", "u", False)), None)
         if total is not None:
-            console.print(_headline(name + at, total, settings))
-        console.print(_table([row for row in chosen if row["step"] == step], settings))
+            console.print(_headline(name, total, settings))
+        console.print(_table([row for row in chosen if row["step"] == step]))
     if not chosen:
         console.print(f"{name}: no matrix was changed")
     _print_changes(console, rows, unchanged)
@@ -45,10 +50,33 @@ def _headline(name: str, total: Row, settings: Settings) -> str:
     return f"{name}: {count} ({what})"
 
 
-def _table(rows: list[Row], settings: Settings) -> Table:
-    table = Table("change", "against", "left", "clusters", "right", "clusters", "of")
+def _steps(rows: Rows, chosen: list[Row]) -> Table:
+    """Return a line for each step and reference: the counts, those of the random changes, and the change's size."""
+    controls = [name for name in CONTROLS if name != "none" and any(row["control"] == name for row in chosen)]
+    names = ["left", "clusters", "right", "clusters", *(CONTROLS[name] for name in controls), "‖ΔW‖/‖W0‖"]
+    table = _right_aligned("step", "against", *names)
+    found = {
+        (row["step"], row["reference"], row["control"], row["side"], row["clustered"]): _cell(row) for row in chosen
+    }
+    for step, reference in dict.fromkeys((row["step"], row["reference"]) for row in chosen):
+        sides = [found.get((step, reference, "none", side, c), "-") for side in ("u", "v") for c in (False, True)]
+        random = [found.get((step, reference, name, "u", False), "-") for name in controls]
+        sizes = [row["relative_norm"] for row in rows.matrices if (row["step"], row["reference"]) == (step, reference)]
+        at = "end" if step is None else str(step)
+        table.add_row(at, REFERENCES[reference], *sides, *random, f"{mean(sizes):.4f}")
+    return table
+
+
+def _right_aligned(*columns: str) -> Table:
+    """Return a table of which all columns but the first two hold numbers."""
+    table = Table(*columns)
     for column in table.columns[2:]:
         column.justify = "right"
+    return table
+
+
+def _table(rows: list[Row]) -> Table:
+    table = _right_aligned("change", "against", "left", "clusters", "right", "clusters", "of")
     found = {(row["reference"], row["control"], row["side"], row["clustered"]): row for row in rows}
     for reference, control in dict.fromkeys((row["reference"], row["control"]) for row in rows):
         cells = [found[reference, control, side, clustered] for side in ("u", "v") for clustered in (False, True)]

@@ -8,7 +8,9 @@ intruders.json      the headline: a list of one entry for each optimiser step (n
 counts.parquet      intruders over grids of k and ε, in all and by layer and module kind
 vectors.parquet     each tuned vector: σ, bounds on max |cos|, share of the change
 matrices.parquet    each matrix: sizes, norms and ranks of the change
-spectra.parquet, similarity.parquet, subspaces.parquet    where asked for
+spectra.parquet     every singular value of W0, W and ΔW, where asked for
+similarity.parquet, angles.parquet    |cos| of base and tuned left vectors, principal angles of their spans, likewise
+subspaces.parquet, subspace_angles.parquet    of ``analysis.subspaces``: a run's change beside another run's
 lambda.parquet, lambda_items.parquet, lambda_vectors.parquet    of ``analysis.interventions``
 
 Columns are in `SCHEMAS`. Every row names its ``run``, and ``step`` where checkpoints were measured too.
@@ -80,7 +82,10 @@ def write(rows: Rows, out: Path, settings: Settings) -> list[Row]:
     """Write the tables and return the rows of the counts."""
     counts = count_rows(rows.vectors, settings)
     tables = {"vectors": rows.vectors, "matrices": rows.matrices, "counts": counts}
-    tables |= {name: getattr(rows, name) for name in ("spectra", "similarity") if getattr(settings, name)}
+    if settings.spectra:
+        tables["spectra"] = rows.spectra
+    if settings.similarity != 0:
+        tables |= {"similarity": rows.similarity, "angles": rows.angles}
     for name, some in tables.items():
         write_bytes(out / f"{name}.parquet", parquet(some, SCHEMAS[name]))
     write_json(out / "intruders.json", headline(rows.matrices, counts, settings))
@@ -164,5 +169,6 @@ SCHEMAS: dict[str, dict[str, str]] = {
     | dict.fromkeys(("intruders", "undecided", "vectors", "matrices"), "int64"),
     "spectra": _LABELS | {"of": "string", "index": "int64", "sigma": "float64"},
     "similarity": _LABELS | {"base_index": "int64", "tuned_index": "int64", "cos": "float64"},
+    "angles": _LABELS | {"side": "string", "index": "int64", "cos": "float64", "degrees": "float64"},
 }
 """Column → Arrow type, of every table."""

@@ -48,12 +48,14 @@ def add(paths: list[Path]) -> list[str]:
     """Add to every run that is done and say so; return the lines of those that could not be."""
     from analysis.records import read_runs
     from analysis.wandb_results.sending import add_findings
+    from analysis.wandb_results.verdicts import verdicts
 
     runs = read_runs(*paths)
     problems, done = list(runs.problems), runs.done()
-    for _, run in done[~done["foreign"].fillna(False)].iterrows():
+    compared = verdicts(done)
+    for _, run in done[~done["foreign"]].iterrows():
         try:
-            print(add_findings(run))
+            print(add_findings(run, compared.get(run["id"])))
         except HarnessError as error:
             problems.append(str(error))
     for line in problems:

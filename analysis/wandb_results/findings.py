@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.records import intruder_tables
+from analysis.wandb_results.verdicts import summary
 
 PREFIX = "analysis/"
 """Before the name of everything that comes from the analysis and not from training."""
@@ -54,11 +55,11 @@ class Findings:
 
 
 def findings(run: pd.Series[Any], verdicts: pd.DataFrame | None = None) -> Findings:
-    """Return what the analysis found of a run, a row of the tidy table; `verdicts` are those that name it."""
+    """Return what the analysis found of a run, a row of the tidy table; `verdicts` are its comparisons."""
     found = Findings({PREFIX + name: _plain(run[name]) for name in NUMBERS if pd.notna(run[name])})
     found.tables = {PREFIX + name: table for name, table in _tables(Path(run["folder"])).items() if len(table)}
     if verdicts is not None and len(verdicts):
-        found.summary[VERDICT] = "; ".join(map(str, verdicts["verdict"]))
+        found.summary[VERDICT] = summary(verdicts)
         found.tables[VERDICTS] = verdicts
     return found
 

@@ -49,9 +49,9 @@ def place(tracked: dict[str, Any]) -> Place:
     return Place("offline", asked.get("entity"), asked.get("project") or "peft-harness", timeout)
 
 
-def add_findings(run: pd.Series[Any]) -> str:
+def add_findings(run: pd.Series[Any], verdicts: pd.DataFrame | None = None) -> str:
     """Add what was found of a run, a row of the tidy table, and return a line that says what was done."""
-    folder, found = Path(run["folder"]), findings(run)
+    folder, found = Path(run["folder"]), findings(run, verdicts)
     if not found:
         return f"{run['id']}: nothing to add; python -m analysis.intruders {folder} counts its intruder dimensions"
     to = send(record(folder), folder, found)

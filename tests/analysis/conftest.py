@@ -10,7 +10,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "methods"), str(Path(__file__).parents[1])]
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS / name) for name in ("analysis", "methods", "forgetting", "")]
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import probing
 import pyarrow.parquet as pq
 import pytest
+import scipy.linalg
 import small_runs
 import torch
 from independent import cosines
@@ -29,7 +31,7 @@ from analysis.intruders.tables import SCHEMAS
 from harness.errors import ConfigError
 from harness.files import write_json
 from harness.record import read_record
-from harness.reload import load_run
+from harness.reload import config_of, load_run
 
 METHODS = {
     "full": ["method=full"],
@@ -76,8 +78,6 @@ def matrices(folder: Path, **settings: Any) -> list[Matrix]:
 def test_a_run_is_read_as_the_model_it_trained(trained, method):
     """W0 + ΔW of every matrix is the merged weight of the model that the run's own method brings back."""
     model, _, _ = load_run(trained(method))
-    from harness.reload import config_of
-
     merged = config_of(read_record(trained(method))).method.merge(model)
     wanted = {
         n: m.weight.T if isinstance(m, Conv1D) else m.weight
@@ -90,6 +90,22 @@ def test_a_run_is_read_as_the_model_it_trained(trained, method):
     )
     for matrix in found:
         expected = wanted[matrix.name.removesuffix(".weight")].detach().float()
+        torch.testing.assert_close(matrix.base + matrix.change.dense(), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["lora", "pissa", "full"])
+def test_a_sequence_of_tasks_is_read_as_the_model_it_ends_with(tmp_path, llama_folder, data_folder, method):
+    """Its last adapter belongs to the weights that the tasks before left, and the change is against the untouched."""
+    quick = ["forgetting=none", "train.max_steps=2", "train.learning_rate=0.01", "train.save_steps=0", "rank=2"]
+    model = ["model=custom", f"model.path={llama_folder}", *small_runs.task("classification", data_folder)]
+    config = small_runs.configure(tmp_path, *model, *METHODS[method], *quick)
+    folder, _ = probing.run(probing.sequence_of(config, data_folder, "classification", "multiple_choice"))
+    tuned, _, _ = load_run(folder)
+    merged = dict(config_of(read_record(folder)).method.merge(tuned).named_parameters())
+    found = matrices(folder)
+    assert len(found) == 14
+    for matrix in found:
+        expected = merged[matrix.name].detach()
         torch.testing.assert_close(matrix.base + matrix.change.dense(), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -241,7 +257,7 @@ def test_processes_share_the_work_and_change_nothing(tmp_path):
     ]
     for jobs_ in (1, 2):
         subprocess.run([*command, f"jobs={jobs_}", f"out={tmp_path / str(jobs_)}"], check=True, capture_output=True)
-    for table in ("vectors", "matrices", "counts", "spectra", "similarity"):
+    for table in ("vectors", "matrices", "counts", "spectra", "similarity", "angles"):
         one, two = (read(tmp_path / jobs_, table) for jobs_ in "12")
         assert one and one == two
 
@@ -264,17 +280,38 @@ def test_spectra_and_similarity_are_written_when_asked_for(tmp_path):
     similar = chosen(read(tmp_path / "out", "similarity"), layer=0)
     x, y = (np.linalg.svd(m.numpy())[0] for m in (matrix.base, matrix.base + matrix.change.dense()))
     assert [row["cos"] for row in similar] == pytest.approx(np.abs(x[:, :3].T @ y[:, :3]).ravel().tolist(), abs=1e-4)
+    angles = chosen(read(tmp_path / "out", "angles"), layer=0, side="u")
+    expected = np.rad2deg(scipy.linalg.subspace_angles(x[:, :3], y[:, :3]))[::-1]
+    assert [row["degrees"] for row in angles] == pytest.approx(expected.tolist(), abs=0.1)
+
+
+def test_the_whole_similarity_matrix_on_request(tmp_path):
+    base = save_base("llama", tmp_path / "base")
+    save_adapter("llama", tmp_path / "adapter", target_modules=["k_proj"])
+    arguments = [f"base={base}", f"tuned={tmp_path / 'adapter'}", f"out={tmp_path / 'out'}", "similarity=whole"]
+    program.run(parse([*arguments, "controls=false"]))
+    rows = chosen(read(tmp_path / "out", "similarity"), layer=0)
+    assert len(rows) == 16 * 16
+    squares = np.array([row["cos"] for row in rows]).reshape(16, 16) ** 2
+    np.testing.assert_allclose(squares.sum(axis=0), 1, atol=1e-4)  # k_proj is wide: 16 left vectors span all
 
 
 def test_kept_checkpoints_are_measured_too(tmp_path, llama_folder, data_folder, capsys):
     overrides = [f"model.path={llama_folder}", *small_runs.task("classification", data_folder), "method=lora", "rank=2"]
     steps = ["train.max_steps=4", "train.save_steps=2", "train.keep_checkpoints=true"]
     folder, _ = small_runs.run(tmp_path, *overrides, *steps)
-    program.run(Settings(runs=(str(folder),), k=2, checkpoints=True, controls=False))
+    program.run(Settings(runs=(str(folder),), k=2, eps=0.9, checkpoints=True, controls=False))
     rows = read(folder / "analysis", "matrices")
     norms = {step: next(row["change_norm"] for row in rows if row["step"] == step) for step in (2, 4, None)}
     assert norms[2] < norms[4] == norms[None]
-    assert "at step 2: " in capsys.readouterr().out
+    printed = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    counts = chosen(read(folder / "analysis", "counts"), by="all", k=2, eps=0.9, side="u", clustered=False)
+    assert {row["step"]: row["intruders"] for row in counts} == {
+        {"2": 2, "4": 4, "end": None}[cells[0]]: int(cells[2]) for cells in printed if len(cells) == 7 and cells[0]
+        in ("2", "4", "end")
+    }  # fmt: skip
+    steps = [entry["step"] for entry in json.loads((folder / "analysis" / "intruders.json").read_text())]
+    assert steps == [2, 4, None]
 
 
 # Bad input: one line, exit 1, before torch is imported where the line alone shows it.
@@ -288,6 +325,7 @@ BAD = {
     "algorithm=certifed": "did you mean certified?",
     "algoritm=svd": "did you mean algorithm?",
     "jobs=0": "jobs=0: must be at least 1",
+    "similarity=all": "similarity=all: must be a whole number, or the word whole",
     "controls=maybe": "controls=maybe: must be true or false",
     "no-such-folder": "run=no-such-folder: there is no such folder",
     "base=a": "must be given together with base=",

@@ -11,15 +11,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from made_runs import Made, make_run
+from made_results import write_result
+from made_runs import Made, make_run, make_sweep
 from small_runs import configure
 from wandb_server import Server, own_session, read_file, serve
 
+from analysis.compare import compare
 from analysis.errors import AnalysisError
+from analysis.fairness import fair
+from analysis.peft_suite.importing import import_results
 from analysis.records import read_runs, record, samples
 from analysis.wandb_results.__main__ import add
-from analysis.wandb_results.findings import NUMBERS, PREFIX, SINGULAR_VALUES, Findings, findings
+from analysis.wandb_results.findings import NUMBERS, PREFIX, SINGULAR_VALUES, VERDICT, VERDICTS, Findings, findings
 from analysis.wandb_results.sending import NOTE, place, send
+from analysis.wandb_results.verdicts import summary, verdicts
 from harness import track
 from harness.files import write_json
 
@@ -80,6 +85,39 @@ def test_a_run_without_analysis_has_nothing_to_add(tmp_path: Path) -> None:
     run = make_run(tmp_path, "method=lora")
     assert not findings(row(run))
     assert not (run / NOTE).exists()
+
+
+def shown(method: str, rank: int, rate: float, seed: int) -> Made:
+    """Make lora the better one, by far."""
+    return Made(accuracy=0.95 if method == "lora" else 0.4, validation=0.9 if rate == 1e-3 else 0.5)
+
+
+def test_verdicts_are_of_the_chosen_rate_and_name_the_run(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ("lora", "full", "bitfit"), rates=(1e-3, 1e-2), seeds=(0,), made=shown)
+    table = read_runs(tmp_path).table
+    found = verdicts(table)
+    assert set(found) == set(table.loc[table["learning_rate"] == 1e-3, "id"])
+    lines = {table.set_index("id").loc[run, "method"]: summary(rows) for run, rows in found.items()}
+    worse = "worse than 1, no difference shown to 1"
+    assert lines == {"lora": "better than 2", "full": worse, "bitfit": worse}
+    every = {line for rows in found.values() for line in rows["verdict"]}
+    assert every == {one.verdict for one in compare(fair(table).chosen).found}
+
+
+def test_verdicts_never_speak_of_foreign_rows(tmp_path: Path) -> None:
+    make_sweep(tmp_path, seeds=(0,), made=shown)
+    import_results(write_result(tmp_path / "results", meta_info__dataset_info={"trec": {}}), tmp_path)
+    found = verdicts(read_runs(tmp_path).table)
+    assert len(found) == 2
+    assert not any("PEFT" in line for rows in found.values() for line in rows["verdict"])
+
+
+def test_verdicts_are_sent(tmp_path: Path) -> None:
+    make_run(tmp_path, "method=full", made=shown("full", 0, 1e-3, 0))
+    run = tracked(tmp_path, made=shown("lora", 0, 1e-3, 0))
+    add([tmp_path])
+    sent = read_file(offline(run)[-1]).summary
+    assert sent[VERDICT] == "better than 1" and sent[VERDICTS]["nrows"] == 1
 
 
 def test_an_offline_run_gets_its_findings_under_its_own_id(tmp_path: Path) -> None:

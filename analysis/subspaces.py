@@ -1,0 +1,194 @@
+"""How alike two runs' weight changes are: ``python -m analysis.subspaces runs/<id> runs/<id>``.
+
+φ(i, j) = ‖U_iᵀ U'_j‖_F² / min(i, j) between the spans of the first i singular vectors of one ΔW and the first j of the
+other (LoRA, arXiv 2106.09685, section 7.2, which takes the right singular vectors of the factor A; those of ΔW = s B A
+span the same rows, and exist for full fine-tuning too). By chance φ is max(i, j) / n in n dimensions.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.arguments import read, require
+from harness.errors import ConfigError, HarnessError, NotApplicable
+
+if TYPE_CHECKING:
+    from analysis.changes import Change
+    from analysis.spectra import Factors
+    from analysis.weights import Pair
+
+USAGE = """\
+Compare the weight changes of two runs of one base: subspace similarity and principal angles.
+
+  python -m analysis.subspaces runs/<id> runs/<id>
+
+  n        singular vectors of each change (default: 8)
+  modules  parts of names of the matrices to compare, separated by commas (default: all linear layers of blocks)
+  out      folder for the tables (default: analysis/ in the first run's folder)
+  jobs     processes to share the matrices among (default: 1)
+"""
+Row = dict[str, Any]
+_LABELS = dict.fromkeys(("run", "other", "matrix", "kind", "side"), "string") | {"layer": "int64"}
+SUBSPACES = _LABELS | {"i": "int64", "j": "int64", "phi": "float64", "chance": "float64"}
+ANGLES = _LABELS | {"index": "int64", "cos": "float64", "degrees": "float64"}
+"""Column → Arrow type of ``subspaces.parquet`` and ``subspace_angles.parquet``."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line asks for."""
+
+    runs: tuple[str, ...] = ()
+    n: int = 8
+    modules: tuple[str, ...] = ()
+    out: str | None = None
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        require(len(self.runs) == 2, "runs", " ".join(self.runs), "give two run folders; --help shows all")
+        for run in self.runs:
+            there = (Path(run).expanduser() / "record.json").is_file()
+            require(there, "run", run, "holds no run: there is no record.json in it")
+        require(self.n >= 1, "n", self.n, "must be at least 1")
+        require(self.jobs >= 1, "jobs", self.jobs, "must be at least 1")
+
+
+def parse(arguments: list[str]) -> Settings:
+    """Return the settings of two run folders and ``key=value`` arguments; raise :class:`ConfigError` otherwise."""
+    runs, given = read(arguments, Settings, rest_is="runs")
+    return Settings(runs=tuple(runs), **given)
+
+
+def compare(pairs: tuple[Pair, Pair], n: int, name: str) -> tuple[list[Row], list[Row]]:
+    """Return the rows of one matrix: φ(i, j) for i, j ≤ n on both sides, and the angles between the spans of n."""
+    from analysis.intruders.analyse import angle_rows
+    from analysis.spectra import principal_cosines, subspace_similarities
+
+    # Over a quantised base the last is the change of what was trained over, which has factors.
+    one, other = (pair.load(name)[-1] for pair in pairs)
+    first, second = factors(one.change, n), factors(other.change, n)
+    similar, angles = [], []
+    for side, a, b in (("u", first.u, second.u), ("v", first.v, second.v)):
+        place = {"matrix": name, "kind": one.kind, "layer": one.layer, "side": side}
+        for (i, j), phi in _entries(subspace_similarities(a, b)):
+            similar.append(place | {"i": i, "j": j, "phi": phi, "chance": max(i, j) / len(a)})
+        angles += [place | row for row in angle_rows(principal_cosines(a, b))]
+    return similar, angles
+
+
+def _entries(phi: Any) -> Iterable[tuple[tuple[int, int], float]]:
+    for i, row in enumerate(phi.tolist(), 1):
+        yield from (((i, j), value) for j, value in enumerate(row, 1))
+
+
+def factors(change: Change, n: int) -> Factors:
+    """Return the first n singular triplets of a change that are no rounding, from its factors where it has them."""
+    import torch
+
+    from analysis.changes import LowRank
+    from analysis.spectra import Factors, low_rank_svd
+
+    if isinstance(change, LowRank):
+        u, s, v = low_rank_svd(change.b.double(), change.a.double())
+    else:
+        u, s, vh = torch.linalg.svd(change.delta, full_matrices=False)
+        v = vh.T
+    rank = min(n, int((s > 1e-6 * s[0]).sum()))  # float32 storage: further directions are rounding
+    return Factors(u[:, :rank].double(), s[:rank], v[:, :rank].double())
+
+
+def pair_of(run: str, settings: Settings) -> tuple[str, Pair]:
+    """Return a run's id and its matrices; raise :class:`NotApplicable` where it has no weight change."""
+    from analysis.intruders.settings import Settings as Counting
+    from analysis.intruders.sources import jobs
+
+    (job,) = jobs(Counting(runs=(run,), modules=settings.modules))
+    if job.failed:
+        raise ConfigError("run", run, f"the run is not done but {job.reason}")
+    if job.reason:
+        raise NotApplicable(f"{job.name}: n/a: {job.reason}")
+    return job.name, job.steps[-1][1]
+
+
+def shared_names(pairs: Sequence[tuple[str, Pair]], runs: Sequence[str]) -> list[str]:
+    """Return the matrices that both runs changed; raise :class:`ConfigError` where there are none in one shape."""
+    (_, one), (_, other) = pairs
+    names = [name for name in one.names if name in set(other.names)]
+    require(bool(names), "run", runs[1], f"changed no matrix that {runs[0]} changed")
+    for name in names:
+        shapes = [" x ".join(map(str, pair.base.shapes[name])) for pair in (one, other)]
+        require(shapes[0] == shapes[1], "run", runs[1], f"{name} is {shapes[1]}, in {runs[0]} {shapes[0]}: two bases")
+    return names
+
+
+def run(settings: Settings) -> None:
+    """Compare, write the tables and print the means over matrices."""
+    from analysis.intruders.tables import parquet
+    from analysis.processes import each
+    from harness.files import require_writable, write_bytes
+
+    pairs = [pair_of(name, settings) for name in settings.runs]
+    names = shared_names(pairs, settings.runs)
+    out = Path(settings.out or Path(settings.runs[0]) / "analysis").expanduser()
+    require_writable(out, 2**20)
+    work = partial(compare, (pairs[0][1], pairs[1][1]), settings.n)
+    labels = {"run": pairs[0][0], "other": pairs[1][0]}
+    similar: list[Row] = []
+    angles: list[Row] = []
+    for some, more in each(work, names, settings.jobs):
+        similar += [labels | row for row in some]
+        angles += [labels | row for row in more]
+    for name, rows, columns in (("subspaces", similar, SUBSPACES), ("subspace_angles", angles, ANGLES)):
+        path = out / f"{name}.parquet"
+        write_bytes(path, parquet([*_others(path, labels), *rows], columns))
+    summary(similar, labels, len(names))
+    print(f"tables: {out}")
+
+
+def _others(path: Path, labels: dict[str, str]) -> list[Row]:
+    """Return a table's rows of other pairs of runs."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(path).to_pylist() if path.exists() else []
+    return [row for row in rows if (row["run"], row["other"]) != (labels["run"], labels["other"])]
+
+
+def summary(rows: list[Row], labels: dict[str, str], matrices: int) -> None:
+    """Print the mean φ(i, i) of both sides beside what chance gives."""
+    from statistics import mean
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{labels['run']} and {labels['other']}: mean φ(i, i) over {matrices} matrices", markup=False)
+    table = Table("i", "left", "by chance", "right", "by chance")
+    for i in sorted({row["i"] for row in rows if row["i"] == row["j"]}):
+        here = [row for row in rows if row["i"] == row["j"] == i]
+        sides = [[row for row in here if row["side"] == side] for side in ("u", "v")]
+        table.add_row(str(i), *(f"{mean(row[key] for row in side):.3f}" for side in sides for key in ("phi", "chance")))
+    console.print(table)
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one line and exit code 1."""
+    arguments = sys.argv[1:]
+    if not arguments or {"--help", "-h"} & set(arguments):
+        print(USAGE, end="")
+        sys.exit(0 if arguments else 1)
+    try:
+        run(parse(arguments))
+    except NotApplicable as reason:
+        print(reason)
+    except HarnessError as error:
+        print(f"subspaces: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

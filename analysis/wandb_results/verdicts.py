@@ -1,0 +1,39 @@
+"""Which comparisons speak of a run: those of its configuration, at the learning rate that validation chose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from analysis.compare import compare
+from analysis.configurations import UNIT, blocks
+from analysis.fairness import fair
+
+KEPT = ("first", "second", "metric", "difference", "low", "high", "p_holm", "family", "test", "items", "better")
+
+
+def verdicts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return run id → its configuration's comparisons with all others, a row each, of runs in the tidy table.
+
+    The family that Holm corrects for is all comparisons of the table. A run at another rate than the chosen one, or
+    with nothing beside it, has none.
+    """
+    chosen = fair(table).chosen
+    compared = compare(chosen).table()
+    return {str(run): rows for run, rows in _of_each(chosen, compared) if len(rows)}
+
+
+def _of_each(chosen: pd.DataFrame, compared: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    for where, rows in blocks(chosen):
+        here = compared[compared["where"] == where]
+        for run, name in zip(rows["id"], rows[UNIT], strict=True):
+            named = here[(here["first"] == name) | (here["second"] == name)]
+            yield run, named[[*KEPT, "verdict"]].assign(this=name).reset_index(drop=True)
+
+
+def summary(rows: pd.DataFrame) -> str:
+    """Return a run's comparisons in a line: ``better than 2, worse than 1, no difference shown to 3``."""
+    won, open_ = int((rows["better"] == rows["this"]).sum()), int(rows["better"].isna().sum())
+    counts = {"better than": won, "worse than": len(rows) - won - open_, "no difference shown to": open_}
+    return ", ".join(f"{said} {count}" for said, count in counts.items() if count)
