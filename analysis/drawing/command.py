@@ -6,7 +6,8 @@ from pathlib import Path
 
 import analysis.figures
 from analysis.drawing.figure import FIGURES, Figure
-from analysis.drawing.page import Page, draw, pages
+from analysis.drawing.page import Page, pages
+from analysis.drawing.picture import draw
 from analysis.drawing.settings import Settings
 from analysis.drawing.style import Look
 from analysis.errors import AnalysisError
@@ -32,6 +33,8 @@ def draw_all(settings: Settings) -> int:
     look, written = Look.of(runs.table), 0
     for page in _pages(runs):
         print(f"{page.model}, {page.task}: {len(page.table)} runs")
+        for warning in page.fair.warnings:
+            print(f"  unequal: {warning}")
         for figure in chosen:
             written += _draw(figure, page, look, out, settings.formats)
     return written
@@ -51,7 +54,7 @@ def _pages(runs: Runs) -> list[Page]:
 def _draw(figure: Figure, page: Page, look: Look, out: Path, formats: tuple[str, ...]) -> int:
     """Draw one figure of one page; what it lacks, or a damaged file, is a line and the rest goes on."""
     try:
-        data = figure.data(page.table)
+        data = figure.data(page)
     except HarnessError as error:
         print(f"  {figure.name}: skipped: {error}")
         return 0

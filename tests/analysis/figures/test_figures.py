@@ -11,8 +11,8 @@ from made_runs import Made, make_sweep
 
 from analysis.drawing.command import draw_all, figures
 from analysis.drawing.figure import Figure
-from analysis.drawing.page import FORMATS, pages
-from analysis.drawing.settings import Settings, parse
+from analysis.drawing.page import pages
+from analysis.drawing.settings import FORMATS, Settings, parse
 from analysis.errors import AnalysisError
 from analysis.records import read_runs
 from harness.errors import ConfigError
