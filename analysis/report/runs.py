@@ -122,7 +122,9 @@ def intruders(table: pd.DataFrame, problems: list[str]) -> list[dict[str, Any] |
     found: list[dict[str, Any] | None] = []
     for folder, k, eps in zip(table["folder"], *(table[f"intruders_{name}"] for name in ("k", "eps")), strict=True):
         try:
-            found.append(None if pd.isna(k) else _counts(records.intruder_tables(folder)["counts"], int(k), float(eps)))
+            found.append(
+                None if pd.isna(k) else _counts(records.intruder_tables(folder, "counts")["counts"], int(k), float(eps))
+            )
         except (AnalysisError, KeyError) as error:
             problems.append(str(error))
             found.append(None)
