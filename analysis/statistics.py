@@ -154,16 +154,20 @@ class Estimate:
         known = self.deviations[np.isfinite(self.deviations)]
         if not len(known):
             return np.full(1, np.nan)
-        variance = known.var()
-        shrunk = math.sqrt(max(0.0, 1 - self.both / variance)) if variance > 0 and self.outer > 0 else 1.0
-        middle = known.mean()
         points = np.quantile(known, (np.arange(GRID) + 0.5) / GRID) if len(known) > GRID else known
-        return self.value + middle + shrunk * (points - middle)
+        return self.value + known.mean() + self._shrunk * (points - known.mean())
+
+    @cached_property
+    def _shrunk(self) -> float:
+        """Return by how much the items' level is shrunk: the square root of the share of its variance that is left."""
+        variance = float(np.nanvar(self.deviations))
+        return math.sqrt(max(0.0, 1 - self.both / variance)) if variance > 0 and self.outer > 0 else 1.0
 
     @property
-    def error(self) -> float:
-        """Return the standard error, of both levels."""
-        return math.sqrt(float(self._quantiles.var()) + self.outer)
+    def resampled(self) -> Array:
+        """Return the value in each draw of the items, the part that the seeds' level holds already left out."""
+        middle = float(np.nanmean(self.deviations))
+        return self.value + middle + self._shrunk * (self.deviations - middle)
 
     def below(self, x: float) -> float:
         """Return the share of the bootstrap distribution below x."""
