@@ -15,33 +15,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
-import numpy as np
 import pandas as pd
 
+from analysis.answers import Answers, answers
 from analysis.configurations import blocks, cells, configured
 from analysis.errors import AnalysisError
-from analysis.metrics import metric_of, rows_of
-from analysis.records import items
-from analysis.statistics import ALPHA, MOST, Array, Estimate, McNemar, drawn_items, holm, over_seeds
-from harness.errors import ConfigError, HarnessError, nearest
-
-SPLIT = "test"
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a configuration's runs answered, the same items in the same order."""
-
-    label: str
-    ids: tuple[str, ...]
-    rows: Array
-    """What the metric needs of each item, shape ``(seeds, items, columns)``."""
-    estimate: Estimate
-
-    @property
-    def graded(self) -> bool:
-        """Return whether every answer is right or wrong and the metric their mean."""
-        return self.rows.shape[2] == 1 and bool(np.isin(self.rows, (0.0, 1.0)).all())
+from analysis.statistics import ALPHA, MOST, Array, Estimate, McNemar, holm
+from harness.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True)
@@ -122,7 +102,7 @@ def compare(table: pd.DataFrame, against: str | None = None) -> Comparisons:
     pairs = [
         (one, other, rows.iloc[0], where)
         for where, rows in blocks(runs)
-        for one, other in _pairs(answers(rows, problems), against)
+        for one, other in _pairs(answers(list(cells(rows)), problems), against)
     ]
     found = [compare_pair(*pair, family=len(pairs)) for pair in pairs]
     corrected = holm([one.p for one in found])
@@ -138,47 +118,6 @@ def _pairs(found: list[Answers], against: str | None) -> Iterator[tuple[Answers,
     for one, other in itertools.combinations(found, 2):
         if against is None or against in (one.label, other.label):
             yield (other, one) if one.label == against else (one, other)
-
-
-def answers(rows: pd.DataFrame, problems: list[str]) -> list[Answers]:
-    """Return each configuration's answers in a block of comparable runs, the items drawn alike for all of them.
-
-    A run whose items cannot be read, or are not those of the others, is left out and said in `problems`.
-    """
-    read: dict[str, pd.DataFrame] = {}
-    for folder in rows["folder"]:
-        try:
-            read[folder] = _asked(folder, next(iter(read.values()), None))
-        except HarnessError as error:
-            problems.append(str(error))
-    if not read:
-        return []
-    weights = drawn_items(len(next(iter(read.values()))))
-    usable = rows[rows["folder"].isin(list(read))]
-    return [_cell(label, runs, read, weights) for label, runs in cells(usable)]
-
-
-def _asked(folder: str, first: pd.DataFrame | None) -> pd.DataFrame:
-    """Return a run's answers on the test split in order of their ids; refuse other items than the first run's."""
-    found = items(folder)
-    found = found[(found["phase"] == "after") & (found["split"] == SPLIT)].sort_values("item").reset_index(drop=True)
-    if found.empty:
-        raise AnalysisError(f"{folder}/items.parquet: has no answers on the {SPLIT} split")
-    same = first is None or (
-        len(found) == len(first) and (found[["item", "target"]] == first[["item", "target"]]).all(axis=None)
-    )
-    if not same:
-        raise AnalysisError(f"{folder}: answered other items than the runs before it; it is left out")
-    return found
-
-
-def _cell(label: str, runs: pd.DataFrame, read: dict[str, pd.DataFrame], weights: Array) -> Answers:
-    metric, statistic = str(runs["metric"].iloc[0]), metric_of(str(runs["metric"].iloc[0])).statistic
-    rows = [rows_of(metric, read[run.folder], run.score, run.folder) for run in runs.itertuples()]
-    resampled = np.stack([statistic(one, weights) for one in rows])
-    estimate = over_seeds(runs["score"].to_numpy(dtype=float), resampled)
-    ids = tuple(read[runs["folder"].iloc[0]]["item"])
-    return Answers(label, ids, np.stack(rows), estimate)
 
 
 def compare_pair(

@@ -29,6 +29,8 @@ class Metric:
     rows: Rows
     """Outcomes, columns as in ``items.parquet``, → what the statistic needs of each."""
     statistic: Statistic
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    """The least and the most that it can be."""
 
 
 def mean(rows: Array, weights: Array) -> Array:
@@ -98,19 +100,22 @@ def _overlaps(items: pd.DataFrame) -> Array:
     return np.array([[scorer.score(target, answer)["rougeL"].fmeasure] for target, answer in pairs])
 
 
+SHARE, CORRELATION = (0.0, 1.0), (-1.0, 1.0)
 _SCORE = _columns("score")
 METRICS: dict[str, Metric] = {
-    "macro_f1": Metric(_labels, macro_f1),
-    "pearson": Metric(_columns("score", "target"), pearson),
-    "spearman": Metric(_columns("score", "target"), spearman),
-    "rouge_l": Metric(_overlaps, mean),
-    "perplexity": Metric(_columns("loss", "tokens"), perplexity),
+    "accuracy": Metric(_SCORE, mean, SHARE),
+    "exact_match": Metric(_SCORE, mean, SHARE),
+    "macro_f1": Metric(_labels, macro_f1, SHARE),
+    "pearson": Metric(_columns("score", "target"), pearson, CORRELATION),
+    "spearman": Metric(_columns("score", "target"), spearman, CORRELATION),
+    "rouge_l": Metric(_overlaps, mean, SHARE),
+    "perplexity": Metric(_columns("loss", "tokens"), perplexity, (1.0, np.inf)),
 }
-"""The metrics that are not the mean of the items' scores, as those of :mod:`harness.tasks` define them."""
+"""The metrics as :mod:`harness.tasks` define them; another one is taken for the mean of its items' scores."""
 
 
 def metric_of(name: str) -> Metric:
-    """Return how a metric is computed: the mean of the items' scores unless it is known otherwise."""
+    """Return how a metric is computed; :func:`rows_of` holds it against the record's number."""
     return METRICS.get(name, Metric(_SCORE, mean))
 
 

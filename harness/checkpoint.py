@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.trainer import TRAINER_STATE_NAME
+
+from harness.files import remove_partial
 
 RESUME = "resume"
 """The folder of a checkpoint that holds what only resuming needs, apart from the trained state."""
@@ -101,3 +105,23 @@ def latest(folder: Path) -> Path | None:
 def step_of(checkpoint: Path) -> int:
     """Return the optimiser step a checkpoint was taken after."""
     return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def prune(folder: Path, newest: Path | None, keep: bool) -> None:
+    """Remove checkpoints older than `newest`, or where they are kept, what only resuming needs of them."""
+    for path in folder.glob("checkpoint-*"):
+        if path == newest:
+            continue
+        if keep:
+            shutil.rmtree(path / RESUME, ignore_errors=True)
+            (path / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def finish_checkpoints(folder: Path, keep: bool) -> None:
+    """After a run remove its checkpoints, or where they are kept, what only resuming needed."""
+    remove_partial(folder)
+    prune(folder, None, keep)
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -15,6 +15,7 @@ import transformers
 from torch import nn
 
 from harness import identity, machine, progress, session, track
+from harness.checkpoint import finish_checkpoints
 from harness.config import RunConfig
 from harness.errors import HarnessError, NotApplicable, RecordError, TrainingError
 from harness.evaluate import HELD_OUT, Baseline, Outcomes, Questions, answer, scores
@@ -28,7 +29,8 @@ from harness.record import SCHEMA_VERSION, RunFolder, Status
 from harness.session import Prepared
 from harness.table import summary
 from harness.track import Tracker
-from harness.train import Clock, Trained, Watch, finish_checkpoints, train
+from harness.train import Trained, train
+from harness.watch import Clock, Watch
 
 SAMPLES = 8
 FINAL = (Status.done, Status.not_applicable)

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 
 from harness import execute as run
 from harness import session
+from harness.checkpoint import finish_checkpoints
 from harness.config import Between, RunConfig
 from harness.errors import NotApplicable
 from harness.evaluate import Outcomes, answer
@@ -37,7 +38,7 @@ from harness.methods.peft import head_modules
 from harness.models import Backbone, device_of
 from harness.record import RunFolder, parquet
 from harness.tasks.base import Outcome
-from harness.train import Trained, finish_checkpoints
+from harness.train import Trained
 
 if TYPE_CHECKING:
     import torch

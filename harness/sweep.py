@@ -78,8 +78,8 @@ def _meaning(status: str) -> str:
 def prepare(runs: Sequence[Planned]) -> None:
     """Fetch and check models, data, method options, tracker and disk: all that can go wrong before training."""
     from harness import session, track
+    from harness.arguments import check_arguments
     from harness.files import require_writable
-    from harness.train import check_arguments
 
     seen: set[str] = set()
     for run in runs:

@@ -34,7 +34,9 @@ def test_harness_never_imports_analysis(package: str) -> None:
         assert found == [], path
 
 
-@pytest.mark.parametrize("file", ["train.py", "evaluate.py", "run.py", "execute.py"])
+@pytest.mark.parametrize(
+    "file", ["train.py", "trainer.py", "arguments.py", "order.py", "watch.py", "evaluate.py", "run.py", "execute.py"]
+)
 def test_no_method_is_known_by_name(file: str) -> None:
     METHODS.discover(harness.methods)
     tree = ast.parse((ROOT / "harness" / file).read_text(encoding="utf-8"))

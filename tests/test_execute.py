@@ -288,7 +288,7 @@ def test_full_disk_fails_in_one_line(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    from harness import train as training
+    from harness import trainer as training
     from harness.methods.lora import LoRA
     from harness.record import RunFolder
 

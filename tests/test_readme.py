@@ -47,6 +47,7 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", RUNS)
 def test_each_run_command_composes(command: str, tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").write_text("review,stars\ngood,5\nbad,1\n", encoding="utf-8")
+    (tmp_path / "my_tasks").mkdir()
     found = run(command, *([] if "--" in command else ["dry_run=true"]), cwd=tmp_path)
     assert found.returncode == 0, found.stderr
 

@@ -16,10 +16,10 @@ import torch
 from small_runs import assert_same_run, run
 
 from harness import execute as execution
-from harness import train as training
+from harness import trainer as training
 from harness.execute import execute
 from harness.record import Status, read_record
-from harness.train import HarnessTrainer
+from harness.trainer import HarnessTrainer
 
 pytestmark = pytest.mark.usefixtures("quick")
 BERT, LLAMA, GPT2 = "bert_tiny", "llama", "gpt2"

@@ -14,12 +14,15 @@ from small_runs import history, run
 from torch import nn
 
 from harness import session
+from harness.arguments import arguments, check_arguments
 from harness.config import TrainConfig
 from harness.errors import ConfigError
 from harness.execute import load
 from harness.methods.base import trainable
+from harness.order import order_by_length, steps_of
 from harness.record import RunFolder, Status
-from harness.train import CheckGradients, HarnessTrainer, arguments, check_arguments, order_by_length, steps_of
+from harness.trainer import HarnessTrainer
+from harness.watch import CheckGradients
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -46,13 +46,15 @@ def samples(folder: str | Path) -> list[dict[str, Any]]:
     return _lines(Path(folder) / "samples.jsonl")
 
 
-def intruder_tables(folder: str | Path) -> dict[str, pd.DataFrame]:
+def intruder_tables(folder: str | Path, *names: str) -> dict[str, pd.DataFrame]:
     """Return the tables that analyses of the weights left in the run's ``analysis/``, by name; none is an empty dict.
 
     Names are those of the files, described in :mod:`analysis.intruders.tables`: counts, vectors, matrices and, where
-    asked for, spectra, similarity, lambda and others. Raises :class:`AnalysisError` for a damaged one.
+    asked for, spectra, similarity, lambda and others; only those of `names` are read where some are given. Raises
+    :class:`AnalysisError` for a damaged one.
     """
-    return {path.stem: _parquet(path) for path in sorted((Path(folder) / "analysis").glob("*.parquet"))}
+    paths = sorted((Path(folder) / "analysis").glob("*.parquet"))
+    return {path.stem: _parquet(path) for path in paths if not names or path.stem in names}
 
 
 def intruder_headline(folder: str | Path) -> list[dict[str, Any]]:
@@ -100,7 +102,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise RecordError(f"{path}: {error.strerror or error}") from None
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not splitlines: a text may hold U+2028, which JSON need not escape
         try:
             found.append(json.loads(line))
         except ValueError:

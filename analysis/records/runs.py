@@ -17,7 +17,7 @@ from analysis.records.intruders import intruder_columns
 from harness.errors import HarnessError, RecordError
 from harness.record import Status, read_record
 
-WHY = {Status.running: "not ended: another process trains it, or it was cut off; the same command resumes it"}
+WHY = {Status.running: "another process trains it, or it was cut off; the same command resumes it"}
 TRACES = ("history.jsonl", "items.parquet")
 """What a run leaves besides its record; a folder that has these alone has lost it."""
 

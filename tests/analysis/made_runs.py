@@ -78,6 +78,7 @@ def make_run(
     run = RunFolder(folder, execute.identity.run_id(config))
     run.start_over()
     whole = execute._new_record(config, run) | {"status": made.status, "reason": made.reason, "tracker": None}
+    whole |= {"commit": "c" * 40, "dirty": False}  # whatever state this checkout is in
     whole |= {"traceback": f"Traceback …\n{made.reason}"} if made.status == "failed" else {}
     if made.status == "done":
         whole |= _write_results(run, config, made)
@@ -154,7 +155,7 @@ def _results(made: Made, before: dict[str, Any], after: dict[str, Any]) -> dict[
         "tokens_per_second": made.tokens / made.seconds,
         "steps": STEPS,
         "interruptions": 0,
-        "seconds": {phase: made.seconds if phase == "train" else 1.0 for phase in (*PHASES, *probes)},
+        "seconds": dict.fromkeys((*PHASES, *probes, "around_training"), 1.0) | {"train": made.seconds},
         "memory": {phase: {"resident_gib": made.gib} for phase in (*PHASES, *probes)},
         "hashes": {"model": {"config.json": "1" * 64, "model.safetensors": "2" * 64}, "data": made.data},
         "data": {
@@ -233,6 +234,9 @@ def write_intruders(folder: Path, intruders: int, layers: int = 3, k: int = 10, 
             where | {"base_index": i, "tuned_index": j, "cos": 0.9 if i == j and j >= here else 0.1}
             for i in range(k)
             for j in range(k)
+        ]
+        rows.angles += [
+            where | {"side": side, "index": j, "cos": 0.9, "degrees": 25.8} for side in "uv" for j in range(k)
         ]
     out = folder / "analysis"
     tables.write(rows, out, Settings(runs=(str(folder),), k=k, eps=eps, spectra=True, similarity=k))

@@ -15,6 +15,7 @@ import small_runs
 from made_runs import Made, make_run, make_sweep
 
 from analysis.errors import AnalysisError
+from analysis.intruders.tables import SCHEMAS
 from analysis.records import ROW, history, intruder_tables, items, read_runs, record, samples
 from harness.execute import execute
 from harness.forgetting.base import PROBES
@@ -110,7 +111,7 @@ def test_intruder_tables_are_read(tmp_path: Path) -> None:
     assert (row["intruders_k"], row["intruders_eps"]) == (10, 0.5)
     assert row["relative_change"] == pytest.approx(0.05)
     assert row["effective_rank"] == pytest.approx(np.mean([4, 5, 6, 7, 8, 9]))
-    assert set(intruder_tables(folder)) == {"counts", "vectors", "matrices", "spectra", "similarity"}
+    assert set(intruder_tables(folder)) == set(SCHEMAS)
 
 
 def test_another_threshold_is_the_headlines(tmp_path: Path) -> None:

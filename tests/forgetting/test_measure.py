@@ -30,7 +30,7 @@ from harness.forgetting.subject import undisturbed
 from harness.identity import identity, run_id
 from harness.record import Status, comparable, read_items
 from harness.sweep import Planned, prepare
-from harness.train import HarnessTrainer
+from harness.trainer import HarnessTrainer
 
 pytestmark = pytest.mark.usefixtures("quick")
 METHODS: dict[str, list[str]] = {

@@ -22,7 +22,7 @@ from harness.forgetting.sequence import intervals, transfer
 from harness.identity import run_id
 from harness.record import Status, read_items, read_record
 from harness.reload import load_run
-from harness.train import HarnessTrainer
+from harness.trainer import HarnessTrainer
 
 pytestmark = pytest.mark.usefixtures("quick")
 KINDS = ("classification", "multiple_choice", "instruction")

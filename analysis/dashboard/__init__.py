@@ -1,0 +1,1 @@
+"""A W&B workspace and report of a project's runs, built with ``wandb-workspaces``."""

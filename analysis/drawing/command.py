@@ -1,0 +1,63 @@
+"""From run folders to figures: what was drawn, what was skipped and why, a line each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import analysis.figures
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.page import Page, draw, pages
+from analysis.drawing.settings import Settings
+from analysis.drawing.style import Look
+from analysis.errors import AnalysisError
+from analysis.records import Runs, read_runs
+from harness.errors import HarnessError
+from harness.files import require_writable
+
+
+def figures(names: tuple[str, ...] = ()) -> list[Figure]:
+    """Return the figures of these names, all unless some are named; raise :class:`ConfigError` for an unknown one."""
+    FIGURES.discover(analysis.figures)
+    return [FIGURES[name]() for name in names or FIGURES.names()]
+
+
+def draw_all(settings: Settings) -> int:
+    """Draw every figure of every model and task, print a line for each; return how many files were written."""
+    chosen = figures(settings.only)
+    runs = read_runs(*settings.runs)
+    out = Path(settings.out).expanduser()
+    require_writable(out, 2**20)
+    for problem in runs.problems:
+        print(f"left out: {problem}")
+    look, written = Look.of(runs.table), 0
+    for page in _pages(runs):
+        print(f"{page.model}, {page.task}: {len(page.table)} runs")
+        for figure in chosen:
+            written += _draw(figure, page, look, out, settings.formats)
+    return written
+
+
+def _pages(runs: Runs) -> list[Page]:
+    found = list(pages(runs.table))
+    if not found:
+        counts = runs.table["status"].value_counts().to_dict()
+        how = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())
+        raise AnalysisError(
+            f"no run ended well ({how}): nothing to draw; the same training command retries what failed"
+        )
+    return found
+
+
+def _draw(figure: Figure, page: Page, look: Look, out: Path, formats: tuple[str, ...]) -> int:
+    """Draw one figure of one page; what it lacks, or a damaged file, is a line and the rest goes on."""
+    try:
+        data = figure.data(page.table)
+    except HarnessError as error:
+        print(f"  {figure.name}: skipped: {error}")
+        return 0
+    if data.empty:
+        print(f"  {figure.name}: skipped: needs {figure.needs}")
+        return 0
+    written = draw(figure, page, data, look).save(out / f"{figure.name}-{page.name}", formats)
+    print(f"  {figure.name}: {written[0]}")
+    return len(written)

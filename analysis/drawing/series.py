@@ -1,0 +1,109 @@
+"""Runs → series: what makes two runs one setting, and the mean over seeds with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.configurations import UNIT, configured, newest
+from analysis.drawing.style import compact, missing
+from analysis.fairness import fair
+from analysis.statistics import LEVEL, from_intervals
+
+SETTING = ["method", "rank", "learning_rate", "setting"]
+"""Runs that agree in these differ by their seed alone."""
+
+
+def every_rate(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished runs, one a seed, with the column ``setting``.
+
+    ``setting`` is what else of the configuration tells runs of one method and rank apart, mostly nothing; where it is
+    not empty, two lengths of training, say, are two series and never one mean.
+    """
+    return _with_setting(_once(configured(table[table["status"] == "done"])))
+
+
+def chosen_rate(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the same at the rate that each configuration's validation score chose, as the tables do."""
+    return _with_setting(fair(table).chosen)
+
+
+def _once(runs: pd.DataFrame) -> pd.DataFrame:
+    groups = runs.groupby([UNIT, "learning_rate"], dropna=False, sort=False)
+    kept = {index for _, some in groups for index in newest(some).index}
+    return runs.loc[[index for index in runs.index if index in kept]].reset_index(drop=True)
+
+
+def _with_setting(runs: pd.DataFrame) -> pd.DataFrame:
+    pairs = zip(runs[UNIT].astype(str), runs["label"].astype(str), strict=True)
+    return runs.assign(setting=[name.removeprefix(label).strip() for name, label in pairs])
+
+
+def over_seeds(
+    rows: pd.DataFrame, by: Sequence[str], value: str, low: str | None = None, high: str | None = None
+) -> pd.DataFrame:
+    """Return, for each group of runs, the mean over seeds and its 95 % interval.
+
+    With several runs it is that of :func:`analysis.statistics.from_intervals`: Student's t over the seeds, and the
+    items' share where the runs came with intervals of their own, `low` to `high`. With one run it is that one's own,
+    which speaks of the items and says nothing of other seeds. Columns: `by`, value, low, high, seeds (how many runs),
+    interval ("seeds", "items" or ""), ids. Runs without a value are left out.
+    """
+    known = rows[numbers(rows, value).notna()]
+    if known.empty:
+        return pd.DataFrame(columns=[*by, "value", "low", "high", "seeds", "interval", "ids"])
+    groups = known.groupby(list(by), dropna=False, sort=False)
+    return pd.DataFrame([_keys(by, key) | _summary(some, value, low, high) for key, some in groups])
+
+
+def _keys(by: Sequence[str], key: Any) -> dict[str, Any]:
+    return dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
+
+
+def _summary(rows: pd.DataFrame, value: str, low: str | None, high: str | None) -> dict[str, Any]:
+    values = numbers(rows, value).to_numpy()
+    lows, highs = (numbers(rows, end or "").to_numpy() for end in (low, high))
+    ends, interval = _interval(values, lows, highs)
+    facts = {"seeds": len(values), "interval": interval, "ids": " ".join(dict.fromkeys(rows["id"].astype(str)))}
+    return {"value": float(values.mean()), "low": ends[0], "high": ends[1]} | facts
+
+
+def _interval(values: Any, lows: Any, highs: Any) -> tuple[tuple[float, float], str]:
+    known = bool(np.isfinite(lows).all() and np.isfinite(highs).all())
+    if len(values) > 1:
+        return from_intervals(values, lows, highs).interval() if known else t_interval(values), "seeds"
+    return ((float(lows[0]), float(highs[0])), "items") if known else ((np.nan, np.nan), "")
+
+
+def t_interval(values: Any) -> tuple[float, float]:
+    """Return the 95 % interval of a mean, x̄ ± t(.975, n - 1) s / √n; of equal values the mean twice."""
+    from scipy import stats
+
+    mean, error = float(np.mean(values)), float(stats.sem(values))
+    if error == 0:
+        return mean, mean
+    low, high = stats.t.interval(LEVEL, len(values) - 1, loc=mean, scale=error)
+    return float(low), float(high)
+
+
+def numbers(rows: pd.DataFrame, column: str) -> pd.Series[Any]:
+    """Return a column as floats, what is missing as NaN; all NaN where there is no such column."""
+    if column not in rows.columns:
+        return pd.Series(np.nan, index=rows.index)
+    return pd.to_numeric(rows[column], errors="coerce").astype("float64")
+
+
+def named(rows: pd.DataFrame, rate: bool = False) -> pd.Series[Any]:
+    """Return each row's name for a legend: method, rank, where wanted the rate, and what else sets it apart."""
+    return pd.Series([_name(row, rate) for row in rows.to_dict("records")], index=rows.index, dtype="str")
+
+
+def _name(row: dict[str, Any], rate: bool) -> str:
+    parts = [str(row["method"])]
+    parts += [] if missing(row.get("rank")) else [f"r{int(row['rank'])}"]
+    parts += [f"lr {compact(row['learning_rate'])}"] if rate and not missing(row.get("learning_rate")) else []
+    parts += [row["setting"]] if row.get("setting") else []
+    return " ".join(parts)

@@ -1,0 +1,62 @@
+"""The command line of ``python -m analysis.figures``: checked before pandas and matplotlib are imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.arguments import read, require
+from harness.errors import nearest
+
+FORMATS = ("png", "pdf", "svg")
+USAGE = """\
+Draw what a folder of runs shows, one file a figure, model and task.
+
+  python -m analysis.figures runs/ --out figures/            every figure that the runs have data for
+  python -m analysis.figures runs/ only=pareto,cost          some of them
+  python -m analysis.figures runs/ where=method=lora         of some of the runs
+
+  out       folder for the figures (default: figures)
+  only      names of figures, separated by commas (default: all)
+  formats   of png, pdf and svg, separated by commas (default: all three); the data are written as CSV beside them
+
+A figure whose data no run has is skipped, with a line that says what to run.
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line asks for."""
+
+    runs: tuple[str, ...] = ()
+    out: str = "figures"
+    only: tuple[str, ...] = ()
+    formats: tuple[str, ...] = FORMATS
+
+    def __post_init__(self) -> None:
+        require(bool(self.runs), "runs", "", "give run folders or a folder of them; --help shows all")
+        for run in self.runs:
+            require(Path(run).expanduser().is_dir(), "runs", run, "there is no such folder")
+        for kind in self.formats:
+            require(kind in FORMATS, "formats", kind, f"no such format; {nearest(kind, FORMATS)}")
+
+
+def parse(arguments: list[str]) -> Settings:
+    """Return the settings of folders, ``key=value`` and ``--key value``; raise :class:`ConfigError` if wrong."""
+    runs, given = read(joined(arguments), Settings, "runs")
+    return Settings(tuple(runs), **given)
+
+
+def joined(arguments: list[str]) -> list[str]:
+    """Return ``--key value`` and ``--key=value`` as ``key=value``."""
+    found: list[str] = []
+    waiting = None
+    for argument in arguments:
+        if waiting is not None:
+            found.append(f"{waiting}={argument}")
+            waiting = None
+        elif argument.startswith("--") and "=" not in argument:
+            waiting = argument[2:]
+        else:
+            found.append(argument.removeprefix("--"))
+    return [*found, f"{waiting}="] if waiting is not None else found

@@ -1,0 +1,36 @@
+"""Forgetting against rank, beside full fine-tuning (arXiv 2410.21228, figure 6)."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from analysis.drawing.by_rank import against_rank
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.marks import frame, legend, reference
+from analysis.drawing.probes import change_of, forgetting_label, same_probe
+from analysis.drawing.series import SETTING, chosen_rate, over_seeds
+from analysis.drawing.style import Look
+
+
+@FIGURES.register("forgetting_rank")
+class ForgettingRank(Figure):
+    """What each rank forgets, at the rate that its validation score chose."""
+
+    title = "Forgetting by rank"
+    needs = "runs with a forgetting probe: python -m harness.run forgetting=default"
+
+    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a row for each method, rank and further setting."""
+        table = same_probe(chosen_rate(table))
+        found = over_seeds(table, SETTING, "forgetting", "forgetting_low", "forgetting_high")
+        return found.assign(probe=forgetting_label(table))
+
+    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
+        """Draw a line a method."""
+        axes = canvas.subplots()
+        handles = against_rank(axes, data, look)
+        reference(axes, 0, "untouched")
+        frame(axes, data, 0)
+        axes.set_ylabel(change_of(data["probe"].iloc[0]))
+        legend(canvas, handles)

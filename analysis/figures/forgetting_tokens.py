@@ -1,0 +1,44 @@
+"""Forgetting against tokens (arXiv 2405.09673, figure 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from analysis.drawing.curves import along, by_method, curve_size
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.marks import reference
+from analysis.drawing.probes import base_of, change_of, column_of, forgetting_label, same_probe
+from analysis.drawing.series import chosen_rate
+from analysis.drawing.sources import CARRIED, histories
+from analysis.drawing.style import Look
+
+
+@FIGURES.register("forgetting_tokens")
+class ForgettingTokens(Figure):
+    """What the first probe's headline metric lost along the way, against the untouched model."""
+
+    title = "Forgetting: change of the probe against tokens trained on"
+    needs = "probes along the way: python -m harness.run forgetting.every=<every so many steps>"
+
+    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a row for each method, rank, further setting and step; at step 0 nothing is lost."""
+        table = same_probe(chosen_rate(table))
+        rows = histories(table, column_of)
+        base: dict[str, Any] = {run["id"]: base_of(run) for run in table.to_dict("records")}
+        rows = rows.assign(value=rows["value"] - rows["id"].map(base).astype("float64"))
+        start = rows.drop_duplicates("id")[CARRIED].assign(step=0, tokens=0, value=0.0)
+        found = along(pd.concat([start, rows], ignore_index=True)) if len(rows) else along(rows)
+        return found.assign(probe=forgetting_label(table))
+
+    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
+        """Draw a panel a method."""
+        by_method(data, canvas, look, "tokens", "tokens", change_of(data["probe"].iloc[0]))
+        for axes in canvas.axes:
+            reference(axes, 0)
+
+    def size(self, data: pd.DataFrame) -> tuple[float, float]:
+        """Return inches for a panel a method."""
+        return curve_size(data)

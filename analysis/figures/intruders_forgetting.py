@@ -1,0 +1,91 @@
+"""Intruder dimensions against the score and against forgetting, with Spearman's ρ (arXiv 2410.21228, figure 11)."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from analysis.drawing.figure import FIGURES, PAGE, Figure
+from analysis.drawing.marks import handle, legend, whole_axis
+from analysis.drawing.probes import change_of, forgetting_label, same_probe
+from analysis.drawing.series import every_rate, numbers
+from analysis.drawing.style import Look
+
+COLUMNS = ["method", "rank", "learning_rate", "seed", "intruders", "intruders_k", "intruders_eps"]
+
+
+@FIGURES.register("intruders_forgetting")
+class IntrudersForgetting(Figure):
+    """Whether runs with more intruders forget more; every run is a point, at every rate."""
+
+    title = "Intruder dimensions against score and against forgetting, a point a run"
+    needs = "intruder tables of runs with a forgetting probe: python -m analysis.intruders <runs>"
+
+    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a row a run and what it is held against ("score" or "forgetting"), with Spearman's ρ and its p.
+
+        Only runs that were analysed at the same k and ε count: those of the most common pair.
+        """
+        table = same_probe(every_rate(table))
+        table = table[numbers(table, "intruders").notna()]
+        if not table.empty:
+            pair = table["intruders_k"].astype(str) + " " + table["intruders_eps"].astype(str)
+            table = table[pair == pair.value_counts().index[0]]
+        parts = [
+            _against(table, "score", str(table["metric"].iloc[0]) if len(table) else ""),
+            _against(table, "forgetting", forgetting_label(table)),
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
+        """Draw both relations side by side."""
+        axes = canvas.subplots(1, data["of"].nunique(), squeeze=False)[0]
+        handles = {}
+        for one, (of, rows) in zip(axes, data.groupby("of", sort=False), strict=True):
+            for method, own in rows.groupby("method", sort=False):
+                mark = look.method(method)
+                style = {"color": mark.colour, "markersize": 3.5, "alpha": 0.8}
+                one.plot(own["intruders"].astype(float), own["value"], mark.marker, **style)
+                handles[method] = handle(method, mark, line=False)
+            one.set_title(_said(rows))
+            name = rows["name"].iloc[0]
+            one.set_ylabel(f"test {name}" if of == "score" else change_of(name))
+            one.set_xlim(*_limits(rows["intruders"].astype(float)))
+            whole_axis(one.xaxis)
+        first = data.iloc[0]
+        for one in axes:
+            one.set_xlabel(f"intruder dimensions (k = {first['intruders_k']}, ε = {first['intruders_eps']:g})")
+        legend(canvas, handles.values())
+
+    def size(self, data: pd.DataFrame) -> tuple[float, float]:
+        """Return inches of both columns."""
+        return PAGE, 3.2
+
+
+def _against(table: pd.DataFrame, of: str, name: str) -> pd.DataFrame:
+    rho, p = spearman(numbers(table, "intruders"), numbers(table, of))
+    rows = table[COLUMNS].assign(of=of, name=name, value=numbers(table, of), rho=rho, p=p, ids=table["id"])
+    return rows[rows["value"].notna()]
+
+
+def spearman(x: pd.Series[float], y: pd.Series[float]) -> tuple[float, float]:
+    """Return Spearman's ρ and its two-sided p; NaN below 3 pairs, or where one of the two never changes."""
+    from scipy import stats
+
+    known = x.notna() & y.notna()
+    if known.sum() < 3 or x[known].nunique() < 2 or y[known].nunique() < 2:
+        return float("nan"), float("nan")
+    found = stats.spearmanr(x[known], y[known])
+    return float(found.statistic), float(found.pvalue)
+
+
+def _limits(counts: pd.Series[float]) -> tuple[float, float]:
+    least, most = min(0.0, counts.min()), max(1.0, counts.max())
+    return least - 0.05 * (most - least), most + 0.05 * (most - least)
+
+
+def _said(rows: pd.DataFrame) -> str:
+    rho, p = rows["rho"].iloc[0], rows["p"].iloc[0]
+    if pd.isna(rho):
+        return f"no Spearman's ρ: one side never changes, n = {len(rows)}" if len(rows) > 2 else f"n = {len(rows)}"
+    return f"Spearman's ρ = {rho:.2f}, p {'< .001' if p < 0.001 else f'= {p:.3f}'}, n = {len(rows)} runs"

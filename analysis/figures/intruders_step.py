@@ -1,0 +1,41 @@
+"""Intruder dimensions against training steps by rank (arXiv 2410.21228, figures 5 and 7)."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from analysis.drawing.counts import EPS, MAY_BE_MORE, by_method, count_size, counts, largest_k, mean_counts
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.series import numbers
+from analysis.drawing.style import Look
+
+
+@FIGURES.register("intruders_step")
+class IntrudersStep(Figure):
+    """When intruder dimensions appear."""
+
+    title = "Intruder dimensions against training steps, by rank"
+    needs = (
+        "kept checkpoints: python -m harness.run train.keep_checkpoints=true train.save_steps=<every so many steps>, "
+        "then python -m analysis.intruders <runs> checkpoints=true"
+    )
+    intervals = MAY_BE_MORE
+
+    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a row for each method, rank, further setting, control and step, the end of training included."""
+        rows = counts(table, lambda rows: (rows["eps"] == EPS) & ~rows["clustered"])
+        if rows.empty or rows["step"].isna().all():
+            return mean_counts(rows.iloc[:0], ["control", "k", "step"])
+        last = rows["id"].map(dict(zip(table["id"], numbers(table, "steps"), strict=True)))
+        along = rows[rows["id"].isin(rows.loc[rows["step"].notna(), "id"])]
+        along = along.assign(step=along["step"].fillna(last.loc[along.index]))
+        return mean_counts(largest_k(along.drop_duplicates(["id", "control", "k", "step"])), ["control", "k", "step"])
+
+    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
+        """Draw a panel a method."""
+        by_method(data, canvas, look, "step", f"step (k = {int(data['k'].iloc[0])}, ε = {EPS})")
+
+    def size(self, data: pd.DataFrame) -> tuple[float, float]:
+        """Return inches for a panel a method."""
+        return count_size(data)

@@ -1,0 +1,42 @@
+"""Score against the number of trainable parameters."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.marks import bars, frame, handle, legend, log_axis, ranks_beside, reference
+from analysis.drawing.series import SETTING, chosen_rate, over_seeds
+from analysis.drawing.style import Look
+
+
+@FIGURES.register("score_parameters")
+class ScoreParameters(Figure):
+    """What more trainable parameters buy; each method and rank at the rate that its validation score chose."""
+
+    title = "Score against trainable parameters"
+    needs = "a run that ended well: python -m harness.run"
+
+    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a row for each method, rank and further setting."""
+        table = chosen_rate(table)
+        by = [*SETTING, "trainable", "metric", "base"]
+        return over_seeds(table.assign(base=table["base"].mean()), by, "score", "score_low", "score_high")
+
+    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
+        """Draw a point a row."""
+        axes = canvas.subplots()
+        handles = []
+        among = data["method"].nunique()
+        for place, (method, own) in enumerate(data.groupby("method", sort=False)):
+            # a little apart: LoRA, rsLoRA and QLoRA of one rank train equally many
+            rows = own.assign(trainable=own["trainable"].astype("float64") * 1.05 ** (place - (among - 1) / 2))
+            bars(axes, rows, "trainable", look.method(method))
+            ranks_beside(axes, rows, "trainable", "value", look.method(method))
+            handles.append(handle(method, look.method(method), line=False))
+        reference(axes, data["base"].iloc[0], "untouched")
+        frame(axes, data, data["base"].iloc[0])
+        log_axis(axes.xaxis, data["trainable"])
+        axes.set(xlabel="trainable parameters", ylabel=f"test {data['metric'].iloc[0]}")
+        legend(canvas, handles)

@@ -1,0 +1,50 @@
+"""Score against learning rate, by method and rank (arXiv 2405.09673, appendix)."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.marks import bars, frame, handle, height, labels, legend, log_axis, panels, reference
+from analysis.drawing.series import SETTING, every_rate, over_seeds
+from analysis.drawing.style import Look, missing
+
+COLUMNS = 3
+
+
+@FIGURES.register("score_rate")
+class ScoreRate(Figure):
+    """Whether each method got the rate that suits it; a best rate at the edge of its grid was not found."""
+
+    title = "Test score against learning rate, by method and rank"
+    needs = "more than one rate: python -m harness.run -m train.learning_rate_factor=0.3,1,3"
+
+    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a row for each method, rank, rate and further setting; nothing where no method has two rates."""
+        table = every_rate(table)
+        found = over_seeds(table, SETTING, "score", "score_low", "score_high")
+        if found.empty or found.groupby("method")["learning_rate"].nunique().max() < 2:
+            return found.iloc[:0]
+        return found.assign(metric=table["metric"].iloc[0], base=table["base"].mean())
+
+    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
+        """Draw a panel a method and a line a rank."""
+        places = panels(canvas, list(dict.fromkeys(data["method"])), COLUMNS)
+        handles = {}
+        for method, axes in places.items():
+            own = data[data["method"] == method]
+            for (rank, setting), rows in own.groupby(["rank", "setting"], dropna=False, sort=True):
+                name = " ".join(filter(None, ["no rank" if missing(rank) else f"rank {int(rank)}", setting]))
+                mark = look.rank(rank)
+                bars(axes, rows.sort_values("learning_rate"), "learning_rate", mark, linestyle=mark.line, linewidth=1)
+                handles[name] = handle(name, mark)
+            reference(axes, data["base"].iloc[0], "untouched")
+            frame(axes, data, data["base"].iloc[0])
+            log_axis(axes.xaxis, data["learning_rate"])
+        labels(places, COLUMNS, "learning rate", f"test {data['metric'].iloc[0]}")
+        legend(canvas, handles.values())
+
+    def size(self, data: pd.DataFrame) -> tuple[float, float]:
+        """Return inches for a panel a method."""
+        return 6.9, height(data["method"].nunique(), COLUMNS)

@@ -1,0 +1,65 @@
+"""R[i, j]: the score on task j after training on task i (arXiv 2410.21228, figure 9)."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure as Canvas
+
+from analysis.drawing.figure import FIGURES, PAGE, Figure
+from analysis.drawing.heat import bar, grid, heat, ticks
+from analysis.drawing.marks import height, labels, panels
+from analysis.drawing.series import SETTING, chosen_rate, named, over_seeds
+from analysis.drawing.sources import CARRIED
+from analysis.drawing.style import Look
+from analysis.records import items
+
+COLUMNS = 3
+PREFIX = "forgetting/sequence/"
+
+
+@FIGURES.register("sequence_grid")
+class SequenceGrid(Figure):
+    """What each stage of a sequence of tasks teaches, and what it takes from the tasks before; R[0, j] is untouched."""
+
+    title = "Score on each task after each stage of a sequence, mean over seeds"
+    needs = 'a sequence of tasks: python -m harness.run "sequence=[trec,rotten_tomatoes,boolq]"'
+
+    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a row for each method, rank, further setting, stage (0 is the untouched model) and task."""
+        table = chosen_rate(table[table["task"].astype(str).str.contains("+", regex=False)])
+        found = [_scores(run) for run in table.to_dict("records")]
+        found = [rows for rows in found if len(rows)]
+        if not found:
+            return pd.DataFrame()
+        rows = over_seeds(pd.concat(found, ignore_index=True), [*SETTING, "stage", "after", "task"], "score")
+        return rows.assign(name=named(rows), interval="")
+
+    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
+        """Draw a panel for each method and rank."""
+        places = panels(canvas, list(dict.fromkeys(data["name"])), COLUMNS)
+        for name, axes in places.items():
+            cells = grid(data[data["name"] == name], "after", "task")
+            image = heat(axes, cells, 0.0, 1.0, "{:.2f}")
+            ticks(axes, cells.index, cells.columns)
+        labels(places, COLUMNS, "score on", "after training on")
+        bar(canvas, image, list(places.values()), "R[i, j]")
+
+    def size(self, data: pd.DataFrame) -> tuple[float, float]:
+        """Return inches for a panel for each method and rank."""
+        return PAGE, height(data["name"].nunique(), COLUMNS, 2.2, 0.8)
+
+
+def _scores(run: dict[str, object]) -> pd.DataFrame:
+    """Return a run's R and b: the mean score of each task's items after each stage."""
+    outcomes = items(str(run["folder"]))
+    outcomes = outcomes[(outcomes["phase"] == "after") & outcomes["split"].astype(str).str.startswith(PREFIX)]
+    parts = outcomes["split"].astype(str).str.removeprefix(PREFIX).str.split("/", n=1, expand=True)
+    if parts.shape[1] < 2:
+        return pd.DataFrame()
+    scores = outcomes.assign(stage=parts[0].astype(int), task=parts[1])
+    means = (
+        scores.groupby(["stage", "task"], sort=False)["score"].mean().reset_index().sort_values("stage", kind="stable")
+    )
+    order = str(run["task"]).split("+")
+    after = means["stage"].map(lambda stage: "untouched" if stage == 0 else f"{stage} {order[stage - 1]}")
+    return means.assign(after=after, **{name: run[name] for name in CARRIED})

@@ -1,0 +1,1 @@
+"""Tables of many runs: filtered, grouped over seeds, with intervals, compared; printed and written."""

@@ -1,0 +1,145 @@
+"""Rows over seeds: means with intervals of both levels, and runs without a result still in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from analysis.answers import Answers, answers
+from analysis.configurations import UNIT, blocks, configured, newest
+from analysis.statistics import from_intervals
+from harness.record import Status
+
+DEFAULT = (UNIT, "learning_rate")
+MEANS = (
+    *("base", "validation", "trainable", "total", "trainable_share", "saved_bytes", "tokens", "steps"),
+    *("tokens_per_second", "train_seconds", "train_peak_bytes", "evaluate_peak_bytes"),
+    *("intruders", "intruders_clustered", "intruders_v", "intruders_null_dense", "intruders_null_rank"),
+    *("relative_change", "effective_rank", "scale"),
+)
+"""Columns whose mean over a row's runs is given; NA where none of the runs has it."""
+SHARED = ("model", "task", "metric", "higher_is_better", "method", "rank", "test_items", "foreign")
+"""Columns that a row has where all of its runs agree."""
+Row = dict[str, Any]
+
+
+class Grouped(NamedTuple):
+    """A row a group of runs, and a line for each thing that could not be used as it should."""
+
+    rows: pd.DataFrame
+    """Columns: the keys; runs, seeds, status, reason; score, forgetting with low and high; those of `SHARED`, `MEANS`;
+    folders."""
+    problems: tuple[str, ...]
+
+
+def grouped(table: pd.DataFrame, keys: Sequence[str] = DEFAULT) -> Grouped:
+    """Return the runs of a tidy table in rows over seeds, within each model, task, metric and data.
+
+    The interval of a mean over seeds is that of the hierarchical bootstrap (:class:`analysis.statistics.Estimate`), of
+    a single run the record's own. Where a row's runs differ by more than their seeds, `problems` says so.
+    """
+    problems: list[str] = []
+    rows: list[Row] = []
+    order = ["method", "rank", "learning_rate", "seed"]
+    for _, block in blocks(_placed(configured(table.sort_values(order, na_position="first")))):
+        found = [(key, runs) for key, runs in block.groupby(list(keys), dropna=False, sort=False)]
+        done = [(str(number), _once(runs)) for number, (_, runs) in enumerate(found)]
+        several = [(name, runs) for name, runs in done if len(runs) > 1 and not runs["foreign"].any()]
+        known = {one.label: one for one in answers(several, problems)}
+        for (name, ended), (key, runs) in zip(done, found, strict=True):
+            labels = dict(zip(keys, key, strict=True))
+            rows.append(labels | _row(runs, ended, known.get(name), problems))
+    columns = [*keys, *(name for name in rows[0] if name not in keys)] if rows else list(keys)
+    return Grouped(pd.DataFrame(rows, columns=columns).convert_dtypes(), tuple(dict.fromkeys(problems)))
+
+
+def _placed(runs: pd.DataFrame) -> pd.DataFrame:
+    """Place runs that never saw their data, as they failed, with the others of their task."""
+    same = runs.groupby(["model", "task", "metric"], dropna=False)["data_hash"]
+    return runs.assign(data_hash=runs["data_hash"].fillna(same.transform("first")))
+
+
+def _once(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that are done, a configuration's seed once."""
+    done = runs[runs["status"] == Status.done.value]
+    return pd.concat(
+        [done.iloc[:0], *(newest(some) for _, some in done.groupby(list(DEFAULT), dropna=False, sort=False))]
+    )
+
+
+def _row(runs: pd.DataFrame, done: pd.DataFrame, found: Answers | None, problems: list[str]) -> Row:
+    problems += _mixture(done)
+    return {
+        "runs": len(runs),
+        "seeds": done["seed"].nunique(),
+        "status": _status(runs),
+        "reason": _reason(runs),
+        **_score(done, None if found is None or len(found.rows) < len(done) else found),
+        **_forgetting(done, problems),
+        **{name: _only(runs[name]) for name in SHARED},
+        **{name: done[name].mean() if done[name].notna().any() else None for name in MEANS},
+        "folders": ", ".join(done["folder"] if len(done) else runs["folder"]),
+    }
+
+
+def _mixture(done: pd.DataFrame) -> list[str]:
+    """Say which runs of a row differ by more than their seed, so that its interval is over them too."""
+    cells = done[list(DEFAULT)].drop_duplicates()
+    if len(cells) <= 1:
+        return []
+    names = [f"{name} lr={rate:g}" for name, rate in cells.itertuples(index=False)]
+    return [f"a row averages {len(names)} configurations, not seeds alone: {', '.join(names)}"]
+
+
+def _status(runs: pd.DataFrame) -> str:
+    """Return done where any run is, else what most are."""
+    found = runs["status"]
+    return Status.done.value if (found == Status.done.value).any() else str(found.mode().iloc[0])
+
+
+def _reason(runs: pd.DataFrame) -> str | None:
+    """Return why runs of a row have no result, each reason once."""
+    others = runs[runs["status"] != Status.done.value]
+    if others.empty:
+        return None
+    said = "; ".join(f"{status}: {reason}" for status, reason in others[["status", "reason"]].drop_duplicates().values)
+    return said if len(others) == len(runs) else f"{len(others)} of {len(runs)} {said}"
+
+
+def _score(done: pd.DataFrame, found: Answers | None) -> Row:
+    """Return the score with the interval that its items give, where they were read."""
+    apart = {"score_sd": done["score"].std() if len(done) > 1 else None}
+    if found is None:
+        return _interval("score", done) | apart
+    return (
+        dict(zip(("score", "score_low", "score_high"), (found.estimate.value, *found.interval()), strict=True)) | apart
+    )
+
+
+def _interval(name: str, done: pd.DataFrame) -> Row:
+    """Return a mean over seeds with an interval made of the runs' own ones."""
+    known = done[done[name].notna()]
+    ends = (f"{name}_low", f"{name}_high")
+    if len(known) <= 1:
+        only = known.iloc[0] if len(known) else {}
+        return {column: only.get(column) for column in (name, *ends)}
+    values, lows, highs = (known[column].to_numpy(dtype=float) for column in (name, *ends))
+    found = from_intervals(values, lows, highs)
+    return {name: found.value} | dict(zip(ends, found.interval(), strict=True))
+
+
+def _forgetting(done: pd.DataFrame, problems: list[str]) -> Row:
+    probes = done[["forgetting_name", "forgetting_version"]].dropna().drop_duplicates()
+    facts = {name: _only(done[name]) for name in ("forgetting_name", "forgetting_higher_is_better")}
+    if len(probes) > 1:
+        problems.append(f"{done['label'].iloc[0]}: forgetting was measured by different probes or versions of one")
+        return dict.fromkeys(("forgetting", "forgetting_low", "forgetting_high")) | facts
+    return _interval("forgetting", done) | facts
+
+
+def _only(column: pd.Series[Any]) -> Any:
+    """Return the value that all runs with one share, None where they differ."""
+    found = column.dropna().unique()
+    return found[0] if len(found) == 1 else None

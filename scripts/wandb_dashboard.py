@@ -1,0 +1,72 @@
+"""Save a W&B workspace and report over a project's runs; run it again and they are updated.
+
+python scripts/wandb_dashboard.py entity/project                  needs a W&B login
+python scripts/wandb_dashboard.py entity/project --runs runs/     panels for what these runs measured
+python scripts/wandb_dashboard.py entity/project --out spec.json  no network: only the specification
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import NoReturn
+
+from harness.errors import HarnessError
+from harness.files import write_json
+
+
+class Parser(ArgumentParser):
+    """Says what is wrong in one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit."""
+        fail(message)
+
+
+def fail(line: str) -> NoReturn:
+    print(f"wandb_dashboard: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(given: list[str]) -> Namespace:
+    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("place", metavar="entity/project", help="whose project, as in its address on W&B")
+    parser.add_argument("--runs", type=Path, nargs="+", help="show what these runs measured, not what any may have")
+    parser.add_argument("--out", type=Path, help="write the specification to this file and send nothing")
+    arguments = parser.parse_args(given)
+    if re.fullmatch(r"[^/\\#?%:\s]+/[^/\\#?%:]+", arguments.place) is None:
+        parser.error(f"{arguments.place}: give entity/project, as in https://wandb.ai/entity/project")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
+    try:
+        work(arguments)
+    except (HarnessError, OSError) as error:
+        fail(str(error))
+
+
+def work(arguments: Namespace) -> None:
+    from analysis.dashboard.build import specification
+    from analysis.dashboard.names import everything, measured
+    from analysis.dashboard.saving import save
+
+    shown = everything()
+    if arguments.runs:
+        from analysis.records import read_runs
+
+        shown = measured(read_runs(*arguments.runs).table)
+    entity, _, project = arguments.place.partition("/")
+    if arguments.out:
+        write_json(arguments.out, specification(entity, project, shown))
+        print(f"{arguments.out}: workspace and report as W&B would get them; nothing was sent")
+        return
+    for saved in save(entity, project, shown):
+        print(f"{saved.what} {'created' if saved.new else 'updated'}: {saved.url}")
+
+
+if __name__ == "__main__":
+    main()
