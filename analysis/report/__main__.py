@@ -1,0 +1,71 @@
+"""``python -m analysis.report runs/ --out report/``: one page to explore, that opens by double-click."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import NoReturn
+
+from harness.errors import HarnessError
+
+FILE = "index.html"
+
+
+class Parser(ArgumentParser):
+    """Says what is wrong in one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit."""
+        fail(message)
+
+
+def fail(line: str) -> NoReturn:
+    """Print what is wrong in one line and exit with code 2."""
+    print(f"report: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(given: list[str]) -> Namespace:
+    """Return the arguments."""
+    parser = Parser(prog="python -m analysis.report", description=__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some")
+    parser.add_argument("--out", type=Path, default=Path("report"), help=f"folder for {FILE} (report)")
+    parser.add_argument("--title", default="Fine-tuning runs", help="the page's heading (Fine-tuning runs)")
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one line and exit code 2."""
+    arguments = parse(sys.argv[1:])
+    try:
+        write(arguments)
+    except HarnessError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; a page that was there before is unchanged")
+
+
+def write(arguments: Namespace) -> None:
+    """Read the runs, write the page, print where it is and what could not be read."""
+    from analysis.records import read_runs
+    from analysis.report.page import page
+    from harness.files import write_bytes
+
+    runs = read_runs(*arguments.runs)
+    target = arguments.out / FILE
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise HarnessError(f"--out={arguments.out}: is a file; give a folder")
+    text = page(runs, arguments.title).encode()
+    write_bytes(target, text)
+    for line in runs.problems:
+        print(f"report: {line}", file=sys.stderr)
+    print(f"{target}: {_counted(len(runs.table))}, {len(text) / 1e6:.1f} MB; open it in a browser")
+
+
+def _counted(runs: int) -> str:
+    return f"{runs} run{'' if runs == 1 else 's'}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What stands on the page: rows and columns, and a section for each question, or the line that says what to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.records import Runs
+from analysis.report import runs as each
+from analysis.report.citation import Citation, citations
+from analysis.report.columns import columns
+from harness.record import Status
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that is not done, and why."""
+
+    row: int
+    label: str
+    id: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything that the template and the scripts show."""
+
+    data: dict[str, Any]
+    """For the scripts: columns, rows and what each run holds."""
+    counts: dict[str, int]
+    """Runs by status."""
+    failures: list[Failure]
+    problems: list[str]
+    """What could not be read."""
+    warnings: list[str]
+    """Why a comparison might not be fair."""
+    missing: dict[str, str]
+    """Section → what to run so that it has something to show."""
+    citations: list[Citation]
+
+
+MISSING = {
+    "leaderboard": "No run has ended yet; see the runs that are not done below.",
+    "forgetting": "No run measured forgetting: train without forgetting=none.",
+    "intruders": "No run has intruder counts: python -m analysis.intruders {folder}, then this report again.",
+    "samples": "No run left samples: a run writes them when it is done.",
+    "curves": "No run left a history: a run writes it while it trains.",
+    "seeds": "One seed only: how far a result hangs on the seed is not known; sweep seed=0,1,2.",
+}
+
+
+def content(runs: Runs) -> Content:
+    """Return what a page of these runs shows."""
+    table = runs.table.reset_index(drop=True)
+    problems = list(runs.problems)
+    found = each.records_of(table)
+    samples, curves = each.samples(table), each.histories(table)
+    data = {
+        "columns": columns(table),
+        "rows": _rows(table),
+        "settings": each.settings(table, found),
+        "commands": [vars(command) for command in each.commands(found)],
+        "tracebacks": [record.get("traceback") if record else None for record in found],
+        "histories": curves,
+        "samples": samples,
+        "intruders": each.intruders(table, problems),
+    }
+    return Content(
+        data=data,
+        counts={status: int(count) for status, count in table["status"].value_counts().items()},
+        failures=_failures(table),
+        problems=problems,
+        warnings=[],
+        missing=_missing(table, samples, curves),
+        citations=citations(found),
+    )
+
+
+def _rows(table: pd.DataFrame) -> dict[str, list[Any]]:
+    """Return the tidy table by column, without what the page shows as settings."""
+    kept = [key for key in table if not str(key).startswith(("config.", "version.", "foreign."))]
+    return {str(key): [each.plain(value) for value in table[key]] for key in kept if table[key].notna().any()}
+
+
+def _failures(table: pd.DataFrame) -> list[Failure]:
+    rows = table[table["status"] != Status.done.value]
+    names = ("label", "id", "status", "reason")
+    cells = rows[list(names)].fillna("").to_dict("records")
+    return [Failure(row=int(at), **row) for at, row in zip(rows.index, cells, strict=True)]  # type: ignore[misc]
+
+
+def _missing(table: pd.DataFrame, samples: list[Any], curves: list[Any]) -> dict[str, str]:
+    """Return the lines for what these runs do not have."""
+    done = table[table["status"] == Status.done.value]
+    absent = {
+        "leaderboard": done.empty,
+        "forgetting": not table["forgetting"].notna().any(),
+        "intruders": not table["intruders"].notna().any(),
+        "samples": not any(samples),
+        "curves": not any(curves),
+        "seeds": done["seed"].nunique() == 1,
+    }
+    folder = str(table["folder"].iloc[0]).rpartition("/")[0] or "runs/"
+    return {name: MISSING[name].format(folder=folder) for name, lacks in absent.items() if lacks}

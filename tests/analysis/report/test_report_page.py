@@ -1,0 +1,123 @@
+"""The page as text: what is in it, what is not, and how the command answers to bad input."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from browser_page import EVIL, KOREAN
+from made_runs import Made, make_run
+
+from analysis.records import read_runs
+from analysis.report.page import embedded, page
+from analysis.report.runs import POINTS, _even, shared
+
+DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    make_run(folder, made=Made(forgetting=None))
+    return folder
+
+
+def data_of(text: str) -> dict[str, object]:
+    return json.loads(DATA.search(text)[1])  # type: ignore[index,no-any-return]
+
+
+def test_embedded_data_cannot_end_its_element_and_reads_back() -> None:
+    value = {"text": f"{EVIL} {KOREAN} <!-- \u2029 ]]>", "number": 0.1}
+    text = embedded(value)
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == value
+
+
+def test_page_asks_for_nothing_and_runs_only_its_own_scripts(page_file: Path) -> None:
+    text = page_file.read_text(encoding="utf-8")
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#39;", "'")  # type: ignore[index]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == "'none'" and "unsafe-eval" not in policy and "http" not in policy
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert rules["script-src"].split() == [f"'sha256-{one}'" for one in hashes]
+    markup = re.sub(r"<(script|style)[^>]*>.*?</\1>", "", text, flags=re.DOTALL)
+    addresses = re.findall(r'(?:src|href|action|data)="([^"]*)"', markup)
+    assert [address for address in addresses if not address.startswith(("#", "data:,"))] == []
+    assert EVIL not in markup
+
+
+def test_page_says_what_to_run_where_it_has_nothing_to_show(one_run: Path) -> None:
+    text = page(read_runs(one_run), "One")
+    assert "No run measured forgetting" in text
+    assert f"python -m analysis.intruders {one_run}" in text
+    assert "One seed only" in text
+
+
+def test_unreadable_runs_are_named_and_the_rest_stays(page_file: Path) -> None:
+    text = page_file.read_text(encoding="utf-8")
+    assert re.search(r'<li class="problem">[^<]*broken/record.json: damaged', text)
+    assert len(data_of(text)["rows"]["id"]) == 14  # type: ignore[index]
+
+
+def test_missing_values_are_null_and_never_zero(page_file: Path) -> None:
+    rows = data_of(page_file.read_text(encoding="utf-8"))["rows"]
+    scores = dict(zip(rows["status"], rows["score"], strict=True))  # type: ignore[index]
+    assert scores["failed"] is None and scores["not_applicable"] is None
+    assert rows["intruders"].count(None) == 10  # type: ignore[index]
+
+
+def test_every_run_has_a_command_that_was_read_back(page_file: Path) -> None:
+    data = data_of(page_file.read_text(encoding="utf-8"))
+    assert all(entry["command"].startswith("python -m harness.run ") for entry in data["commands"])  # type: ignore[attr-defined]
+    assert sum(entry["problem"] is None for entry in data["commands"]) == 13  # type: ignore[attr-defined]  # one names a model that does not exist
+
+
+def test_settings_are_kept_once_where_they_agree() -> None:
+    found = shared([{"a": 1, "b": 2, "c": None}, {"a": 1, "b": 3}])
+    assert found == {"common": {"a": 1}, "differing": {"b": [2, 3]}}
+
+
+def test_thinning_keeps_both_ends() -> None:
+    assert _even(3, 10) == [0, 1, 2]
+    assert _even(1000, 5) == [0, 250, 500, 749, 999]
+    assert POINTS >= 10_000
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parents[3]
+    words = [sys.executable, "-m", "analysis.report", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, cwd=root, check=False)
+
+
+def test_command_writes_one_file(one_run: Path, tmp_path: Path) -> None:
+    found = command(one_run, "--out", tmp_path / "out", "--title", "한국어")
+    assert found.returncode == 0, found.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.html"]
+    assert found.stdout.startswith(f"{tmp_path / 'out' / 'index.html'}: 1 run, ")
+    assert "<title>한국어</title>" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("case", ["nothing", "missing", "empty", "damaged", "newer", "file"])
+def test_bad_input_is_one_line(case: str, one_run: Path, tmp_path: Path) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    if case in ("damaged", "newer", "file"):
+        shutil.copytree(one_run, runs)
+    if case == "empty":
+        runs.mkdir()
+    if case == "file":
+        out.write_text("", encoding="utf-8")
+    for path in runs.rglob("record.json") if case in ("damaged", "newer") else []:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text[:99] if case == "damaged" else text.replace('"schema_version": 1', '"schema_version": 99'))
+    found = command(*([] if case == "nothing" else [runs]), "--out", out)
+    assert found.returncode == 2
+    assert found.stderr.startswith("report: ") and found.stderr.count("\n") == 1, found.stderr
+    assert not out.is_dir()
