@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -59,7 +60,7 @@ def test_draws_all_that_there_are_data_for(sweep: Path, tmp_path: Path, capsys: 
 
 def test_same_runs_give_same_bytes(sweep: Path, tmp_path: Path) -> None:
     for folder in ("one", "two"):
-        draw_all(Settings((str(sweep),), str(tmp_path / folder), ("pareto",)))
+        draw_all(Settings((str(sweep),), str(tmp_path / folder), only=("pareto",)))
     files = sorted((tmp_path / "one").iterdir())
     assert {path.suffix for path in files} == {f".{kind}" for kind in (*FORMATS, "csv")}
     for path in files:
@@ -85,6 +86,7 @@ def test_all_runs_failed_is_one_line(tmp_path: Path) -> None:
         (["nowhere"], "runs=nowhere: there is no such folder"),
         ([".", "formats=gif"], "formats=gif: no such format"),
         ([".", "--only"], "only=: needs a value"),
+        ([".", "where=lora"], "where=lora: must be column=value"),
         ([".", "olny=pareto"], "olny=pareto: no such option; did you mean only?"),
     ],
 )
@@ -128,7 +130,7 @@ def test_one_seed_odd_names_and_damaged_files_leave_the_rest(
     renamed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     only = ("score_parameters", "intruders_rank", "effective_rank")
-    assert draw_all(Settings((str(renamed),), str(tmp_path / "out"), only)) == 8
+    assert draw_all(Settings((str(renamed),), str(tmp_path / "out"), only=only)) == 8
     said = capsys.readouterr().out
     assert "damaged" in said and "effective_rank: skipped" in said and NAME in said
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -146,3 +148,11 @@ def test_the_heading_says_task_model_seeds_runs_and_what_the_bars_are(renamed: P
     assert NAME in heading(figure, odd, figure.data(odd), 6.9) and "1 seed · 1 run" in heading(
         figure, odd, figure.data(odd), 6.9
     )
+
+
+def test_a_filter_leaves_the_colours_and_says_what_there_is(sweep: Path, tmp_path: Path) -> None:
+    only = Settings((str(sweep),), str(tmp_path), ("method=lora", "rank=8"), ("score_parameters",), ("png",))
+    assert draw_all(only) == 2
+    assert pd.read_csv(next(tmp_path.glob("*.csv")))["method"].tolist() == ["lora"]
+    with pytest.raises(AnalysisError, match="where=method=prefix: no run has it; there are full, lora"):
+        draw_all(replace(only, where=("method=prefix",)))
