@@ -46,9 +46,10 @@ class Page:
 def pages(table: pd.DataFrame) -> Iterator[Page]:
     """Yield the finished runs that may be compared, in the order of the records; a copied run once.
 
-    Each model, task, metric and version of the data is a page of its own: figures never mix them.
+    Each model, task, metric and version of the data is a page of its own: figures never mix them. Rows from elsewhere
+    have no items, history or tables to draw and stay in the table.
     """
-    done = table[table["status"] == "done"].drop_duplicates("id")
+    done = table[(table["status"] == "done") & ~table["foreign"]].drop_duplicates("id")
     done = done.assign(model=done["model"].fillna("unnamed model"), task=done["task"].fillna("unnamed task"))
     several = done.groupby(["model", "task"])[["metric", "data_hash"]].nunique(dropna=False).max(axis=1) > 1
     for key, rows in done.groupby(list(BLOCK), dropna=False, sort=False):
