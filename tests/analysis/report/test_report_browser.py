@@ -138,7 +138,7 @@ def test_text_from_runs_is_only_ever_text(opened: Opened) -> None:
     assert opened.page.title() == f"Runs {EVIL}"
     assert f"{EVIL} {KOREAN}" in [*opened.texts("#runs tbody td")]
     assert opened.count("img") == 0
-    assert opened.count("script:not([type])") == 9  # the library and our own
+    assert opened.count("script:not([type])") == 10  # the library and our own
     assert opened.count("main") == 1
 
 
