@@ -80,6 +80,7 @@
     plot.querySelector("svg")?.setAttribute("aria-label", figure.querySelector("figcaption").textContent);
     result.view.addEventListener("click", (_, item) => { if (item?.datum?.row !== undefined) report.openRun(item.datum.row); });
     figure.dataset.drawn = String(turn);
+    performance.mark("drawn");
   };
 
   // spec() is called anew at each painting, for its colours change with the theme.
