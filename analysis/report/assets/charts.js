@@ -16,7 +16,7 @@
     return {
       background: "transparent", font,
       axis: { labelColor: quiet, titleColor: text, gridColor: line, domainColor: quiet, tickColor: quiet, labelFontSize: 12, titleFontSize: 13, titleFontWeight: 500, labelLimit: 220 },
-      legend: { labelColor: text, titleColor: quiet, labelFontSize: 12, titleFontSize: 12, orient: "bottom", columns: innerWidth < 640 ? 2 : 6, labelLimit: 160, symbolOpacity: 1 },
+      legend: { labelColor: text, titleColor: quiet, labelFontSize: 12, titleFontSize: 12, orient: "bottom", columns: innerWidth < 640 ? 2 : 8, labelLimit: 280, symbolOpacity: 1 },
       view: { stroke: null },
       range: { category: series() },
     };

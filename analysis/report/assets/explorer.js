@@ -68,7 +68,7 @@
   const spec = () => {
     const values = points();
     const { color, shape } = report.coloured("group", colours.find(([key]) => key === state.colour)[1], report.distinct("group", report.rows.map((row) => ({ group: groupOf(row, state.colour) }))));
-    const scale = (log) => (log ? { type: "log", nice: true } : { zero: false, nice: true });
+    const scale = (log) => (log ? { type: "log", padding: 14 } : { zero: false, padding: 14 });
     const x = { field: "x", type: "quantitative", title: report.scaled(report.column(state.x)).title, scale: scale(logFor("x")), axis: { tickCount: 8 } };
     const y = { field: "y", type: "quantitative", title: report.scaled(report.column(state.y)).title, scale: scale(logFor("y")), axis: { tickCount: 8 } };
     const rule = (encoding, low, high) => ({ transform: [{ filter: `isValid(datum.${low}) && isValid(datum.${high})` }], mark: { type: "rule", opacity: 0.35, aria: false }, encoding: { color, ...encoding } });
@@ -91,7 +91,7 @@
     const lost = report.kept.length - count;
     report.draw(document.getElementById("explorer"), {
       spec, lines, empty: count === 0,
-      caption: `${y.label} against ${x.label}, ${count} runs${lost ? `; ${lost} without both numbers are left out` : ""}${x.low || y.low ? "; bars are 95 % intervals" : ""}.`,
+      caption: `${y.label} against ${x.label}, ${count} runs${lost ? `; ${lost} without both numbers left out` : ""}${x.low || y.low ? "; bars are 95 % intervals" : ""}.`,
       table: () => ({
         head: ["Run", "Seed", x.label, y.label],
         rows: points().map(({ row: at }) => { const row = report.rows[at]; return [report.runButton(row, row.label ?? row.id), report.has(row, "seed") ? String(row.seed) : "n/a", said(state.x, row).split(": ").pop(), said(state.y, row).split(": ").pop()]; }),
