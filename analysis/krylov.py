@@ -140,7 +140,8 @@ def _start(w: Product, k: int, near: TopVectors | None) -> Float[Tensor, "b side
     """Return orthonormal rows to begin with: some that a low-rank change writes to, known ones, and random ones."""
     parts = [random_rows(k, min(w.shape), w.base)]
     if near is not None:
-        parts = [parts[0][:OVERSAMPLING], (near.v if w.tall else near.u).T]
+        known = (near.v if w.tall else near.u).T
+        parts = [parts[0][: max(OVERSAMPLING, len(parts[0]) - len(known))], known]
     if w.low_rank is not None:
         written = (w.low_rank.a if w.tall else w.low_rank.b.T)[:WRITTEN]
         parts = [parts[0][: len(parts[0]) - (0 if near else len(written))], *parts[1:], written]

@@ -84,7 +84,8 @@ def pareto(table: pd.DataFrame, learning: float | None = None) -> Pareto:
         points = list(_points(where, block, problems))
         rows += _rows(points)
         equal += list(_equal(points, learning if learning is None or better else -learning, better))
-    return Pareto(pd.DataFrame(rows), pd.DataFrame(equal), tuple(problems))
+    frames = pd.DataFrame(rows, columns=ROWS), pd.DataFrame(equal, columns=list(Equal._fields))
+    return Pareto(*frames, tuple(problems))
 
 
 def _points(where: str, block: pd.DataFrame, problems: list[str]) -> Iterator[Point]:
@@ -153,12 +154,19 @@ def _rows(points: list[Point]) -> list[dict[str, object]]:
 
 
 def _equal(points: list[Point], learning: float | None, better: bool) -> Iterator[Equal]:
-    """Yield what every two methods forget at the same learning, each on the line between its configurations."""
-    methods = {point.method: [p for p in points if p.method == point.method] for point in points}
-    pairs = list(itertools.combinations(methods.values(), 2))
+    """Yield what every two methods forget at the same learning, each on the line between its best configurations."""
+    methods = dict.fromkeys(point.method for point in points)
+    pairs = list(itertools.combinations([_front([p for p in points if p.method == name]) for name in methods], 2))
     for one, other in pairs:
         level = min(max(p.value[0] for p in some) for some in (one, other)) if learning is None else learning
         yield _at_equal_learning(one, other, level, better, len(pairs))
+
+
+def _front(points: list[Point]) -> list[Point]:
+    """Return those that none of the same method beats: a run that came apart is no part of what the method can do."""
+    return [
+        point for point, is_best in zip(points, optimal(np.stack([p.value for p in points])), strict=True) if is_best
+    ]
 
 
 def _at_equal_learning(one: list[Point], other: list[Point], level: float, better: bool, family: int) -> Equal:
@@ -193,7 +201,7 @@ def _verdict(names: tuple[str, str], tails: tuple[float, float], possible: float
 def _why(some: list[Point], level: float, better: bool) -> str:
     reached = sorted((p.value[0] if better else -p.value[0]) for p in some)
     if len(some) == 1:
-        return f"{some[0].method} has one configuration, at {reached[0]:.3g}: nothing to interpolate between"
+        return f"{some[0].method} is at its best with one configuration, at {reached[0]:.3g}: no line to read from"
     said = f"{some[0].method} reaches {reached[0]:.3g} to {reached[-1]:.3g}"
     return f"{said}, not {level if better else -level:.3g}"
 

@@ -7,6 +7,7 @@ to 3 points, while another seed moves it by 5.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -92,7 +93,7 @@ def _z(level: float) -> float:
 
 def _reach(alpha: float, power: float, freedom: float) -> float:
     """Return t₁₋α⸝₂ + t_power: how many standard errors a difference must be to be found."""
-    return float(stats.t.ppf(1 - alpha / 2, freedom) + stats.t.ppf(power, freedom))
+    return float(special.stdtrit(freedom, 1 - alpha / 2) + special.stdtrit(freedom, power))
 
 
 def drawn_items(items: int, draws: int = DRAWS, seed: int = 0) -> Array:
@@ -154,7 +155,7 @@ class Estimate:
         known = self.deviations[np.isfinite(self.deviations)]
         if not len(known):
             return np.full(1, np.nan)
-        points = np.quantile(known, (np.arange(GRID) + 0.5) / GRID) if len(known) > GRID else known
+        points = np.quantile(known, (np.arange(GRID) + 0.5) / GRID) if len(known) > GRID and self.outer > 0 else known
         return self.value + known.mean() + self._shrunk * (points - known.mean())
 
     @cached_property
@@ -194,10 +195,10 @@ class Estimate:
 
         Without a spread of seeds that is at least 2/(draws + 1), as no share smaller can be told.
         """
-        share = self.below(0.0)
         draws = int(np.isfinite(self.deviations).sum())
         if not draws:
             return math.nan
+        share = self.below(0.0)
         smaller = min(share, 1 - share)
         return min(1.0, 2 * (smaller if self.outer > 0 else (smaller * draws + 1) / (draws + 1)))
 
@@ -212,8 +213,9 @@ class Estimate:
         if self.value == 0 or not math.isfinite(self.value + items):
             return Needed(math.inf, math.inf)
         factor = (items + self.outer) * (_reach(alpha, power, self.freedom) / self.value) ** 2
-        enough = (n for n in range(2, MOST + 1) if self._shown_by(n, items, alpha, power))
-        return Needed(next(enough, math.inf) if self.outer > 0 else math.inf, factor)
+        counts = range(2, MOST + 1)
+        at = bisect.bisect_left(counts, True, key=lambda n: self._shown_by(n, items, alpha, power))
+        return Needed(counts[at] if self.outer > 0 and at < len(counts) else math.inf, factor)
 
     def _shown_by(self, seeds: int, items: float, alpha: float, power: float) -> bool:
         freedom = self.freedom * (seeds - 1) / max(1, self.seeds - 1)

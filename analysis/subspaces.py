@@ -162,12 +162,14 @@ def summary(rows: list[Row], labels: dict[str, str], matrices: int) -> None:
     """Print the mean φ(i, i) of both sides beside what chance gives."""
     from statistics import mean
 
-    from rich.console import Console
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    from analysis.intruders.summary import wide_console
+
+    console = wide_console()
     console.print(f"{labels['run']} and {labels['other']}: mean φ(i, i) over {matrices} matrices", markup=False)
-    table = Table("i", "left", "by chance", "right", "by chance")
+    table = Table("i", "left", "by chance", "right", "by chance", box=SIMPLE_HEAD)
     for i in sorted({row["i"] for row in rows if row["i"] == row["j"]}):
         here = [row for row in rows if row["i"] == row["j"] == i]
         sides = [[row for row in here if row["side"] == side] for side in ("u", "v")]

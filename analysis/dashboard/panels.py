@@ -69,6 +69,7 @@ def _intruders(shown: Shown) -> tuple[Any, ...]:
         _bars("effective rank of the change, mean", names.analysed("effective_rank")),
         *lost,
         _table("Counts over k and eps", names.analysed("counts")),
+        _table("Weight changes, matrix by matrix", names.analysed("matrices")),
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from analysis.interventions.examine import Examination
 from analysis.interventions.results import Row
 from analysis.interventions.settings import Settings
 from analysis.interventions.vectors import Scaling
+from analysis.intruders.summary import wide_console
 
 
 def summary(
@@ -22,14 +23,14 @@ def summary(
     settings: Settings,
 ) -> None:
     """Print a line for each curve and λ: the task's headline metric, then each probe's."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = wide_console()
     console.print(_headline(name, curves, matrices, settings), markup=False)
     shown = [row for row in rows if row["headline"]]
     columns = list(dict.fromkeys((row["of"], row["metric"]) for row in shown))
-    table = Table("curve", "λ")
+    table = Table("curve", "λ", box=SIMPLE_HEAD)
     for of, metric in columns:
-        table.add_column(metric if of == "task" else f"{of} {metric}", justify="right")
-        table.add_column("change" if of == "task" else "change of what was forgotten", justify="right")
+        table.add_column(metric if of == "task" else f"{of} {metric}", justify="right", no_wrap=True)
+        table.add_column("change" if of == "task" else "of what was forgotten", justify="right", no_wrap=True)
     for place in dict.fromkeys((row["curve"], row["lambda"]) for row in shown):
         here = {(row["of"], row["metric"]): row for row in shown if (row["curve"], row["lambda"]) == place}
         cells = [cell for column in columns for cell in (_value(here[column]), _share(here[column]))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import mean
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +25,7 @@ def summary(name: str, rows: Rows, counts: list[Row], settings: Settings, unchan
 
     Of several optimiser steps each is a line of one table; the last is shown in full.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = wide_console()
     chosen = [row for row in counts if row["by"] == "all" and row["k"] == settings.k and row["eps"] == settings.eps]
     steps = sorted({row["step"] for row in chosen}, key=lambda step: (step is None, step or 0))
     if len(steps) > 1:
@@ -38,6 +39,14 @@ def summary(name: str, rows: Rows, counts: list[Row], settings: Settings, unchan
     if not chosen:
         console.print(f"{name}: no matrix was changed")
     _print_changes(console, rows, unchanged)
+
+
+def wide_console() -> Console:
+    """Return where tables are printed; off a terminal rich would wrap their cells at 80 columns."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200
+    return console
 
 
 def _is(row: Row, control: str, side: str, clustered: bool) -> bool:
@@ -69,7 +78,7 @@ def _steps(rows: Rows, chosen: list[Row]) -> Table:
 
 def _right_aligned(*columns: str) -> Table:
     """Return a table of which all columns but the first two hold numbers."""
-    table = Table(*columns)
+    table = Table(*columns, box=SIMPLE_HEAD)
     for column in table.columns[2:]:
         column.justify = "right"
     return table

@@ -64,7 +64,9 @@ def _placed(runs: pd.DataFrame) -> pd.DataFrame:
 def _once(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that are done, a configuration's seed once."""
     done = runs[runs["status"] == Status.done.value]
-    return pd.concat([done.iloc[:0], *(newest(some) for _, some in done.groupby(list(DEFAULT), dropna=False))])
+    return pd.concat(
+        [done.iloc[:0], *(newest(some) for _, some in done.groupby(list(DEFAULT), dropna=False, sort=False))]
+    )
 
 
 def _row(runs: pd.DataFrame, done: pd.DataFrame, found: Answers | None, problems: list[str]) -> Row:

@@ -57,8 +57,10 @@ def add_findings(run: pd.Series[Any], verdicts: pd.DataFrame | None = None) -> s
     to = send(record(folder), folder, found)
     if to is None:
         return f"{run['id']}: there already"
-    upload = "" if "://" in to else "; upload it with: wandb sync"
-    return f"{run['id']}: {len(found.summary)} values and {len(found.tables)} tables added{upload} {to}"
+    done = f"{run['id']}: added (values: {len(found.summary)}, tables: {len(found.tables)})"
+    if "://" in to:
+        return f"{done}: {to}"
+    return f"{done}; to upload: wandb sync {folder}/wandb/offline-run-*"
 
 
 def send(tracked: dict[str, Any], folder: Path, found: Findings) -> str | None:
@@ -84,7 +86,10 @@ def send(tracked: dict[str, Any], folder: Path, found: Findings) -> str | None:
 
 
 def _so_far(tracked: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return what training left in the summary: `wandb sync` joins the histories of two parts, not their summaries."""
+    """Return what training left in the summary: ``wandb sync`` joins two parts' histories and configurations only.
+
+    It uploads the parts of one run in the order of their beginning, so this one, the later, has to say all.
+    """
     lines = history(folder)
     last = {} if lines.empty else lines.iloc[-1].drop("step", errors="ignore").dropna().to_dict()
     rows = pd.DataFrame(samples(folder))

@@ -78,6 +78,7 @@ def make_run(
     run = RunFolder(folder, execute.identity.run_id(config))
     run.start_over()
     whole = execute._new_record(config, run) | {"status": made.status, "reason": made.reason, "tracker": None}
+    whole |= {"commit": "c" * 40, "dirty": False}  # whatever state this checkout is in
     whole |= {"traceback": f"Traceback …\n{made.reason}"} if made.status == "failed" else {}
     if made.status == "done":
         whole |= _write_results(run, config, made)

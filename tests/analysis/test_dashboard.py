@@ -87,7 +87,7 @@ def test_every_name_is_one_that_is_really_logged(run: Path) -> None:
         assert names["config"] <= wrapped, names["config"] - wrapped
         assert names["plotted"] <= summary | logged, names["plotted"] - summary - logged
     tables = set(re.findall(r"analysis/\w+", json.dumps(spec))) - set(added.summary) - {VERDICT}
-    assert tables == {"analysis/counts", VERDICTS} and tables <= {*added.tables, VERDICTS}
+    assert tables == {"analysis/counts", "analysis/matrices", VERDICTS} and tables <= {*added.tables, VERDICTS}
 
 
 def test_what_is_drawn_over_time_is_history(run: Path) -> None:

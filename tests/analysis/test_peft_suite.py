@@ -13,6 +13,7 @@ import pytest
 from made_results import NOTHING, TEMPLATE, result, write_result
 from made_runs import Made, make_run
 
+from analysis.drawing.page import pages
 from analysis.errors import AnalysisError
 from analysis.peft_suite import FILE, row, rows
 from analysis.peft_suite.exporting import export, export_runs
@@ -189,6 +190,14 @@ def test_foreign_rows_stand_beside_ones_own(tmp_path: Path) -> None:
     assert sorted(table["foreign"].tolist()) == [False, True]
     assert table["label"].is_unique and table.loc[table["foreign"], "score"].item() == 0.4784
     assert rows(tmp_path / "runs/foreign/lora--llama-3.2-3B-rank32").loc[0, "score"] == 0.4784
+
+
+def test_foreign_rows_are_in_the_table_and_in_no_figure(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "method=lora", "rank=4")
+    import_results(write_result(tmp_path / "results"), tmp_path / "runs")
+    table = read_runs(tmp_path / "runs").table
+    assert len(table) == 2
+    assert [page.table["foreign"].tolist() for page in pages(table)] == [[False]]
 
 
 def test_a_copy_damaged_later_is_a_problem_and_the_rest_stays(tmp_path: Path) -> None:

@@ -1,0 +1,205 @@
+"""Comparisons of stored runs: which test speaks, what is refused, and that nothing is called better that is noise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_runs import Made, make_run, make_sweep
+from scipy.stats import binomtest
+
+from analysis.answers import answers, draws_of
+from analysis.compare import Comparison, compare, compare_pair, signed
+from analysis.configurations import cells, configured
+from analysis.errors import AnalysisError
+from analysis.records import items, read_runs
+from harness.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def _right(folder: Path) -> np.ndarray:
+    found = items(folder)
+    return found[(found["phase"] == "after") & (found["split"] == "test")].sort_values("item")["score"].to_numpy()
+
+
+def test_one_run_each_is_mcnemars_test_of_their_items(tmp_path: Path) -> None:
+    one = make_run(tmp_path, "method=lora", made=Made(accuracy=0.8, agreement=0.6))
+    other = make_run(tmp_path, "method=full", made=Made(accuracy=0.72, agreement=0.6))
+    (found,) = compare(read_runs(tmp_path).table).found
+    a, b = _right(one), _right(other)
+    only = int((a > b).sum()), int((a < b).sum())
+    assert found.test == "exact McNemar"
+    assert found.p == pytest.approx(binomtest(only[0], sum(only)).pvalue)
+    assert abs(found.difference) == pytest.approx(0.08)
+    assert found.items == 200
+
+
+def test_a_large_difference_is_called_better_and_a_single_seed_is_said(tmp_path: Path) -> None:
+    make_run(tmp_path, "method=lora", "rank=8", made=Made(accuracy=0.9))
+    make_run(tmp_path, "method=full", made=Made(accuracy=0.6))
+    (found,) = compare(read_runs(tmp_path).table).found
+    assert found.better == "lora r8"
+    assert found.verdict.startswith("lora r8 is better than full: accuracy +.300 [")
+    assert "another seed may say otherwise" in found.verdict
+
+
+def test_several_seeds_are_a_hierarchical_bootstrap_and_speak_of_the_methods(tmp_path: Path) -> None:
+    scores = {"lora": (0.90, 0.88, 0.89), "full": (0.70, 0.72, 0.69)}
+    make_sweep(tmp_path, made=lambda method, rank, rate, seed: Made(accuracy=scores[method][seed]))
+    (found,) = compare(read_runs(tmp_path).table).found
+    assert found.test == "hierarchical bootstrap"
+    assert (found.seeds_first, found.seeds_second) == (3, 3)
+    assert found.better == "lora r8"
+    assert "another seed" not in found.verdict
+
+
+def test_seeds_that_differ_more_than_the_methods_show_no_difference(tmp_path: Path) -> None:
+    scores = {"lora": (0.90, 0.60, 0.75), "full": (0.65, 0.80, 0.70)}
+    make_sweep(tmp_path, made=lambda method, rank, rate, seed: Made(accuracy=scores[method][seed]))
+    (found,) = compare(read_runs(tmp_path).table).found
+    assert found.better is None
+    assert "no difference shown" in found.verdict
+    assert "n needed" in found.verdict
+
+
+def test_equal_runs_say_that_no_number_would_show_a_difference(tmp_path: Path) -> None:
+    make_sweep(tmp_path, seeds=(0,), made=lambda *_: Made(agreement=1.0))
+    (found,) = compare(read_runs(tmp_path).table).found
+    assert (found.difference, found.p, found.better) == (0, 1, None)
+    assert "no number would show it" in found.verdict
+
+
+def test_noise_between_many_configurations_is_never_called_better(tmp_path: Path) -> None:
+    """Twelve configurations of the same worth, three seeds each: 66 comparisons, of which some have p < .05."""
+    rng = np.random.default_rng(0)
+    noise = {(rank, seed): float(rng.normal(0.75, 0.02)) for rank in range(1, 13) for seed in range(3)}
+    made = lambda method, rank, rate, seed: Made(noise[rank, seed], agreement=0.7, forgetting=None)  # noqa: E731
+    make_sweep(tmp_path, ("lora",), ranks=range(1, 13), made=made)
+    found = compare(read_runs(tmp_path).table).found
+    assert len(found) == 66
+    assert [one.verdict for one in found if one.better] == []
+    assert all(one.p_holm >= one.p for one in found)
+
+
+def test_a_smaller_family_corrects_less(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ("lora", "rslora", "full"), seeds=(0,), made=lambda m, *_: Made(0.8 if m == "full" else 0.7))
+    table = read_runs(tmp_path).table
+    every, few = compare(table).found, compare(table, against="full").found
+    assert (len(every), len(few)) == (3, 2)
+    assert all(one.second == "full" and one.family == 2 for one in few)
+    with pytest.raises(ConfigError, match="did you mean full"):
+        compare(table, against="ful")
+
+
+def test_lower_can_be_better() -> None:
+    one = Comparison("", "a", "b", "perplexity", 10, 12, -2, -3, -1, 0.001, 0.001, 1, "t", 9, 3, 3, False, "")
+    assert one.better == "a"
+    assert one.verdict.startswith("a is better than b: perplexity -2.000 [-3.000, -1.000]")
+    assert replace(one, higher_is_better=True).better == "b"
+    assert replace(one, p_holm=0.06).better is None
+    assert replace(one, high=0.1).better is None
+
+
+def test_other_metrics_are_a_paired_bootstrap(tmp_path: Path) -> None:
+    for method, shift in (("lora", 0.0), ("full", 0.4)):
+        folder = make_run(tmp_path, f"method={method}", made=Made(forgetting=None))
+        _regression(folder, shift)
+    (found,) = compare(read_runs(tmp_path).table).found
+    assert found.test == "paired bootstrap"
+    assert found.metric == "pearson"
+    assert found.better == "lora r16"
+
+
+def _regression(folder: Path, noise: float) -> None:
+    """Make a run one of numbers instead of labels."""
+    import json
+
+    rng = np.random.default_rng(1)
+    targets = rng.normal(size=200)
+    scores = targets + (0.3 + noise) * rng.normal(size=200)
+    frame = items(folder)
+    test = (frame["phase"] == "after") & (frame["split"] == "test")
+    frame.loc[test, "score"], frame.loc[test, "target"] = scores, [repr(float(value)) for value in targets]
+    frame.to_parquet(folder / "items.parquet")
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    value = float(np.corrcoef(scores, targets)[0, 1])
+    record["metric"] = "pearson"
+    record["scores"]["after"]["test"]["pearson"] = {"value": value, "low": 0, "high": 1, "n": 200} | {
+        "higher_is_better": True
+    }
+    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_runs_of_different_data_are_compared_within_each(tmp_path: Path) -> None:
+    for data in ("a", "b"):
+        for method, accuracy in (("lora", 0.9), ("full", 0.6)):
+            made = Made(accuracy, data=data * 64, items=200 if data == "a" else 150)
+            make_run(tmp_path / data, f"method={method}", made=made)
+    found = compare(read_runs(tmp_path).table).found
+    assert len(found) == 2
+    assert {one.items for one in found} == {200, 150}
+    assert {one.where for one in found} == {"bert_tiny on trec (data aaaaaaaa)", "bert_tiny on trec (data bbbbbbbb)"}
+
+
+def test_a_pair_with_different_items_is_refused(tmp_path: Path) -> None:
+    sizes = {"lora": 200, "full": 150}
+    make_sweep(tmp_path, seeds=(0,), made=lambda method, *_: Made(items=sizes[method]))
+    runs = configured(read_runs(tmp_path).table)
+    one, other = (answers([cell], [])[0] for cell in cells(runs))
+    with pytest.raises(AnalysisError, match="answered different items"):
+        compare_pair(one, other, runs.iloc[0])
+    found = compare(read_runs(tmp_path).table)
+    assert found.found == ()
+    assert "answered other items" in found.problems[0]
+
+
+def test_a_run_without_items_is_left_out_and_said(tmp_path: Path) -> None:
+    folders = make_sweep(tmp_path, ("lora", "full", "bitfit"), seeds=(0,))
+    (folders[0] / "items.parquet").unlink()
+    found = compare(read_runs(tmp_path).table)
+    assert len(found.found) == 1
+    assert "there is no such file" in found.problems[0]
+
+
+def test_items_that_are_not_the_records_are_refused(tmp_path: Path) -> None:
+    folders = make_sweep(tmp_path, ("lora", "full", "bitfit"), seeds=(0,))
+    frame = items(folders[0])
+    frame.assign(score=1 - frame["score"]).to_parquet(folders[0] / "items.parquet")
+    found = compare(read_runs(tmp_path).table)
+    assert len(found.found) == 1
+    assert "the items give accuracy" in found.problems[0]
+
+
+def test_failed_and_foreign_runs_are_never_compared(tmp_path: Path) -> None:
+    make_run(tmp_path, "method=lora", made=Made(0.9))
+    make_run(tmp_path, "method=full", made=Made(status="failed", reason="out of memory"))
+    assert compare(read_runs(tmp_path).table).found == ()
+    make_run(tmp_path, "method=bitfit", made=Made(0.6))
+    table = read_runs(tmp_path).table
+    table["foreign"] = table["method"] == "bitfit"
+    assert compare(table).found == ()
+    assert compare(table).table().empty
+
+
+def test_the_table_has_a_column_for_each_field_and_the_verdict(tmp_path: Path) -> None:
+    make_sweep(tmp_path, seeds=(0,))
+    table = compare(read_runs(tmp_path).table).table()
+    assert {"first", "second", "difference", "low", "high", "p", "p_holm", "better", "verdict"} <= {*table.columns}
+    assert isinstance(table, pd.DataFrame) and len(table) == 1
+
+
+def test_large_test_sets_draw_fewer_resamples() -> None:
+    assert draws_of(500) == 2000
+    assert draws_of(100_000) == 500
+    assert draws_of(10**7) == 200
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0431, "+.043"), (-0.5, "-.500"), (0.0, "+.000"), (12.34, "+12.3"), (float("nan"), "?")]
+)
+def test_differences_are_written_with_their_sign(value: float, text: str) -> None:
+    assert signed(value) == text
