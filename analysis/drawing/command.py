@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 import analysis.figures
 from analysis.drawing.figure import FIGURES, Figure
-from analysis.drawing.page import Page, draw, pages
+from analysis.drawing.page import Page, pages
+from analysis.drawing.picture import draw
 from analysis.drawing.settings import Settings
 from analysis.drawing.style import Look
 from analysis.errors import AnalysisError
-from analysis.records import Runs, read_runs
+from analysis.records import read_runs
+from analysis.table import filtering
 from harness.errors import HarnessError
 from harness.files import require_writable
 
@@ -29,18 +33,20 @@ def draw_all(settings: Settings) -> int:
     require_writable(out, 2**20)
     for problem in runs.problems:
         print(f"left out: {problem}")
-    look, written = Look.of(runs.table), 0
-    for page in _pages(runs):
+    look, written = Look.of(runs.table), 0  # before the filter: a method keeps its colour whatever else is shown
+    for page in _pages(filtering.chosen(runs.table, settings.where)):
         print(f"{page.model}, {page.task}: {len(page.table)} runs")
+        for warning in page.fair.warnings:
+            print(f"  unequal: {warning}")
         for figure in chosen:
             written += _draw(figure, page, look, out, settings.formats)
     return written
 
 
-def _pages(runs: Runs) -> list[Page]:
-    found = list(pages(runs.table))
+def _pages(table: pd.DataFrame) -> list[Page]:
+    found = list(pages(table))
     if not found:
-        counts = runs.table["status"].value_counts().to_dict()
+        counts = table["status"].value_counts().to_dict()
         how = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())
         raise AnalysisError(
             f"no run ended well ({how}): nothing to draw; the same training command retries what failed"
@@ -51,7 +57,7 @@ def _pages(runs: Runs) -> list[Page]:
 def _draw(figure: Figure, page: Page, look: Look, out: Path, formats: tuple[str, ...]) -> int:
     """Draw one figure of one page; what it lacks, or a damaged file, is a line and the rest goes on."""
     try:
-        data = figure.data(page.table)
+        data = figure.data(page)
     except HarnessError as error:
         print(f"  {figure.name}: skipped: {error}")
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.by_rank import CONTROL_MARKS, CONTROLS
 from analysis.drawing.marks import curve, frame, handle, height, labels, legend, panels, whole_axis
-from analysis.drawing.series import SETTING, chosen_rate, over_seeds
+from analysis.drawing.page import Page
+from analysis.drawing.series import SETTING, over_seeds
 from analysis.drawing.sources import tables
 from analysis.drawing.style import Look, missing
 
@@ -22,20 +24,26 @@ EPS = 0.5
 MAY_BE_MORE = "widened by what bounds leave undecided"
 
 
-def counts(table: pd.DataFrame, keep: Callable[[pd.DataFrame], pd.Series[bool]]) -> pd.DataFrame:
+def counts(page: Page, keep: Callable[[pd.DataFrame], pd.Series[bool]]) -> pd.DataFrame:
     """Return the counts over all matrices of each run, left vectors against W0, of the rows to keep.
 
     Columns besides a run's setting: step, control, clustered, k, eps, intruders, most (where bounds leave vectors
     open, the count is between the two), vectors. Each method and rank at the rate that its validation score chose.
     """
-    table = chosen_rate(table)
+    found = _read(page)
+    return found if found.empty else found[keep(found)].reset_index(drop=True)
 
-    def wanted(rows: pd.DataFrame) -> pd.Series[bool]:
-        here = (rows["by"] == "all") & (rows["side"] == "u") & (rows["reference"] == "w0")
-        return here & (rows["control"] != "quantisation") & keep(rows)
 
-    found = tables(table, "counts", wanted)
+@lru_cache(maxsize=1)
+def _read(page: Page) -> pd.DataFrame:
+    """Return what four figures read of a page: 100 runs' tables have 3 million rows, of which these are a fortieth."""
+    found = tables(page.chosen, "counts", _wanted)
     return found if found.empty else found.assign(most=found["intruders"] + found["undecided"])
+
+
+def _wanted(rows: pd.DataFrame) -> pd.Series[bool]:
+    here = (rows["by"] == "all") & (rows["side"] == "u") & (rows["reference"] == "w0")
+    return here & (rows["control"] != "quantisation")
 
 
 def largest_k(rows: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
+from analysis.drawing.page import Page
 from analysis.drawing.style import Look
 from harness.registry import Registry
 
@@ -33,9 +34,12 @@ class Figure(ABC):
     intervals: ClassVar[str] = ""
     """What the bars and bands are, besides the interval over seeds that the page's note names."""
 
+    chosen: ClassVar[bool] = True
+    """Whether each method and rank is shown at the learning rate that validation chose, and at no other."""
+
     @abstractmethod
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return what is shown, from rows of one model and task; an empty frame where a run has nothing of it.
+    def data(self, page: Page) -> pd.DataFrame:
+        """Return what is shown of a page's runs; an empty frame where none has anything of it.
 
         The column ``ids`` names the runs behind each row, separated by spaces.
         """

@@ -1,37 +1,24 @@
-"""One figure of one model and task: its heading, and its files."""
+"""The runs that a figure may show together: of one model, one task, one metric and one version of the data."""
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cached_property
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from analysis.configurations import BLOCK
-from analysis.drawing.figure import Figure
-from analysis.drawing.fonts import families
-from analysis.drawing.settings import FORMATS
-from analysis.drawing.style import RC, Look, wrapped
-from harness.files import write_bytes
+from analysis.configurations import BLOCK, UNIT, configured, newest
+from analysis.fairness import Fair, fair
 
-TIMELESS: dict[str, dict[str, str | None]] = {
-    "png": {"Software": "peft-harness"},
-    "pdf": {"Creator": "peft-harness", "Producer": "peft-harness", "CreationDate": None},
-    "svg": {"Creator": "peft-harness", "Date": None},
-}
-"""Without dates the same runs give the same bytes, and a repository shows a changed figure only where it changed."""
-INTERVALS = {"seeds": "95 % of the mean over seeds", "items": "95 % over items, one seed"}
+WIDE = ("config.", "version.", "seconds.")
+"""Columns, most of the table's 250, that no figure shows; grouping is ten times as fast without them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Page:
-    """The finished runs of one model on one task: what a figure may show together."""
+    """Finished runs that may be compared."""
 
     model: str
     task: str
@@ -41,6 +28,40 @@ class Page:
     def name(self) -> str:
         """Return model and task as a part of a file's name."""
         return f"{slug(self.model)}-{slug(self.task)}"
+
+    @cached_property
+    def fair(self) -> Fair:
+        """Return the runs at the learning rates that validation chose, and what is unequal between them."""
+        return fair(self.table)
+
+    @cached_property
+    def chosen(self) -> pd.DataFrame:
+        """Return the runs, one a seed, at the rate that each configuration's validation score chose, as tables do.
+
+        ``setting`` is what else of the configuration tells runs of one method and rank apart, mostly nothing; where it
+        is not empty, two lengths of training, say, are two series and never one mean.
+        """
+        return _narrow(self.fair.chosen)
+
+    @cached_property
+    def every_rate(self) -> pd.DataFrame:
+        """Return the runs, one a seed, at every rate."""
+        runs = configured(self.table)
+        groups = runs.groupby([UNIT, "learning_rate"], dropna=False, sort=False)
+        kept = {index for _, some in groups for index in newest(some).index}
+        return _narrow(runs.loc[[index for index in runs.index if index in kept]])
+
+    def chose(self, ids: set[str]) -> bool:
+        """Return whether some of these runs have a rate that was chosen among several."""
+        tried = self.fair.chosen.loc[self.fair.chosen["id"].isin(ids), "rates_tried"]
+        return bool((tried.fillna(1) > 1).any())
+
+
+def _narrow(runs: pd.DataFrame) -> pd.DataFrame:
+    pairs = zip(runs[UNIT].astype(str), runs["label"].astype(str), strict=True)
+    setting = [name.removeprefix(label).strip() for name, label in pairs]
+    kept = [name for name in runs.columns if not name.startswith(WIDE)]
+    return runs[kept].assign(setting=pd.Series(setting, index=runs.index, dtype="str")).reset_index(drop=True)
 
 
 def pages(table: pd.DataFrame) -> Iterator[Page]:
@@ -61,69 +82,3 @@ def pages(table: pd.DataFrame) -> Iterator[Page]:
 def slug(name: str) -> str:
     """Return a name as a part of a file's name: letters of any script, digits, dots and underscores stay."""
     return re.sub(r"[^\w.]+", "_", name).strip("._")[:60] or "unnamed"
-
-
-def heading(figure: Figure, page: Page, data: pd.DataFrame, inches: float) -> str:
-    """Return what stands above a figure: what it is, of what, how many seeds and runs, what the bars are."""
-    ids = {one for cell in data["ids"] for one in str(cell).split()}
-    used = page.table[page.table["id"].isin(ids)]
-    seeds = used["seed"].nunique()
-    parts = [page.model, page.task, _count(seeds, "seed"), _count(len(ids), "run")]
-    lines = [wrapped([figure.title], inches), wrapped(parts, inches)]
-    note = _note(figure, data)
-    return "\n".join([*lines, wrapped([note], inches)] if note else lines)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _note(figure: Figure, data: pd.DataFrame) -> str:
-    kinds = dict.fromkeys(data["interval"]) if "interval" in data else {}
-    told = [INTERVALS[kind] for kind in kinds if kind in INTERVALS]
-    told += [figure.intervals] if figure.intervals else []
-    return f"intervals: {'; '.join(told)}" if told else ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A drawn figure, the frame it shows, and the style that it must be written with."""
-
-    canvas: Canvas
-    data: pd.DataFrame
-    style: dict[str, Any]
-
-    def save(self, stem: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-        """Write the picture in each format and its data as CSV, each file whole or not at all; return their paths."""
-        with mpl.rc_context(self.style):
-            written = [_write(stem, kind, self._bytes(kind)) for kind in formats]
-        return [*written, _write(stem, "csv", self.data.to_csv(index=False, lineterminator="\n").encode())]
-
-    def _bytes(self, kind: str) -> bytes:
-        held = io.BytesIO()
-        self.canvas.savefig(held, format=kind, metadata=TIMELESS[kind])
-        return held.getvalue()
-
-
-def draw(figure: Figure, page: Page, data: pd.DataFrame, look: Look) -> Picture:
-    """Return the figure, drawn under its heading."""
-    size = figure.size(data)
-    title = heading(figure, page, data, size[0])
-    style = RC | {"font.family": families(title + letters(data))}
-    with mpl.rc_context(style):
-        canvas = Canvas(figsize=size, layout="constrained")
-        figure.draw(data, canvas, look)
-        canvas.suptitle(title, x=0.01, ha="left", linespacing=1.35)
-    return Picture(canvas, data, style)
-
-
-def letters(data: pd.DataFrame) -> str:
-    """Return every letter of a frame's text."""
-    columns = [data[name] for name in data.columns if not pd.api.types.is_numeric_dtype(data[name])]
-    return "".join(sorted({letter for column in columns for cell in column for letter in str(cell)}))
-
-
-def _write(stem: Path, kind: str, content: bytes) -> Path:
-    path = stem.with_name(f"{stem.name}.{kind}")  # not with_suffix: a model's name may have a dot
-    write_bytes(path, content)
-    return path

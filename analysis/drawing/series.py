@@ -1,4 +1,4 @@
-"""Runs → series: what makes two runs one setting, and the mean over seeds with its interval."""
+"""Runs that differ by their seed alone → their mean with its interval, and a name."""
 
 from __future__ import annotations
 
@@ -8,38 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.configurations import UNIT, configured, newest
 from analysis.drawing.style import compact, missing
-from analysis.fairness import fair
 from analysis.statistics import LEVEL, from_intervals
 
 SETTING = ["method", "rank", "learning_rate", "setting"]
 """Runs that agree in these differ by their seed alone."""
-
-
-def every_rate(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished runs, one a seed, with the column ``setting``.
-
-    ``setting`` is what else of the configuration tells runs of one method and rank apart, mostly nothing; where it is
-    not empty, two lengths of training, say, are two series and never one mean.
-    """
-    return _with_setting(_once(configured(table[table["status"] == "done"])))
-
-
-def chosen_rate(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the same at the rate that each configuration's validation score chose, as the tables do."""
-    return _with_setting(fair(table).chosen)
-
-
-def _once(runs: pd.DataFrame) -> pd.DataFrame:
-    groups = runs.groupby([UNIT, "learning_rate"], dropna=False, sort=False)
-    kept = {index for _, some in groups for index in newest(some).index}
-    return runs.loc[[index for index in runs.index if index in kept]].reset_index(drop=True)
-
-
-def _with_setting(runs: pd.DataFrame) -> pd.DataFrame:
-    pairs = zip(runs[UNIT].astype(str), runs["label"].astype(str), strict=True)
-    return runs.assign(setting=[name.removeprefix(label).strip() for name, label in pairs])
 
 
 def over_seeds(
@@ -55,8 +28,18 @@ def over_seeds(
     known = rows[numbers(rows, value).notna()]
     if known.empty:
         return pd.DataFrame(columns=[*by, "value", "low", "high", "seeds", "interval", "ids"])
-    groups = known.groupby(list(by), dropna=False, sort=False)
-    return pd.DataFrame([_keys(by, key) | _summary(some, value, low, high) for key, some in groups])
+    kept = list(dict.fromkeys([*by, value, *filter(None, (low, high)), "id"]))
+    groups = known[kept].groupby(list(by), dropna=False, sort=False)
+    return in_order(pd.DataFrame([_keys(by, key) | _summary(some, value, low, high) for key, some in groups]))
+
+
+def in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows method by method in the order of the records, ranks rising; else their order stays."""
+    if not {"method", "rank"} <= set(rows.columns):
+        return rows
+    order = {method: place for place, method in enumerate(dict.fromkeys(rows["method"]))}
+    keys = pd.DataFrame({"method": rows["method"].map(order), "rank": numbers(rows, "rank").fillna(0)})
+    return rows.loc[keys.sort_values(["method", "rank"], kind="stable").index].reset_index(drop=True)
 
 
 def _keys(by: Sequence[str], key: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ Draw what a folder of runs shows, one file a figure, model and task.
   python -m analysis.figures runs/ where=method=lora         of some of the runs
 
   out       folder for the figures (default: figures)
+  where     column=value or configuration.key=value, separated by commas; a value may be a choice: method=lora|full
   only      names of figures, separated by commas (default: all)
   formats   of png, pdf and svg, separated by commas (default: all three); the data are written as CSV beside them
 
@@ -30,6 +31,7 @@ class Settings:
 
     runs: tuple[str, ...] = ()
     out: str = "figures"
+    where: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     formats: tuple[str, ...] = FORMATS
 
@@ -37,6 +39,8 @@ class Settings:
         require(bool(self.runs), "runs", "", "give run folders or a folder of them; --help shows all")
         for run in self.runs:
             require(Path(run).expanduser().is_dir(), "runs", run, "there is no such folder")
+        for condition in self.where:
+            require("=" in condition, "where", condition, "must be column=value")
         for kind in self.formats:
             require(kind in FORMATS, "formats", kind, f"no such format; {nearest(kind, FORMATS)}")
 

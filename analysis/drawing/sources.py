@@ -16,7 +16,7 @@ from analysis.records import history, intruder_tables
 log = logging.getLogger(__name__)
 
 CARRIED = ["id", "seed", *SETTING]
-BINS = 60
+BINS = 30
 """Steps are averaged into at most so many bins: more than a panel two inches wide can show."""
 
 

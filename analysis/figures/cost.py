@@ -8,7 +8,8 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import frame, plain_axis, reach
-from analysis.drawing.series import SETTING, chosen_rate, named, numbers, over_seeds
+from analysis.drawing.page import Page
+from analysis.drawing.series import SETTING, named, numbers, over_seeds
 from analysis.drawing.style import Look, Mark, shorten
 
 GIB = 2**30
@@ -27,9 +28,9 @@ class Cost(Figure):
     title = "Time and memory by method and rank"
     needs = "a run that ended well: python -m harness.run"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, further setting and measure, at the rate that validation chose."""
-        table = chosen_rate(table)
+        table = page.chosen
         scaled = {
             "train_peak": numbers(table, "train_peak_bytes") / GIB,
             "saved_mb": numbers(table, "saved_bytes") / 1e6,
@@ -61,5 +62,6 @@ class Cost(Figure):
 
 
 def _dots(axes: Axes, rows: pd.DataFrame, mark: Mark) -> None:
-    style = {"fmt": mark.marker, "color": mark.colour, "elinewidth": 0.8, "linestyle": "none", "clip_on": False}
-    axes.errorbar(rows["value"], rows["place"], xerr=reach(rows), markersize=4, **style)
+    axes.errorbar(rows["value"], rows["place"], xerr=reach(rows), fmt="none", ecolor=mark.colour, elinewidth=0.8)
+    style = {"color": mark.colour, "markersize": 4, "clip_on": False, "zorder": 3}  # a marker at 0 is not cut in half
+    axes.plot(rows["value"], rows["place"], mark.marker, **style)

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.by_rank import against_rank
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import legend, log_axis
-from analysis.drawing.series import SETTING, chosen_rate, over_seeds
+from analysis.drawing.page import Page
+from analysis.drawing.series import SETTING, over_seeds
 from analysis.drawing.sources import CARRIED, at_end, tables
 from analysis.drawing.style import GREY, Look
 
@@ -20,9 +21,9 @@ class EffectiveRank(Figure):
     title = "Effective rank of the weight change, mean over matrices"
     needs = "intruder tables, with spectra for dense changes: python -m analysis.intruders <runs> spectra=true"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank and further setting, at the rate that its validation score chose."""
-        rows = tables(chosen_rate(table), "matrices", at_end)
+        rows = tables(page.chosen, "matrices", at_end)
         if rows.empty:
             return rows
         means = rows.groupby(CARRIED, dropna=False, sort=False)["change_effective_rank"].mean().reset_index()

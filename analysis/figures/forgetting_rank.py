@@ -8,8 +8,9 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.by_rank import against_rank
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import frame, legend, reference
+from analysis.drawing.page import Page
 from analysis.drawing.probes import change_of, forgetting_label, same_probe
-from analysis.drawing.series import SETTING, chosen_rate, over_seeds
+from analysis.drawing.series import SETTING, over_seeds
 from analysis.drawing.style import Look
 
 
@@ -20,9 +21,9 @@ class ForgettingRank(Figure):
     title = "Forgetting by rank"
     needs = "runs with a forgetting probe: python -m harness.run forgetting=default"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank and further setting."""
-        table = same_probe(chosen_rate(table))
+        table = same_probe(page.chosen)
         found = over_seeds(table, SETTING, "forgetting", "forgetting_low", "forgetting_high")
         return found.assign(probe=forgetting_label(table))
 

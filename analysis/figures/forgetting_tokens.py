@@ -10,8 +10,8 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.curves import along, by_method, curve_size
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import reference
+from analysis.drawing.page import Page
 from analysis.drawing.probes import base_of, change_of, column_of, forgetting_label, same_probe
-from analysis.drawing.series import chosen_rate
 from analysis.drawing.sources import CARRIED, histories
 from analysis.drawing.style import Look
 
@@ -23,9 +23,9 @@ class ForgettingTokens(Figure):
     title = "Forgetting: change of the probe against tokens trained on"
     needs = "probes along the way: python -m harness.run forgetting.every=<every so many steps>"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, further setting and step; at step 0 nothing is lost."""
-        table = same_probe(chosen_rate(table))
+        table = same_probe(page.chosen)
         rows = histories(table, column_of)
         base: dict[str, Any] = {run["id"]: base_of(run) for run in table.to_dict("records")}
         rows = rows.assign(value=rows["value"] - rows["id"].map(base).astype("float64"))

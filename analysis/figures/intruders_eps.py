@@ -7,6 +7,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.counts import MAY_BE_MORE, by_method, count_size, counts, largest_k, mean_counts
 from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.page import Page
 from analysis.drawing.style import Look
 
 
@@ -18,9 +19,9 @@ class IntrudersEps(Figure):
     needs = "intruder tables: python -m analysis.intruders <runs>"
     intervals = MAY_BE_MORE
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, further setting, control and ε, at the largest k that all runs have."""
-        rows = counts(table, lambda rows: rows["step"].isna() & ~rows["clustered"])
+        rows = counts(page, lambda rows: rows["step"].isna() & ~rows["clustered"])
         return mean_counts(largest_k(rows), ["control", "k", "eps"])
 
     def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:

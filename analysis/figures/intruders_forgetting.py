@@ -7,8 +7,9 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import handle, legend, whole_axis
+from analysis.drawing.page import Page
 from analysis.drawing.probes import change_of, forgetting_label, same_probe
-from analysis.drawing.series import every_rate, numbers
+from analysis.drawing.series import numbers
 from analysis.drawing.style import Look
 
 COLUMNS = ["method", "rank", "learning_rate", "seed", "intruders", "intruders_k", "intruders_eps"]
@@ -19,14 +20,15 @@ class IntrudersForgetting(Figure):
     """Whether runs with more intruders forget more; every run is a point, at every rate."""
 
     title = "Intruder dimensions against score and against forgetting, a point a run"
+    chosen = False
     needs = "intruder tables of runs with a forgetting probe: python -m analysis.intruders <runs>"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row a run and what it is held against ("score" or "forgetting"), with Spearman's ρ and its p.
 
         Only runs that were analysed at the same k and ε count: those of the most common pair.
         """
-        table = same_probe(every_rate(table))
+        table = same_probe(page.every_rate)
         table = table[numbers(table, "intruders").notna()]
         if not table.empty:
             pair = table["intruders_k"].astype(str) + " " + table["intruders_eps"].astype(str)

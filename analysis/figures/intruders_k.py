@@ -7,6 +7,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.counts import EPS, MAY_BE_MORE, by_method, count_size, counts, mean_counts
 from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.page import Page
 from analysis.drawing.style import Look
 
 
@@ -18,9 +19,9 @@ class IntrudersK(Figure):
     needs = "intruder tables: python -m analysis.intruders <runs>"
     intervals = MAY_BE_MORE
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, further setting, control and k."""
-        rows = counts(table, lambda rows: rows["step"].isna() & ~rows["clustered"] & (rows["eps"] == EPS))
+        rows = counts(page, lambda rows: rows["step"].isna() & ~rows["clustered"] & (rows["eps"] == EPS))
         return mean_counts(rows, ["control", "eps", "k"])
 
     def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:

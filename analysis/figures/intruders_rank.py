@@ -10,6 +10,7 @@ from analysis.drawing.by_rank import CONTROL_MARKS, CONTROLS, against_rank
 from analysis.drawing.counts import EPS, MAY_BE_MORE, ROOM, counts, largest_k, mean_counts
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import Handle, frame, handle, legend, whole_axis
+from analysis.drawing.page import Page
 from analysis.drawing.style import Look
 
 PANELS = {False: "single vectors (the paper's count)", True: "clusters of near-equal values as one"}
@@ -23,9 +24,9 @@ class IntrudersRank(Figure):
     needs = "intruder tables: python -m analysis.intruders <runs>"
     intervals = MAY_BE_MORE
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, further setting, control and way of counting."""
-        rows = counts(table, lambda rows: rows["step"].isna() & (rows["eps"] == EPS))
+        rows = counts(page, lambda rows: rows["step"].isna() & (rows["eps"] == EPS))
         return mean_counts(largest_k(rows), ["control", "clustered", "k", "vectors"])
 
     def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:

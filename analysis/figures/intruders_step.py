@@ -7,7 +7,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.counts import EPS, MAY_BE_MORE, by_method, count_size, counts, largest_k, mean_counts
 from analysis.drawing.figure import FIGURES, Figure
-from analysis.drawing.series import numbers
+from analysis.drawing.page import Page
 from analysis.drawing.style import Look
 
 
@@ -22,12 +22,12 @@ class IntrudersStep(Figure):
     )
     intervals = MAY_BE_MORE
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, further setting, control and step, the end of training included."""
-        rows = counts(table, lambda rows: (rows["eps"] == EPS) & ~rows["clustered"])
+        rows = counts(page, lambda rows: (rows["eps"] == EPS) & ~rows["clustered"])
         if rows.empty or rows["step"].isna().all():
             return mean_counts(rows.iloc[:0], ["control", "k", "step"])
-        last = rows["id"].map(dict(zip(table["id"], numbers(table, "steps"), strict=True)))
+        last = rows["id"].map(page.chosen.set_index("id")["steps"].astype("float64"))
         along = rows[rows["id"].isin(rows.loc[rows["step"].notna(), "id"])]
         along = along.assign(step=along["step"].fillna(last.loc[along.index]))
         return mean_counts(largest_k(along.drop_duplicates(["id", "control", "k", "step"])), ["control", "k", "step"])

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.heat import bar, grid, heat, ticks
 from analysis.drawing.marks import height, panels
-from analysis.drawing.series import SETTING, chosen_rate, named, over_seeds
+from analysis.drawing.page import Page
+from analysis.drawing.series import SETTING, named, over_seeds
 from analysis.drawing.sources import at_end, tables
 from analysis.drawing.style import Look
 
@@ -22,9 +23,9 @@ class K90Map(Figure):
     title = "Rank that explains 90 % of the weight change, by layer and module"
     needs = "intruder tables, with spectra for dense changes: python -m analysis.intruders <runs> spectra=true"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method (its highest rank, at the chosen rate), layer and module kind."""
-        table = chosen_rate(table)
+        table = page.chosen
         highest = table.groupby("method")["rank"].transform("max")
         rows = tables(table[table["rank"].isna() | (table["rank"] == highest)], "matrices", at_end)
         if rows.empty:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import curve, frame, handle, legend, reference
-from analysis.drawing.series import every_rate, named
+from analysis.drawing.page import Page
+from analysis.drawing.series import named
 from analysis.drawing.sources import CARRIED, tables
 from analysis.drawing.style import COLOURS, LINES, MARKERS, Look, Mark, shorten
 
@@ -27,12 +28,13 @@ class LambdaCurves(Figure):
     """
 
     title = "Task and forgetting when singular vectors are scaled by λ"
+    chosen = False
     needs = "the causal test: python -m analysis.interventions run=<id>"
     intervals = "95 % over items, paired"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each run, mode, curve (intruders, control), λ and headline metric."""
-        rows = tables(every_rate(table), "lambda", lambda rows: rows["headline"].fillna(False).astype(bool))
+        rows = tables(page.every_rate, "lambda", lambda rows: rows["headline"].fillna(False).astype(bool))
         if rows.empty:
             return rows
         keys = ["id", "mode", "of", "metric"]

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.curves import along, by_method, curve_size
 from analysis.drawing.figure import FIGURES, Figure
-from analysis.drawing.series import chosen_rate
+from analysis.drawing.page import Page
 from analysis.drawing.sources import histories
 from analysis.drawing.style import Look
 
@@ -19,9 +19,9 @@ class LearningTokens(Figure):
     title = "Learning: validation score against tokens trained on"
     needs = "scores along the way: python -m harness.run train.eval_steps=<every so many steps>"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, further setting and step."""
-        table = chosen_rate(table)
+        table = page.chosen
         found = along(histories(table, lambda run: f"validation/{run['metric']}"))
         return found.assign(metric=table["metric"].iloc[0])
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.counts import EPS
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import reference
-from analysis.drawing.series import every_rate, named
+from analysis.drawing.page import Page
+from analysis.drawing.series import named
 from analysis.drawing.similarity import TOP, clearest, similarities
 from analysis.drawing.sources import at_end, finetuned, tables
 from analysis.drawing.style import COLOURS, Look, wrapped
@@ -21,22 +22,23 @@ class OneIntruder(Figure):
     """The tuned vector that resembles the base least, beside one of the same matrix that resembles it most."""
 
     title = "One tuned singular vector against the base vectors"
+    chosen = False
     needs = "similarities with all base vectors: python -m analysis.intruders <run> similarity=<the model's width>"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each base vector and of the two tuned vectors.
 
         ``largest`` is the largest |cos| with any base vector, not only with those shown, where the table of vectors
         has it (its upper bound), and ``intruder`` whether that is below ε.
         """
-        rows = similarities(every_rate(table))
+        rows = similarities(page.every_rate)
         if rows.empty:
             return rows
         least = clearest(rows)
         rows = rows[(rows["id"] == least["id"]) & (rows["matrix"] == least["matrix"])]
         most = rows[rows["tuned_index"] < TOP].groupby("tuned_index")["cos"].max()
         rows = rows[rows["tuned_index"].isin([least["tuned_index"], most.idxmax()])]
-        largest = _largest(table[table["id"] == least["id"]].pipe(every_rate), least["matrix"])
+        largest = _largest(page.every_rate[page.every_rate["id"] == least["id"]], least["matrix"])
         rows = rows.assign(largest=rows["tuned_index"].map(largest).fillna(rows["tuned_index"].map(most)))
         rows = rows.assign(name=named(rows, rate=True), value=rows["cos"], ids=rows["id"])
         return rows.assign(intruder=rows["largest"] < EPS).drop(columns=["cos", "id"])

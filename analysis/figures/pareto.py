@@ -7,12 +7,14 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
 
 from analysis.drawing.figure import FIGURES, PAGE, Figure
-from analysis.drawing.marks import frame, handle, legend, ranks_beside, reference
+from analysis.drawing.marks import Handle, frame, handle, legend, ranks_beside, reference
+from analysis.drawing.page import Page
 from analysis.drawing.probes import forgetting_label, same_probe
-from analysis.drawing.series import SETTING, chosen_rate, over_seeds
-from analysis.drawing.style import GREY, Look, Mark
+from analysis.drawing.series import SETTING, over_seeds
+from analysis.drawing.style import GREY, Look, Mark, compact, missing
 
 ENDS = ["value", "low", "high"]
 
@@ -21,12 +23,12 @@ ENDS = ["value", "low", "high"]
 class Pareto(Figure):
     """Which methods learn more at the same forgetting; what lies on the grey steps is beaten by none in both means."""
 
-    title = "Learning against forgetting; the larger the marker, the longer the training"
+    title = "Learning against forgetting; marker size: seconds of training"
     needs = "runs with a forgetting probe: python -m harness.run forgetting=default"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank and further setting, at the rate that its validation score chose."""
-        table = same_probe(chosen_rate(table))
+        table = same_probe(page.chosen)
         score = over_seeds(table, SETTING, "score", "score_low", "score_high")
         lost = over_seeds(table, SETTING, "forgetting", "forgetting_low", "forgetting_high")
         if score.empty:
@@ -57,7 +59,7 @@ class Pareto(Figure):
         axes.set(
             xlabel=f"change of {data['probe'].iloc[0]}: the right forgets less", ylabel=f"test {data['metric'].iloc[0]}"
         )
-        legend(canvas, handles)
+        legend(canvas, [*handles, *(_sized(seconds, data["seconds"]) for seconds in _extremes(data["seconds"]))])
 
     def size(self, data: pd.DataFrame) -> tuple[float, float]:
         """Return inches of both columns: there are many labels."""
@@ -88,8 +90,26 @@ def _point(axes: Axes, row: dict[str, Any], mark: Mark, longest: float) -> None:
     ]
     x, y = row["forgetting_value"], row["value"]
     axes.errorbar(x, y, yerr=reach[1], xerr=reach[0], fmt="none", ecolor=mark.colour, elinewidth=0.6, alpha=0.6)
-    area = 10 + 70 * row["seconds"] / longest if longest > 0 else 30
+    area = 30.0 if missing(row["seconds"]) else _area(row["seconds"], longest)
     axes.scatter(x, y, s=area, color=mark.colour, marker=mark.marker, edgecolors="white", linewidths=0.4, zorder=3)
+
+
+def _area(seconds: float, longest: float) -> float:
+    """Return a marker's area in square points: 10 and, for the longest training, 70 more."""
+    return 10 + 70 * seconds / longest if longest > 0 else 30.0
+
+
+def _extremes(seconds: pd.Series[float]) -> list[float]:
+    known = seconds.dropna()
+    return sorted({float(known.min()), float(known.max())}) if len(known) else []
+
+
+def _sized(seconds: float, among: pd.Series[float]) -> Handle:
+    """Return a legend's entry that says how long a training a marker of this size is."""
+    size = _area(seconds, float(among.max())) ** 0.5
+    return f"{compact(float(f'{seconds:.2g}'))} s", Line2D(
+        [], [], color=GREY, marker="o", linestyle="none", markersize=size
+    )
 
 
 def _steps(axes: Axes, data: pd.DataFrame) -> None:

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import bars, frame, handle, legend, log_axis, ranks_beside, reference
-from analysis.drawing.series import SETTING, chosen_rate, over_seeds
+from analysis.drawing.page import Page
+from analysis.drawing.series import SETTING, over_seeds
 from analysis.drawing.style import Look
 
 
@@ -18,9 +19,9 @@ class ScoreParameters(Figure):
     title = "Score against trainable parameters"
     needs = "a run that ended well: python -m harness.run"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank and further setting."""
-        table = chosen_rate(table)
+        table = page.chosen
         by = [*SETTING, "trainable", "metric", "base"]
         return over_seeds(table.assign(base=table["base"].mean()), by, "score", "score_low", "score_high")
 

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import bars, frame, handle, height, labels, legend, log_axis, panels, reference
-from analysis.drawing.series import SETTING, every_rate, over_seeds
+from analysis.drawing.page import Page
+from analysis.drawing.series import SETTING, over_seeds
 from analysis.drawing.style import Look, missing
 
 COLUMNS = 3
@@ -18,11 +19,12 @@ class ScoreRate(Figure):
     """Whether each method got the rate that suits it; a best rate at the edge of its grid was not found."""
 
     title = "Test score against learning rate, by method and rank"
+    chosen = False
     needs = "more than one rate: python -m harness.run -m train.learning_rate_factor=0.3,1,3"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, rate and further setting; nothing where no method has two rates."""
-        table = every_rate(table)
+        table = page.every_rate
         found = over_seeds(table, SETTING, "score", "score_low", "score_high")
         if found.empty or found.groupby("method")["learning_rate"].nunique().max() < 2:
             return found.iloc[:0]

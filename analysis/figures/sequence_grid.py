@@ -8,7 +8,8 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.heat import bar, grid, heat, ticks
 from analysis.drawing.marks import height, labels, panels
-from analysis.drawing.series import SETTING, chosen_rate, named, over_seeds
+from analysis.drawing.page import Page
+from analysis.drawing.series import SETTING, named, over_seeds
 from analysis.drawing.sources import CARRIED
 from analysis.drawing.style import Look
 from analysis.records import items
@@ -24,10 +25,9 @@ class SequenceGrid(Figure):
     title = "Score on each task after each stage of a sequence, mean over seeds"
     needs = 'a sequence of tasks: python -m harness.run "sequence=[trec,rotten_tomatoes,boolq]"'
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, further setting, stage (0 is the untouched model) and task."""
-        table = chosen_rate(table[table["task"].astype(str).str.contains("+", regex=False)])
-        found = [_scores(run) for run in table.to_dict("records")]
+        found = [_scores(run) for run in page.chosen.to_dict("records") if "+" in page.task]
         found = [rows for rows in found if len(rows)]
         if not found:
             return pd.DataFrame()

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.heat import bar, grid, heat
 from analysis.drawing.marks import height, labels, panels
-from analysis.drawing.series import every_rate, named
+from analysis.drawing.page import Page
+from analysis.drawing.series import named
 from analysis.drawing.similarity import TOP, clearest, similarities
 from analysis.drawing.style import Look
 
@@ -23,11 +24,12 @@ class SimilarityMap(Figure):
     """
 
     title = "|cos| between base and tuned left singular vectors"
+    chosen = False
     needs = "similarities: python -m analysis.intruders <runs> similarity=64"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method (one run of it), base vector and tuned vector of one matrix."""
-        rows = similarities(every_rate(table))
+        rows = similarities(page.every_rate)
         if rows.empty:
             return rows
         rows = rows[rows["matrix"] == clearest(rows)["matrix"]]

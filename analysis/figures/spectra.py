@@ -10,7 +10,8 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import handle, height, labels, legend, log_axis, panels
-from analysis.drawing.series import chosen_rate, named
+from analysis.drawing.page import Page
+from analysis.drawing.series import named
 from analysis.drawing.sources import CARRIED, at_end, tables
 from analysis.drawing.style import GREY, Look, Mark
 
@@ -34,9 +35,9 @@ class Spectra(Figure):
     title = "Singular values of the matrix that changed most"
     needs = "spectra: python -m analysis.intruders <runs> spectra=true"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, spectrum and index; values at the resolution of float32 are left out."""
-        table = one_a_method(chosen_rate(table))
+        table = one_a_method(page.chosen)
         sizes = tables(table, "matrices", at_end)
         rows = tables(table, "spectra", at_end)
         rows = rows[rows["id"].isin(sizes["id"])] if len(rows) and len(sizes) else rows.iloc[:0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -9,7 +11,8 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.curves import along
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import Handle, curve, handle, legend, log_axis
-from analysis.drawing.series import SETTING, chosen_rate
+from analysis.drawing.page import Page
+from analysis.drawing.series import SETTING
 from analysis.drawing.sources import binned, histories
 from analysis.drawing.style import Look, shorten
 
@@ -24,9 +27,9 @@ class TrainingCurves(Figure):
     title = "Training loss and gradient norm against step, by rank"
     needs = "a method with a rank: python -m harness.run -m method=lora,rslora rank=8,64"
 
-    def data(self, table: pd.DataFrame) -> pd.DataFrame:
+    def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, further setting, bin of steps and measure, at the chosen rate."""
-        table = chosen_rate(table)
+        table = page.chosen
         table = table[table["rank"].notna()]
         parts = []
         for measure in SHOWN:
@@ -71,5 +74,5 @@ def _lines(axes: Axes, rows: pd.DataFrame, look: Look) -> dict[str, Handle]:
     for (_, rank, _, setting), own in rows.groupby(SETTING, dropna=False, sort=False):
         name = " ".join(filter(None, [f"rank {int(rank)}", setting]))
         curve(axes, own, "step", look.rank(rank), marker=False, linewidth=0.9)
-        handles[name] = handle(name, look.rank(rank))
+        handles[name] = handle(name, replace(look.rank(rank), marker="none"))
     return handles

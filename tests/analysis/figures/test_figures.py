@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from made_runs import Made, make_sweep
+from made_runs import Made, make_run, make_sweep
 
+import harness.methods
 from analysis.drawing.command import draw_all, figures
 from analysis.drawing.figure import Figure
-from analysis.drawing.page import FORMATS, pages
-from analysis.drawing.settings import Settings, parse
+from analysis.drawing.page import Page, pages
+from analysis.drawing.picture import heading
+from analysis.drawing.settings import FORMATS, Settings, parse
 from analysis.errors import AnalysisError
 from analysis.records import read_runs
 from harness.errors import ConfigError
+from harness.methods.base import METHODS
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sweep")
-
-    def made(method: str, rank: int, rate: float, seed: int) -> Made:
-        return Made(
-            accuracy=0.5 + 0.02 * seed + 0.01 * rank,
-            intruders=rank + 10 * seed,
-            seconds=10.0 + rank,
-            forgetting=0.1 * rank,
-        )
-
-    make_sweep(folder, ("lora", "full"), (2, 8), (1e-3, 3e-3), (0, 1), made, ("train.eval_steps=2",))
-    return folder
 
 
 def test_each_file_registers_one_figure_of_its_name() -> None:
     names = {path.stem for path in (ROOT / "analysis" / "figures").glob("*.py") if not path.stem.startswith("__")}
     assert {figure.name for figure in figures()} == names
     assert len(names) == 20
+
+
+def test_no_figure_knows_a_method_or_task_by_name() -> None:
+    METHODS.discover(harness.methods)
+    for path in [*(ROOT / "analysis" / "figures").glob("*.py"), *(ROOT / "analysis" / "drawing").glob("*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert strings & set(METHODS.names()) == set(), path
 
 
 @pytest.mark.parametrize("figure", figures(), ids=lambda figure: figure.name)
@@ -61,7 +60,7 @@ def test_draws_all_that_there_are_data_for(sweep: Path, tmp_path: Path, capsys: 
 
 def test_same_runs_give_same_bytes(sweep: Path, tmp_path: Path) -> None:
     for folder in ("one", "two"):
-        draw_all(Settings((str(sweep),), str(tmp_path / folder), ("pareto",)))
+        draw_all(Settings((str(sweep),), str(tmp_path / folder), only=("pareto",)))
     files = sorted((tmp_path / "one").iterdir())
     assert {path.suffix for path in files} == {f".{kind}" for kind in (*FORMATS, "csv")}
     for path in files:
@@ -87,6 +86,7 @@ def test_all_runs_failed_is_one_line(tmp_path: Path) -> None:
         (["nowhere"], "runs=nowhere: there is no such folder"),
         ([".", "formats=gif"], "formats=gif: no such format"),
         ([".", "--only"], "only=: needs a value"),
+        ([".", "where=lora"], "where=lora: must be column=value"),
         ([".", "olny=pareto"], "olny=pareto: no such option; did you mean only?"),
     ],
 )
@@ -107,3 +107,52 @@ def test_the_command_answers_a_mistake_without_loading_matplotlib() -> None:
     code = f"import sys, analysis.drawing.settings; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"
+
+
+NAME = '한국어 <b>"감정"</b> $x_1$'
+
+
+@pytest.fixture
+def renamed(tmp_path: Path) -> Path:
+    """Return a run of one seed whose task has a name of every difficult kind, and a folder that is no run any more."""
+    folder = make_run(tmp_path / "runs", "method=lora", "rank=2", "train.eval_steps=2", made=Made(intruders=3))
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    record["config"]["task"]["dataset"] = NAME
+    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    damaged = tmp_path / "runs" / "damaged"
+    damaged.mkdir()
+    (damaged / "record.json").write_text("{", encoding="utf-8")
+    (folder / "analysis" / "matrices.parquet").write_bytes(b"no parquet")
+    return tmp_path / "runs"
+
+
+def test_one_seed_odd_names_and_damaged_files_leave_the_rest(
+    renamed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only = ("score_parameters", "intruders_rank", "effective_rank")
+    assert draw_all(Settings((str(renamed),), str(tmp_path / "out"), only=only)) == 8
+    said = capsys.readouterr().out
+    assert "damaged" in said and "effective_rank: skipped" in said and NAME in said
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "score_parameters-bert_tiny-한국어_b_감정_b_x_1.png" in names
+    data = pd.read_csv(next((tmp_path / "out").glob("score*.csv")))
+    assert data["seeds"].tolist() == [1] and data["interval"].tolist() == ["items"]
+
+
+def test_the_heading_says_task_model_seeds_runs_and_what_the_bars_are(renamed: Path, page: Page) -> None:
+    (figure,) = figures(("score_parameters",))
+    text = heading(figure, page, figure.data(page), 6.9)
+    assert "bert_tiny · trec · 2 seeds · 6 runs · learning rates chosen by validation" in text
+    assert "95 % of the mean over seeds" in text
+    (odd,) = pages(read_runs(renamed).table)
+    assert NAME in heading(figure, odd, figure.data(odd), 6.9) and "1 seed · 1 run" in heading(
+        figure, odd, figure.data(odd), 6.9
+    )
+
+
+def test_a_filter_leaves_the_colours_and_says_what_there_is(sweep: Path, tmp_path: Path) -> None:
+    only = Settings((str(sweep),), str(tmp_path), ("method=lora", "rank=8"), ("score_parameters",), ("png",))
+    assert draw_all(only) == 2
+    assert pd.read_csv(next(tmp_path.glob("*.csv")))["method"].tolist() == ["lora"]
+    with pytest.raises(AnalysisError, match="where=method=prefix: no run has it; there are full, lora"):
+        draw_all(replace(only, where=("method=prefix",)))

@@ -1,0 +1,242 @@
+"""What each figure shows, from its data: held against what the made runs were told to show."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from figure_runs import RATES, accuracy
+from made_runs import STEPS, Made, make_run
+
+from analysis.drawing.command import figures
+from analysis.drawing.page import Page, pages
+from analysis.drawing.picture import draw
+from analysis.drawing.style import Look
+from analysis.records import read_runs
+
+
+def data(name: str, page: Page) -> pd.DataFrame:
+    """Return a figure's data, once it has been drawn too."""
+    (figure,) = figures((name,))
+    found = figure.data(page)
+    if not found.empty:
+        draw(figure, page, found, Look.of(page.table)).canvas.draw_without_rendering()
+    return found
+
+
+def of(rows: pd.DataFrame, method: str, rank: int | None = None, **more: object) -> pd.DataFrame:
+    found = rows[rows["method"] == method]
+    found = found if rank is None else found[found["rank"] == rank]
+    for name, value in more.items():
+        found = found[found[name] == value]
+    return found
+
+
+@pytest.mark.parametrize(("method", "rank"), [("lora", 2), ("lora", 8), ("full", None)])
+def test_score_against_parameters_at_the_rate_that_validation_chose(page: Page, method: str, rank: int | None) -> None:
+    (row,) = of(data("score_parameters", page), method, rank).to_dict("records")
+    assert row["learning_rate"] == RATES[1]
+    assert row["value"] == pytest.approx(np.mean([accuracy(method, rank or 0, RATES[1], seed) for seed in (0, 1)]))
+    assert row["trainable"] == (1000 * rank if rank else 4_000_000)
+    assert row["low"] < row["value"] < row["high"] and row["seeds"] == 2
+
+
+def test_score_against_rate_has_every_rate(page: Page) -> None:
+    rows = of(data("score_rate", page), "lora", 8)
+    assert rows["learning_rate"].tolist() == list(RATES)
+    assert rows["value"].tolist() == pytest.approx(
+        [np.mean([accuracy("lora", 8, r, s) for s in (0, 1)]) for r in RATES]
+    )
+
+
+def test_one_rate_is_no_figure_of_rates(page: Page) -> None:
+    assert data("score_rate", replace(page, table=page.table[page.table["learning_rate"] == RATES[0]])).empty
+
+
+def test_pareto_marks_what_no_other_beats(page: Page) -> None:
+    """LoRA r2 forgets least, full learns most (.81 at .5), LoRA r8 learns .69 at .8 and is beaten by full."""
+    rows = data("pareto", page).set_index(["method", "rank"])
+    assert set(rows[rows["optimal"]].index.get_level_values("method")) == {"lora", "full"}
+    assert rows["forgetting_value"].tolist() == pytest.approx(
+        [0.5 if method == "full" else 0.1 * rank for method, rank in rows.index], abs=1e-6
+    )
+    assert not rows.loc[("lora", 8), "optimal"]
+    assert rows["seconds"].tolist() == pytest.approx([20.5] * 3)
+
+
+def test_forgetting_by_rank(page: Page) -> None:
+    rows = data("forgetting_rank", page)
+    assert of(rows, "lora", 8)["value"].item() == pytest.approx(0.8)
+    assert "higher = more forgotten" in rows["probe"].iloc[0]
+
+
+def test_costs_in_seconds_gib_and_megabytes(page: Page) -> None:
+    rows = of(data("cost", page), "lora", 8).set_index("measure")["value"]
+    assert rows["train_seconds"] == 20.5 and rows["train_peak"] == 2.0
+    assert rows["saved_mb"] == pytest.approx(4 * 8000 / 1e6)
+
+
+def test_learning_and_forgetting_along_the_way(page: Page) -> None:
+    """The made history rises in equal steps from the base to the end, and is evaluated every two steps."""
+    rows = of(data("learning_tokens", page), "lora", 8)
+    assert rows["step"].tolist() == list(range(2, STEPS + 1, 2))
+    end = np.mean([accuracy("lora", 8, RATES[1], seed) for seed in (0, 1)])
+    assert rows["value"].tolist() == pytest.approx(np.interp([0.25, 0.5, 0.75, 1], [0, 1], [0.3, end]))
+    lost = of(data("forgetting_tokens", page), "lora", 8)
+    assert lost["step"].tolist()[0] == 0 and lost["value"].iloc[0] == 0
+    assert lost["value"].diff().iloc[2:].tolist() == pytest.approx([0.8 / 4] * 3)
+
+
+def test_loss_and_gradient_norm_of_methods_with_a_rank(page: Page) -> None:
+    rows = data("training_curves", page)
+    assert set(rows["method"]) == {"lora"}
+    loss = of(rows, "lora", 2, measure="loss")
+    assert loss["value"].tolist() == pytest.approx([2 - step / STEPS for step in range(1, STEPS + 1)])
+    assert set(rows["measure"]) == {"loss", "grad_norm"}
+
+
+def test_long_histories_are_averaged_over_bins_of_one_width() -> None:
+    from analysis.drawing.sources import BINS, CARRIED, binned
+
+    steps = np.arange(1, 301)
+    rows = pd.DataFrame({"step": steps, "tokens": steps * 10.0, "value": steps.astype(float)})
+    found = binned(rows.assign(**dict.fromkeys(CARRIED, "x")))
+    assert len(found) == BINS and found["value"].tolist() == pytest.approx(found["step"].tolist())
+
+
+def test_intruders_against_eps_k_and_rank(page: Page) -> None:
+    """Made intruders have |cos| = .25, the others .75; all of them are the first vectors of the first matrices."""
+    eps, ks, ranks = (data(name, page) for name in ("intruders_eps", "intruders_k", "intruders_rank"))
+    for rank in (2, 8):
+        mean = rank + 0.5
+        by_eps = of(eps, "lora", rank, control="none").set_index("eps")["value"]
+        assert by_eps[0.2] == 0 and by_eps[0.5] == mean and by_eps[0.95] == 60
+        by_k = of(ks, "lora", rank, control="none").set_index("k")["value"]
+        assert by_k[1] == 1 and by_k[10] == mean
+        by_rank = of(ranks, "lora", rank, control="none", clustered=False)
+        assert by_rank["value"].item() == mean and by_rank["vectors"].item() == 60
+        assert (by_rank["low"] >= 0).all()
+        assert (of(ranks, "lora", rank, control="dense")["value"] == 0).all()
+
+
+def test_what_bounds_leave_undecided_widens_the_interval() -> None:
+    from analysis.drawing.counts import mean_counts
+
+    rows = pd.DataFrame({"id": ["a"], "method": ["lora"], "rank": [8], "learning_rate": [1e-3], "setting": [""]})
+    found = mean_counts(rows.assign(intruders=4, most=9, eps=0.7), ["eps"]).iloc[0]
+    assert (found["value"], found["low"], found["high"]) == (4, 4, 9)
+
+
+def test_intruders_along_training(sweep: Path, tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "method=lora", "rank=4", made=Made(intruders=6))
+    path = folder / "analysis" / "counts.parquet"
+    end = pd.read_parquet(path)
+    half = end.assign(step=4, intruders=end["intruders"] // 2)
+    pd.concat([end, half]).to_parquet(path)
+    (one,) = pages(read_runs(tmp_path).table)
+    rows = of(data("intruders_step", one), "lora", 4, control="none")
+    assert dict(zip(rows["step"], rows["value"], strict=True)) == {4: 3, STEPS: 6}
+
+
+def test_spearman_of_intruders_and_forgetting(page: Page) -> None:
+    rows = data("intruders_forgetting", page)
+    assert rows["of"].value_counts().to_dict() == {"score": 12, "forgetting": 12}
+    lost = rows[rows["of"] == "forgetting"]
+    assert sorted(set(lost["intruders"])) == [0, 2, 3, 8, 9]
+    ranks = lost[["intruders", "value"]].astype(float).rank()
+    assert lost["rho"].iloc[0] == pytest.approx(np.corrcoef(ranks.to_numpy().T)[0, 1], abs=1e-6)
+
+
+def test_the_rank_and_k90_of_the_change(page: Page) -> None:
+    ranks = of(data("effective_rank", page), "lora", 8)
+    assert ranks["value"].item() == pytest.approx(np.mean([4.0 + number for number in range(6)]))
+    rows = data("k90_map", page)
+    assert set(rows["value"]) == {3} and set(of(rows, "lora")["rank"]) == {8}
+    assert set(zip(rows["layer"], rows["kind"], strict=True)) == {(i, k) for i in range(3) for k in ("query", "output")}
+
+
+def test_spectra_with_noise_of_the_changes_norm(page: Page) -> None:
+    rows = of(data("spectra", page), "lora", 8)
+    change = rows[rows["of"] == "change"].sort_values("index")["value"]
+    assert change.tolist() == pytest.approx([0.8**j for j in range(10)])
+    noise = rows[rows["of"] == "gaussian"]["value"]
+    assert len(noise) == 128 and np.sqrt((noise**2).sum()) == pytest.approx(1.0)
+
+
+def test_similarity_map_and_one_intruder(page: Page) -> None:
+    """The first tuned vector of the first matrix is an intruder: |cos| = .1 with each base vector; others have .9."""
+    cells = of(data("similarity_map", page), "lora")
+    assert set(cells["matrix"]) == {"layer.0.query"} and len(cells) == 100
+    rows = data("one_intruder", page)
+    vectors = rows.groupby("tuned_index")[["largest", "intruder"]].first()
+    assert vectors["intruder"].sum() == 1 and vectors.loc[vectors["intruder"], "largest"].item() == 0.25
+    assert rows.loc[rows["intruder"], "value"].tolist() == [0.1] * 10
+
+
+def test_sequence_grid_is_the_mean_of_the_items(tmp_path: Path) -> None:
+    import json
+
+    folder = make_run(tmp_path, "method=lora", "rank=4")
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    record["config"]["sequence"] = ["first", "second"]
+    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    shares = {(0, "first"): 0.2, (0, "second"): 0.4, (1, "first"): 1.0, (1, "second"): 0.6, (2, "first"): 0.8}
+    shares[2, "second"] = 1.0
+    items = pd.read_parquet(folder / "items.parquet")
+    new = [
+        items.head(5).assign(
+            phase="after", split=f"forgetting/sequence/{stage}/{task}", score=[1.0] * right + [0.0] * (5 - right)
+        )
+        for (stage, task), share in shares.items()
+        for right in [round(5 * share)]
+    ]
+    pd.concat([items, *new]).to_parquet(folder / "items.parquet")
+    (one,) = pages(read_runs(tmp_path).table)
+    rows = data("sequence_grid", one)
+    assert {(row.stage, row.task): row.value for row in rows.itertuples()} == pytest.approx(shares)
+    assert rows["after"].drop_duplicates().tolist() == ["untouched", "1 first", "2 second"]
+
+
+def test_lambda_curves_in_per_cent_or_where_that_is_undefined_as_differences(sweep: Path, tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "method=lora", "rank=4")
+    rows = []
+    for curve in ("intruder", "neighbour"):
+        for factor in (0.0, 1.0, 2.0):
+            for of_, percent in (("task", 5.0 * (factor - 1)), ("lm_loss", None)):
+                rows.append(
+                    {"run": folder.name, "mode": "top", "curve": curve, "lambda": factor, "of": of_, "metric": "m"}
+                    | {"headline": True, "delta": factor - 1, "delta_low": factor - 1.5, "delta_high": factor - 0.5}
+                    | {
+                        "percent": percent,
+                        "percent_low": percent and percent - 1,
+                        "percent_high": percent and percent + 1,
+                    }
+                )
+    (folder / "analysis").mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_parquet(folder / "analysis" / "lambda.parquet")
+    (one,) = pages(read_runs(tmp_path).table)
+    found = data("lambda_curves", one)
+    task, lost = (found[(found["of"] == name) & (found["curve"] == "intruder")] for name in ("task", "lm_loss"))
+    assert task["value"].tolist() == [-5, 0, 5] and set(task["unit"]) == {"percent"}
+    assert lost["value"].tolist() == [-1, 0, 1] and set(lost["unit"]) == {"delta"}
+
+
+def test_two_lengths_of_training_are_two_series_and_never_one_mean(tmp_path: Path) -> None:
+    for steps in (8, 16):
+        make_run(tmp_path, "method=lora", "rank=4", f"train.max_steps={steps}", made=Made(accuracy=steps / 20))
+    (one,) = pages(read_runs(tmp_path).table)
+    rows = data("score_parameters", one)
+    assert sorted(rows["setting"]) == ["max_steps=16", "max_steps=8"]
+    assert sorted(rows["value"]) == pytest.approx([0.4, 0.8])
+
+
+def test_a_copied_run_counts_once(sweep: Path, tmp_path: Path, page: Page) -> None:
+    run = next(path for path in sweep.iterdir() if path.name.startswith("lora"))
+    shutil.copytree(sweep, tmp_path / "sweep")
+    shutil.copytree(run, tmp_path / "copy")
+    (one,) = pages(read_runs(tmp_path).table)
+    assert len(one.table) == len(page.table)
