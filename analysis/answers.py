@@ -50,7 +50,7 @@ def answers(groups: Sequence[tuple[str, pd.DataFrame]], problems: list[str]) -> 
     """
     read: dict[str, Array] = {}
     asked: pd.DataFrame | None = None
-    for run in (run for _, runs in groups for run in runs.itertuples()):
+    for run in (run for _, runs in groups for run in runs[["folder", "metric", "score"]].itertuples()):
         try:
             found = _asked(run.folder, asked)
             read[run.folder] = rows_of(run.metric, found, run.score, run.folder)

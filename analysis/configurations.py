@@ -25,7 +25,7 @@ def configured(table: pd.DataFrame) -> pd.DataFrame:
     names = [name for name in table.columns if name.startswith(SETTINGS) and _counts(name)]
     groups = table.groupby(["model", "task", *KEYS], dropna=False, sort=False)
     differing = [name for name in names if (groups[name].nunique(dropna=False) > 1).any()]
-    return table.assign(**{UNIT: [_label(row, differing) for _, row in table.iterrows()]})
+    return table.assign(**{UNIT: [_label(row, differing) for _, row in table[["label", *differing]].iterrows()]})
 
 
 def _counts(name: str) -> bool:

@@ -9,29 +9,24 @@ from __future__ import annotations
 
 import re
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
-from typing import NoReturn
 
+from analysis.flags import Parser, fail
 from harness.errors import HarnessError
 from harness.files import write_json
 
-
-class Parser(ArgumentParser):
-    """Says what is wrong in one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line and exit."""
-        fail(message)
+NAME = "wandb_dashboard"
 
 
-def fail(line: str) -> NoReturn:
-    print(f"wandb_dashboard: {line}", file=sys.stderr)
-    sys.exit(2)
+class Arguments(Parser):
+    """The command's flags."""
+
+    command = NAME
 
 
 def parse(given: list[str]) -> Namespace:
-    parser = Parser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = Arguments(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("place", metavar="entity/project", help="whose project, as in its address on W&B")
     parser.add_argument("--runs", type=Path, nargs="+", help="show what these runs measured, not what any may have")
     parser.add_argument("--out", type=Path, help="write the specification to this file and send nothing")
@@ -46,7 +41,7 @@ def main() -> None:
     try:
         work(arguments)
     except (HarnessError, OSError) as error:
-        fail(str(error))
+        fail(NAME, str(error))
 
 
 def work(arguments: Namespace) -> None:

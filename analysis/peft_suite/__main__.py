@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
-from typing import NoReturn
 
+from analysis.flags import Parser, fail
 from harness.errors import HarnessError, nearest
 
-COMMANDS = ("import", "export")
+NAME, COMMANDS = "peft_suite", ("import", "export")
 
 
-class Parser(ArgumentParser):
-    """Says what is wrong in one line, exit code 2."""
+class Arguments(Parser):
+    """The command's flags."""
 
-    def error(self, message: str) -> NoReturn:
-        """Print one line and exit."""
-        fail(message)
-
-
-def fail(line: str) -> NoReturn:
-    """Print what is wrong in one line and exit with code 2."""
-    print(f"peft_suite: {line}", file=sys.stderr)
-    sys.exit(2)
+    command = NAME
 
 
 def main() -> None:
@@ -32,13 +24,13 @@ def main() -> None:
     try:
         (_import if arguments.command == "import" else _export)(arguments)
     except HarnessError as error:
-        fail(str(error))
+        fail(NAME, str(error))
 
 
 def parse(given: list[str]) -> Namespace:
     """Return the arguments; a command that there is none of is named with the nearest."""
-    parser = Parser(prog="python -m analysis.peft_suite", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="import|export", parser_class=Parser)
+    parser = Arguments(prog="python -m analysis.peft_suite", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="import|export", parser_class=Arguments)
     taken = commands.add_parser("import", help="read result files of PEFT's method comparison")
     taken.add_argument("results", type=Path, help="folder of results/*.json, or one file")
     taken.add_argument("--runs", type=Path, default=Path("runs"), help="your runs; copies go to its foreign/ (runs)")

@@ -32,6 +32,7 @@ def parse(given: list[str]) -> Namespace:
     parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some")
     parser.add_argument("--out", type=Path, default=Path("report"), help=f"folder for {FILE} (report)")
     parser.add_argument("--title", default="Fine-tuning runs", help="the page's heading (Fine-tuning runs)")
+    parser.add_argument("--against", metavar="CONFIGURATION", help="compare with this one only, as its row is named")
     return parser.parse_args(given)
 
 
@@ -56,7 +57,7 @@ def write(arguments: Namespace) -> None:
     target = arguments.out / FILE
     if arguments.out.exists() and not arguments.out.is_dir():
         raise HarnessError(f"--out={arguments.out}: is a file; give a folder")
-    text = page(runs, arguments.title).encode()
+    text = page(runs, arguments.title, arguments.against).encode()
     write_bytes(target, text)
     for line in runs.problems:
         print(f"report: {line}", file=sys.stderr)

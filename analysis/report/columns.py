@@ -16,7 +16,7 @@ class Column:
     key: str
     label: str
     format: str = "number"
-    """text, number, share, percent, whole, rate, bytes or seconds."""
+    """text, number, share, change, percent, whole, rate, bytes or seconds."""
     hint: str = ""
     low: str | None = None
     high: str | None = None
@@ -33,11 +33,11 @@ KNOWN = (
     Column("seed", "Seed", "whole", shown=True),
     Column("learning_rate", "Learning rate", "rate", shown=True),
     Column("scale", "LoRA scale", "number", "α/r, for rsLoRA α/√r"),
-    Column("status", "Status", "text", shown=True),
+    Column("status", "Status", "text"),
     Column("score", "Score", "share", "test split, 95 % interval", "score_low", "score_high", shown=True),
     Column("base", "Base", "share", "the untouched model, test split", "base_low", "base_high", shown=True),
     Column("validation", "Validation", "share", "by which learning rates are chosen"),
-    Column("forgetting", "Forgetting", "number", "", "forgetting_low", "forgetting_high", shown=True),
+    Column("forgetting", "Forgetting", "change", "", "forgetting_low", "forgetting_high", shown=True),
     Column("intruders", "Intruders", "whole", "intruder dimensions, left vectors, against W0", shown=True),
     Column("intruders_clustered", "Intruders, clusters", "whole", "near-equal base values count as one subspace"),
     Column("intruders_v", "Intruders, right", "whole", "right singular vectors"),
@@ -103,7 +103,7 @@ def _probes(table: pd.DataFrame) -> Iterator[Column]:
             continue
         name = stem.removeprefix("probe.").replace(".", " ")
         if end == "delta":
-            yield Column(key, f"Δ {name}", "number", "after minus before", f"{stem}.low", f"{stem}.high")
+            yield Column(key, f"Δ {name}", "change", "after minus before", f"{stem}.low", f"{stem}.high")
         elif end == "after":
             alone = not _has(table, f"{stem}.delta")
             yield Column(key, name, "number", "after training", *((f"{stem}.low", f"{stem}.high") if alone else ()))

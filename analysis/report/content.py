@@ -11,6 +11,7 @@ from analysis.records import Runs
 from analysis.report import runs as each
 from analysis.report.citation import Citation, citations
 from analysis.report.columns import columns
+from analysis.report.verdicts import Verdicts, verdicts
 from harness.record import Status
 
 
@@ -36,8 +37,7 @@ class Content:
     failures: list[Failure]
     problems: list[str]
     """What could not be read."""
-    warnings: list[str]
-    """Why a comparison might not be fair."""
+    verdicts: Verdicts
     missing: dict[str, str]
     """Section → what to run so that it has something to show."""
     citations: list[Citation]
@@ -53,10 +53,11 @@ MISSING = {
 }
 
 
-def content(runs: Runs) -> Content:
-    """Return what a page of these runs shows."""
+def content(runs: Runs, against: str | None = None) -> Content:
+    """Return what a page of these runs shows; `against` is the configuration to compare with, all unless given."""
     table = runs.table.reset_index(drop=True)
-    problems = list(runs.problems)
+    judged = verdicts(table, against)
+    problems = [*runs.problems, *judged.problems]
     found = each.records_of(table)
     samples, curves = each.samples(table), each.histories(table)
     data = {
@@ -73,8 +74,8 @@ def content(runs: Runs) -> Content:
         data=data,
         counts={status: int(count) for status, count in table["status"].value_counts().items()},
         failures=_failures(table),
-        problems=problems,
-        warnings=[],
+        problems=list(dict.fromkeys(problems)),
+        verdicts=judged,
         missing=_missing(table, samples, curves),
         citations=citations(found),
     )

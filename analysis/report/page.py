@@ -21,13 +21,13 @@ from analysis.records import Runs
 from analysis.report.content import Content, content
 from harness import __version__
 
-SCRIPTS = ("data", "charts", "leaderboard", "explorer", "intruders", "samples", "run", "main")
+SCRIPTS = ("data", "charts", "leaderboard", "pairs", "explorer", "intruders", "samples", "run", "main")
 """Files of ``assets/``, in the order in which they run."""
 
 
-def page(runs: Runs, title: str, now: datetime | None = None) -> str:
-    """Return the HTML of a page about these runs."""
-    made = content(runs)
+def page(runs: Runs, title: str, against: str | None = None, now: datetime | None = None) -> str:
+    """Return the HTML of a page about these runs; `against` as in :func:`analysis.report.content.content`."""
+    made = content(runs, against)
     scripts = [library(), *(_asset(f"{name}.js") for name in SCRIPTS)]
     style = _asset("style.css")
     return (

@@ -145,6 +145,7 @@ def _counts(counts: pd.DataFrame, k: int, eps: float) -> dict[str, Any]:
     }
 
 
-def _cells(rows: pd.DataFrame, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    kept = rows[["reference", "control", *names, "intruders", "vectors"]]
-    return [{str(key): plain(value) for key, value in row.items()} for row in kept.to_dict("records")]
+def _cells(rows: pd.DataFrame, names: tuple[str, ...]) -> dict[str, list[Any]]:
+    """Return the columns of some rows; by column they take a third of the page that they take by row."""
+    kept = ["reference", "control", *names, "intruders", "vectors"]
+    return {name: [plain(value) for value in rows[name]] for name in kept}

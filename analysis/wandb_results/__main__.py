@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
-from typing import NoReturn
 
+from analysis.flags import Parser, fail
 from harness.errors import HarnessError
 
-
-class Parser(ArgumentParser):
-    """Says what is wrong in one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line and exit."""
-        fail(message)
+NAME = "wandb_results"
 
 
-def fail(line: str) -> NoReturn:
-    """Print what is wrong in one line and exit with code 2."""
-    print(f"wandb_results: {line}", file=sys.stderr)
-    sys.exit(2)
+class Arguments(Parser):
+    """The command's flags."""
+
+    command = NAME
 
 
 def parse(given: list[str]) -> Namespace:
     """Return the arguments."""
-    parser = Parser(prog="python -m analysis.wandb_results", description=__doc__)
+    parser = Arguments(prog="python -m analysis.wandb_results", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some")
     return parser.parse_args(given)
 
@@ -37,7 +31,7 @@ def main() -> None:
     try:
         problems = add(arguments.runs)
     except HarnessError as error:
-        fail(str(error))
+        fail(NAME, str(error))
     except KeyboardInterrupt:
         print("wandb_results: interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)

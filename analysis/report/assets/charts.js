@@ -16,7 +16,7 @@
     return {
       background: "transparent", font,
       axis: { labelColor: quiet, titleColor: text, gridColor: line, domainColor: quiet, tickColor: quiet, labelFontSize: 12, titleFontSize: 13, titleFontWeight: 500, labelLimit: 220 },
-      legend: { labelColor: text, titleColor: quiet, labelFontSize: 12, titleFontSize: 12, orient: "bottom", columns: innerWidth < 640 ? 2 : 6, labelLimit: 160, symbolOpacity: 1 },
+      legend: { labelColor: text, titleColor: quiet, labelFontSize: 12, titleFontSize: 12, orient: "bottom", columns: innerWidth < 640 ? 2 : 8, labelLimit: 280, symbolOpacity: 1 },
       view: { stroke: null },
       range: { category: series() },
     };
@@ -80,6 +80,7 @@
     plot.querySelector("svg")?.setAttribute("aria-label", figure.querySelector("figcaption").textContent);
     result.view.addEventListener("click", (_, item) => { if (item?.datum?.row !== undefined) report.openRun(item.datum.row); });
     figure.dataset.drawn = String(turn);
+    performance.mark("drawn");
   };
 
   // spec() is called anew at each painting, for its colours change with the theme.

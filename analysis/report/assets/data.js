@@ -37,6 +37,7 @@ const report = {};
   const formats = {
     text: String,
     share: (value) => (Math.abs(value) <= 1 ? value.toFixed(3).replace(/^(-?)0\./, "$1.") : value.toFixed(1)),
+    change: (value) => (Math.abs(value) < 10 ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3).replace(/^0\./, ".")}` : trimmed(value, 4)),
     percent: (value) => `${trimmed(100 * value, 3)} %`,
     whole: (value) => value.toLocaleString("en"),
     rate: (value) => (value >= 0.01 ? trimmed(value, 3) : value.toExponential().replace(/(\.\d\d)\d*e/, "$1e")),

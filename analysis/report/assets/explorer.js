@@ -68,7 +68,7 @@
   const spec = () => {
     const values = points();
     const { color, shape } = report.coloured("group", colours.find(([key]) => key === state.colour)[1], report.distinct("group", report.rows.map((row) => ({ group: groupOf(row, state.colour) }))));
-    const scale = (log) => (log ? { type: "log", nice: true } : { zero: false, nice: true });
+    const scale = (log) => (log ? { type: "log", padding: 14 } : { zero: false, padding: 14 });
     const x = { field: "x", type: "quantitative", title: report.scaled(report.column(state.x)).title, scale: scale(logFor("x")), axis: { tickCount: 8 } };
     const y = { field: "y", type: "quantitative", title: report.scaled(report.column(state.y)).title, scale: scale(logFor("y")), axis: { tickCount: 8 } };
     const rule = (encoding, low, high) => ({ transform: [{ filter: `isValid(datum.${low}) && isValid(datum.${high})` }], mark: { type: "rule", opacity: 0.35, aria: false }, encoding: { color, ...encoding } });
@@ -91,7 +91,7 @@
     const lost = report.kept.length - count;
     report.draw(document.getElementById("explorer"), {
       spec, lines, empty: count === 0,
-      caption: `${y.label} against ${x.label}, ${count} runs${lost ? `; ${lost} without both numbers are left out` : ""}${x.low || y.low ? "; bars are 95 % intervals" : ""}.`,
+      caption: `${y.label} against ${x.label}, ${count} runs${lost ? `; ${lost} without both numbers left out` : ""}${x.low || y.low ? "; bars are 95 % intervals" : ""}.`,
       table: () => ({
         head: ["Run", "Seed", x.label, y.label],
         rows: points().map(({ row: at }) => { const row = report.rows[at]; return [report.runButton(row, row.label ?? row.id), report.has(row, "seed") ? String(row.seed) : "n/a", said(state.x, row).split(": ").pop(), said(state.y, row).split(": ").pop()]; }),
@@ -106,12 +106,18 @@
   if (curveForm) {
     const has = (name) => report.data.histories.some((history) => history?.[name]);
     const names = ["loss", "grad_norm", "learning_rate"].filter(has);
-    const chosen = { x: "step", y: names[0] };
+    const chosen = { x: "step", y: names[0], smooth: report.rows.length > 3 };
+    const WINDOW = 9; // points; single steps of a small batch say more of the batch than of the run
+    const smoothed = (values) => values.map((value, at) => {
+      const near = values.slice(Math.max(0, at - WINDOW + 1), at + 1).filter((one) => typeof one === "number");
+      return value === null || !near.length ? null : near.reduce((sum, one) => sum + one, 0) / near.length;
+    });
+    const shownCurve = (history) => (chosen.smooth && chosen.y !== "learning_rate" ? smoothed(history[chosen.y]) : history[chosen.y]);
     const runs = () => report.kept.filter((row) => report.data.histories[row.row]?.[chosen.y]);
     const curve = () => {
       const values = () => runs().flatMap((row) => {
         const history = report.data.histories[row.row];
-        return history[chosen.y].map((y, at) => ({ row: row.row, group: row.method ?? "n/a", x: history[chosen.x]?.[at], y })).filter(({ x, y: value }) => typeof x === "number" && typeof value === "number");
+        return shownCurve(history).map((y, at) => ({ row: row.row, group: row.method ?? "n/a", x: history[chosen.x]?.[at], y })).filter(({ x, y: value }) => typeof x === "number" && typeof value === "number");
       });
       const last = (row) => { const history = report.data.histories[row.row]; return history[chosen.y].filter((value) => value !== null).pop(); };
       report.draw(document.getElementById("curve"), {
@@ -132,13 +138,14 @@
         },
         lines: ({ row: at }) => [report.title(report.rows[at]), report.rows[at].id, `${LABELS[chosen.y]} at the end: ${format({ format: "number" }, last(report.rows[at]))}`],
         empty: runs().length === 0,
-        caption: `${LABELS[chosen.y]} by ${LABELS[chosen.x].toLowerCase()}, ${runs().length} runs. Long curves are thinned evenly.`,
+        caption: `${LABELS[chosen.y]} by ${LABELS[chosen.x].toLowerCase()}, ${runs().length} runs${chosen.smooth && chosen.y !== "learning_rate" ? `; each point is the mean of the last ${WINDOW} logged` : ""}. Long curves are thinned evenly.`,
         table: () => ({ head: ["Run", "Seed", `${LABELS[chosen.y]} at the start`, "At the end"], rows: runs().map((row) => { const history = report.data.histories[row.row]; return [report.runButton(row, row.label ?? row.id), String(row.seed ?? "n/a"), format({ format: "number" }, history[chosen.y].find((value) => value !== null)), format({ format: "number" }, last(row))]; }) }),
       });
     };
     curveForm.append(
       report.choice("Up (y)", names.map((name) => [name, LABELS[name]]), chosen.y, (y) => { chosen.y = y; curve(); }),
       report.choice("Across (x)", ["step", "tokens"].filter(has).map((name) => [name, LABELS[name]]), chosen.x, (x) => { chosen.x = x; curve(); }),
+      report.check("smoothed", chosen.smooth, (smooth) => { chosen.smooth = smooth; curve(); }),
     );
     report.follow(curve);
   }

@@ -2,7 +2,8 @@
 // Intruder dimensions of one run, by layer, by kind of matrix, over ε and over k, beside its null controls.
 {
   const form = document.getElementById("intruder-choices");
-  const found = report.data.intruders;
+  const rowsOf = (columns) => columns.control.map((_, at) => Object.fromEntries(Object.entries(columns).map(([name, values]) => [name, values[at]])));
+  const found = report.data.intruders.map((run) => run && { ...run, by: run.by.map(rowsOf), over_eps: rowsOf(run.over_eps), over_k: rowsOf(run.over_k) });
   const CHANGES = { none: "fine-tuning", dense: "random, equal norm", low_rank: "random, equal norm and rank", quantisation: "quantising alone" };
   const VIEWS = [["layer", "by layer"], ["kind", "by kind of matrix"], ["over_eps", "over ε"], ["over_k", "over k"]];
   const runs = report.rows.filter((row) => found[row.row]);

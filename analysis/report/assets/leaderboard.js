@@ -3,7 +3,7 @@
 {
   const { make, format } = report;
   const many = (key) => report.distinct(key).length > 1;
-  const shown = new Set(report.columns.filter((column) => column.shown || (["model", "task"].includes(column.key) && many(column.key))).map((column) => column.key));
+  const shown = new Set(report.columns.filter((column) => column.shown || (["model", "task", "status"].includes(column.key) && many(column.key))).map((column) => column.key));
   const higher = report.rows.find((row) => report.has(row, "higher_is_better"))?.higher_is_better ?? true;
   const order = { key: report.column("score") ? "score" : "label", down: report.column("score") ? higher : false };
 

@@ -16,4 +16,5 @@
   apply(select.value);
   report.refilter();
   document.documentElement.dataset.ready = "true";
+  performance.mark("ready");
 }

@@ -39,7 +39,7 @@
     if (row.foreign) parts.push(make("p", { class: "warning", text: "A number from elsewhere: its items are not known, so it is never paired with runs of your own." }));
     if (row.reason) parts.push(make("p", { text: row.reason }));
     if (data.tracebacks[at]) parts.push(make("details", {}, make("summary", { text: "Traceback" }), make("pre", { text: data.tracebacks[at], tabindex: "0" })));
-    parts.push(list("Results and costs", results(row)), ...again(row));
+    parts.push(...again(row), make("h3", { text: "Results and costs" }), list("Test split unless said otherwise, 95 % intervals", results(row)));
     const [differing, common] = settings(at, (key) => key.startsWith("config."));
     const [hereOnly, everywhere] = settings(at, (key) => !key.startsWith("config."));
     parts.push(make("h3", { text: "Configuration" }));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import re
 import shutil
@@ -11,13 +12,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from browser_page import EVIL, KOREAN
 from made_runs import Made, make_run
 
+from analysis.compare import compare
+from analysis.fairness import fair
 from analysis.records import read_runs
 from analysis.report.page import embedded, page
 from analysis.report.runs import POINTS, _even, shared
+from analysis.report.verdicts import _reference
 
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
@@ -78,6 +83,23 @@ def test_every_run_has_a_command_that_was_read_back(page_file: Path) -> None:
     data = data_of(page_file.read_text(encoding="utf-8"))
     assert all(entry["command"].startswith("python -m harness.run ") for entry in data["commands"])  # type: ignore[attr-defined]
     assert sum(entry["problem"] is None for entry in data["commands"]) == 13  # type: ignore[attr-defined]  # one names a model that does not exist
+
+
+def test_verdicts_on_the_page_are_those_of_the_comparison(runs_folder: Path, page_file: Path) -> None:
+    picked = fair(read_runs(runs_folder).table)
+    text = html.unescape(page_file.read_text(encoding="utf-8"))
+    made = compare(picked.chosen)
+    assert len(made.found) == text.count("<tr data-pair>") >= 3
+    assert sum(one.better is not None for one in made.found) == text.count('class="verdict"') >= 1
+    assert all(line in text for line in picked.warnings) and picked.warnings
+
+
+def test_too_many_pairs_are_compared_with_the_one_that_validation_puts_first() -> None:
+    names = [f"c{number}" for number in range(40)]
+    table = pd.DataFrame({"configuration": names, "validation": range(40), "higher_is_better": True})
+    assert _reference(table) == "c39"
+    assert _reference(table.assign(higher_is_better=False)) == "c0"
+    assert _reference(table.head(5)) is None
 
 
 def test_settings_are_kept_once_where_they_agree() -> None:

@@ -1,0 +1,132 @@
+"""What may be concluded: configurations over seeds at their chosen rates, compared in pairs, weighed for forgetting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pandas as pd
+
+from analysis.compare import Comparison, compare, signed
+from analysis.configurations import UNIT
+from analysis.fairness import fair
+from analysis.pareto import pareto
+from analysis.table.grouped import DEFAULT, grouped
+from analysis.table.writing import shown, shown_pareto
+from harness.errors import HarnessError
+
+MOST_PAIRS = 300
+"""Every two configurations are compared up to here; a bootstrap takes a tenth of a second, and nobody reads more."""
+
+
+class Words(NamedTuple):
+    """A table as text."""
+
+    head: list[str]
+    rows: list[list[str]]
+
+
+class Pair(NamedTuple):
+    """A comparison as a row of the page."""
+
+    first: str
+    second: str
+    where: str
+    better: str | None
+    difference: str
+    p: str
+    said: str
+    """What would show the difference, or what a single seed cannot say."""
+    test: str
+    counted: str
+
+
+@dataclass
+class Verdicts:
+    """What stands under Comparisons, and what is said against it."""
+
+    over_seeds: Words | None = None
+    pairs: list[Pair] = field(default_factory=list)
+    reference: str | None = None
+    """The configuration that all others are compared with, where there are too many for every pair."""
+    pareto: Words | None = None
+    equal: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    """What is not fair about the comparisons."""
+    problems: list[str] = field(default_factory=list)
+
+
+def verdicts(table: pd.DataFrame, against: str | None = None) -> Verdicts:
+    """Return every verdict about the runs that are done; what could not be compared is among its problems."""
+    found = Verdicts()
+    picked = fair(table)
+    found.warnings = list(picked.warnings)
+    if picked.chosen.empty:
+        return found
+    found.over_seeds = _over_seeds(picked.chosen, found.problems)
+    found.reference = against or _reference(picked.chosen)
+    made = compare(picked.chosen, found.reference)
+    found.pairs = [_pair(one) for one in made.found]
+    found.problems += made.problems
+    _weigh(table, found)
+    found.problems = list(dict.fromkeys(found.problems))
+    return found
+
+
+def _over_seeds(chosen: pd.DataFrame, problems: list[str]) -> Words:
+    rows, more = grouped(chosen, DEFAULT)
+    problems += more
+    rates = chosen.drop_duplicates(UNIT).set_index(UNIT)["rates"]
+    return _words(shown(rows.assign(rates=rows[UNIT].map(rates)), DEFAULT))
+
+
+def _words(table: pd.DataFrame) -> Words:
+    return Words([str(name) for name in table.columns], [[str(cell) for cell in row] for row in table.to_numpy()])
+
+
+def _reference(chosen: pd.DataFrame) -> str | None:
+    """Return the configuration that validation puts first, where there are too many for every pair; else None.
+
+    Not the test split's first: it would be compared by the luck that made it so.
+    """
+    count = chosen[UNIT].nunique()
+    if count * (count - 1) // 2 <= MOST_PAIRS:
+        return None
+    means = chosen.groupby(UNIT)["validation"].mean().dropna()
+    if means.empty:
+        return str(chosen[UNIT].iloc[0])
+    return str((means if chosen["higher_is_better"].iloc[0] else -means).idxmax())
+
+
+def _pair(one: Comparison) -> Pair:
+    single = min(one.seeds_first, one.seeds_second) == 1
+    warning = "one seed: of these trained models, another seed may say otherwise" if single else ""
+    seeds = sorted({one.seeds_first, one.seeds_second})
+    return Pair(
+        first=one.first,
+        second=one.second,
+        where=one.where,
+        better=one.better,
+        difference=f"{signed(one.difference)} [{signed(one.low)}, {signed(one.high)}]",
+        p=f"{one.p_holm:.2g}",
+        said=warning if one.better else one.needed,
+        test=one.test,
+        counted=f"{one.items:,} items, {' and '.join(map(str, seeds))} seed{'' if seeds == [1] else 's'}",
+    )
+
+
+def _weigh(table: pd.DataFrame, found: Verdicts) -> None:
+    """Add which configurations are Pareto-optimal, and what equal learning costs."""
+    try:
+        made = pareto(table)
+    except HarnessError as error:
+        found.problems.append(str(error))
+        return
+    found.problems += made.problems
+    if made.rows.empty:
+        return
+    found.pareto = _words(shown_pareto(made.rows))
+    for one in made.equal.itertuples():
+        low, high = signed(float(one.low)), signed(float(one.high))
+        interval = "" if low == "?" else f": {signed(float(one.difference))} [{low}, {high}]"
+        found.equal.append(f"{one.first}, {one.second}: {one.verdict}{interval}")
