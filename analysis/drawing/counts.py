@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -65,7 +66,7 @@ def mean_counts(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def by_method(data: pd.DataFrame, canvas: Canvas, look: Look, x: str, xlabel: str) -> None:
-    """Draw a panel a method: a line a rank, and the mean of the null controls over its runs in grey."""
+    """Draw a panel a method: a line a rank, and in grey the mean of the null controls over its runs."""
     methods = list(dict.fromkeys(data["method"]))
     handles = {}
     places = panels(canvas, methods, COLUMNS)
@@ -83,7 +84,11 @@ def by_method(data: pd.DataFrame, canvas: Canvas, look: Look, x: str, xlabel: st
         whole_axis(axes.yaxis)
     labels(places, COLUMNS, xlabel, "intruder dimensions")
     ranked = sorted(handles.items(), key=lambda entry: (len(entry[0]), entry[0]))
-    controls = [handle(text, CONTROL_MARKS[name]) for name, text in CONTROLS.items() if name in set(data["control"])]
+    controls = [
+        handle(text, replace(CONTROL_MARKS[name], marker="none"))
+        for name, text in CONTROLS.items()
+        if name in set(data["control"])
+    ]
     legend(canvas, [*(handle(name, mark) for name, mark in ranked), *controls])
 
 

@@ -18,6 +18,8 @@ from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
 log = logging.getLogger(__name__)
+# A PDF holds only the letters it needs; of tables for editing the font, which it drops, it would warn each time.
+logging.getLogger("fontTools.subset").setLevel(logging.ERROR)
 
 MAIN = "DejaVu Sans"
 PACKAGED = ("koreanize_matplotlib", "fonts/NanumGothic.ttf")

@@ -72,10 +72,11 @@ def pages(table: pd.DataFrame) -> Iterator[Page]:
     """
     done = table[(table["status"] == "done") & ~table["foreign"]].drop_duplicates("id")
     done = done.assign(model=done["model"].fillna("unnamed model"), task=done["task"].fillna("unnamed task"))
-    several = done.groupby(["model", "task"])[["metric", "data_hash"]].nunique(dropna=False).max(axis=1) > 1
+    several = done.groupby(["model", "task"])[["metric", "data_hash"]].nunique(dropna=False) > 1
     for key, rows in done.groupby(list(BLOCK), dropna=False, sort=False):
         model, task, metric, data = map(str, key)
-        more = f" ({metric}, data {data[:8]})" if several[model, task] else ""
+        metrics, versions = several.loc[(model, task)]
+        more = f" {metric}" * bool(metrics) + f" data {data[:8]}" * bool(versions)
         yield Page(model, task + more, rows.reset_index(drop=True))
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.by_rank import CONTROL_MARKS, CONTROLS, against_rank
+from analysis.drawing.by_rank import CONTROL_MARKS, CONTROLS, against_rank, positions
 from analysis.drawing.counts import EPS, MAY_BE_MORE, ROOM, counts, largest_k, mean_counts
 from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import Handle, frame, handle, legend, whole_axis
@@ -50,8 +50,7 @@ class IntrudersRank(Figure):
 
 
 def _control(axes: Axes, data: pd.DataFrame, control: str) -> Handle:
-    """Draw the mean of a null control over all runs as a line across."""
-    mark = CONTROL_MARKS[control]
-    mean = data.loc[data["control"] == control, "value"].mean()
-    axes.axhline(mean, color=mark.colour, linestyle=mark.line, linewidth=0.9, zorder=1)
-    return handle(CONTROLS[control], mark)
+    """Draw a null control where the runs that it belongs to stand: its norm and rank are theirs."""
+    rows, mark = data[data["control"] == control], CONTROL_MARKS[control]
+    axes.plot(positions(rows, data), rows["value"], mark.marker, color=mark.colour, markersize=4, zorder=2)
+    return handle(CONTROLS[control], mark, line=False)

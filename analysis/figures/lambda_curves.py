@@ -79,4 +79,5 @@ def _panel(axes: Axes, rows: pd.DataFrame, marks: dict[str, Mark]) -> None:
     reference(axes, 0)
     if len(rows):
         frame(axes, rows, 0)
-        axes.set_ylabel(UNITS[rows["unit"].iloc[0]])
+        of = "the score" if rows["of"].iloc[0] == "task" else "what was forgotten"
+        axes.set_ylabel(f"{UNITS[rows['unit'].iloc[0]]} of {of}")

@@ -29,14 +29,18 @@ class ScoreParameters(Figure):
         """Draw a point a row."""
         axes = canvas.subplots()
         handles = []
+        trainable = data["trainable"].astype("float64")
+        wide = trainable.max() > 5 * trainable.min()
         among = data["method"].nunique()
         for place, (method, own) in enumerate(data.groupby("method", sort=False)):
             # a little apart: LoRA, rsLoRA and QLoRA of one rank train equally many
-            rows = own.assign(trainable=own["trainable"].astype("float64") * 1.05 ** (place - (among - 1) / 2))
+            apart = 1.05 ** (place - (among - 1) / 2) if wide else 1.0
+            rows = own.assign(trainable=own["trainable"].astype("float64") * apart)
             bars(axes, rows, "trainable", look.method(method))
             handles.append(handle(method, look.method(method), line=False))
         reference(axes, data["base"].iloc[0], "untouched")
         frame(axes, data, data["base"].iloc[0], share=True)
-        log_axis(axes.xaxis, data["trainable"])
+        log_axis(axes.xaxis, trainable)
+        axes.set_xlim(trainable.min() / 2, trainable.max() * 2)
         axes.set(xlabel="trainable parameters", ylabel=f"test {data['metric'].iloc[0]}")
         legend(canvas, handles)

@@ -73,6 +73,12 @@ def test_one_page_for_each_model_and_task(sweep: Path) -> None:
     assert [(page.task, len(page.table)) for page in pages(table)] == [("other", 4), ("trec", len(table) - 4)]
 
 
+def test_another_version_of_the_data_is_another_page(sweep: Path) -> None:
+    table = read_runs(sweep).table
+    table.loc[:3, "data_hash"] = "f" * 64
+    assert sorted(page.task for page in pages(table)) == ["trec data 00000000", "trec data ffffffff"]
+
+
 def test_all_runs_failed_is_one_line(tmp_path: Path) -> None:
     make_sweep(tmp_path / "runs", ("lora",), seeds=(0,), made=lambda *_: Made(status="failed", reason="out of memory"))
     with pytest.raises(AnalysisError, match=r"no run ended well \(1 failed\)"):
