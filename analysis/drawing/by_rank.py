@@ -9,9 +9,17 @@ from matplotlib.axes import Axes
 from analysis.drawing.marks import Handle, bars, handle, log_axis
 from analysis.drawing.style import GREY, Look, Mark
 
-CONTROLS = {"dense": "random, equal norm", "low_rank": "random, equal norm and rank"}
+CONTROLS = {
+    "dense": "random, equal norm",
+    "low_rank": "random, equal norm and rank",
+    "quantisation": "quantising the base alone",
+}
 """Null controls by their name in the tables: what counts come of a change that learned nothing."""
-CONTROL_MARKS = {"dense": Mark(GREY, "none", (0, (1, 1))), "low_rank": Mark(GREY, "none", (0, (4, 2)))}
+CONTROL_MARKS = {
+    "dense": Mark(GREY, "none", (0, (1, 1))),
+    "low_rank": Mark(GREY, "none", (0, (4, 2))),
+    "quantisation": Mark(GREY, "none", (0, (6, 1, 1, 1))),
+}
 
 
 def against_rank(axes: Axes, data: pd.DataFrame, look: Look) -> list[Handle]:

@@ -42,8 +42,7 @@ def _read(page: Page) -> pd.DataFrame:
 
 
 def _wanted(rows: pd.DataFrame) -> pd.Series[bool]:
-    here = (rows["by"] == "all") & (rows["side"] == "u") & (rows["reference"] == "w0")
-    return here & (rows["control"] != "quantisation")
+    return (rows["by"] == "all") & (rows["side"] == "u") & (rows["reference"] == "w0")
 
 
 def largest_k(rows: pd.DataFrame) -> pd.DataFrame:
@@ -58,7 +57,11 @@ def mean_counts(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         return over_seeds(pd.DataFrame(columns=[*keys, "intruders", "id"]), keys, "intruders")
     least = over_seeds(rows, keys, "intruders", "intruders", "most")
     most = over_seeds(rows, keys, "most", "intruders", "most")
-    return least.assign(low=np.clip(least["low"], 0, None), high=np.maximum(least["high"], most["high"]))
+    # one run's ends are what is undecided, and no interval over items
+    kinds = least["interval"].replace("items", "")
+    return least.assign(
+        low=np.clip(least["low"], 0, None), high=np.maximum(least["high"], most["high"]), interval=kinds
+    )
 
 
 def by_method(data: pd.DataFrame, canvas: Canvas, look: Look, x: str, xlabel: str) -> None:

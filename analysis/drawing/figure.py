@@ -50,4 +50,4 @@ class Figure(ABC):
 
     def size(self, data: pd.DataFrame) -> tuple[float, float]:
         """Return width and height in inches."""
-        return COLUMN, 2.9
+        return COLUMN, 3.4

@@ -151,11 +151,19 @@ def labels(axes: dict[str, Axes], columns: int, xlabel: str, ylabel: str) -> Non
             one.set_xlabel(xlabel)
 
 
-def frame(axes: Axes, data: pd.DataFrame, *more: float, names: tuple[str, str, str] = ENDS, axis: str = "y") -> None:
+def frame(
+    axes: Axes,
+    data: pd.DataFrame,
+    *more: float,
+    names: tuple[str, str, str] = ENDS,
+    axis: str = "y",
+    share: bool = False,
+) -> None:
     """Show all values, and of their intervals no more than three times the range of the values.
 
     The t interval of two seeds is 12.7 standard errors to each side: on an axis that held all of it, nothing
-    could be told apart. What is longer runs out of the frame.
+    could be told apart. What is longer runs out of the frame. With `share`, values that all lie from 0 to 1, as
+    accuracies do, have an axis that ends there, whatever a t interval says.
     """
     value, low, high = (data[name].astype("float64") for name in names)
     least, most = min([value.min(), *more]), max([value.max(), *more])
@@ -163,5 +171,7 @@ def frame(axes: Axes, data: pd.DataFrame, *more: float, names: tuple[str, str, s
     room = room if np.isfinite(room) else 1.0
     bottom, top = max(least - room, min(low.min(), least)), min(most + room, max(high.max(), most))
     bottom, top = (least if np.isnan(bottom) else bottom), (most if np.isnan(top) else top)
+    if share and least >= 0 and most <= 1:
+        bottom, top = max(bottom, 0.0), min(top, 1.0)
     edge = 0.06 * ((top - bottom) or room)
     (axes.set_ylim if axis == "y" else axes.set_xlim)(bottom - edge, top + edge)

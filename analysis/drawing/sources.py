@@ -75,6 +75,15 @@ def at_end(rows: pd.DataFrame) -> pd.Series[bool]:
     return rows["step"].isna() & (rows["reference"] == "w0")
 
 
+def learned(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Return which rows are of what training changed: over a quantised base that is the change against this base.
+
+    Against the weights before quantising it would hold the rounding too, which has full rank.
+    """
+    quantised = bool((rows["reference"] == "dequantised").any())
+    return rows["step"].isna() & (rows["reference"] == ("dequantised" if quantised else "w0"))
+
+
 def finetuned(rows: pd.DataFrame) -> pd.Series[bool]:
     """Return which rows are of fine-tuning itself and of no null control."""
     return rows["control"] == "none"

@@ -11,8 +11,11 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B3A700")
-"""Okabe and Ito (2008), their yellow darkened: #F0E442 has a contrast of 1.3 with white paper."""
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B3A700"),
+    *("#882255", "#332288"),
+)
+"""Okabe and Ito (2008), their yellow darkened (#F0E442 has a contrast of 1.3 with white), and two of Tol's (2021)."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p")
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (7, 2, 2, 2)))
 GREY = "#767676"

@@ -10,7 +10,7 @@ from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import legend, log_axis
 from analysis.drawing.page import Page
 from analysis.drawing.series import SETTING, over_seeds
-from analysis.drawing.sources import CARRIED, at_end, tables
+from analysis.drawing.sources import CARRIED, learned, tables
 from analysis.drawing.style import GREY, Look
 
 
@@ -23,7 +23,7 @@ class EffectiveRank(Figure):
 
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank and further setting, at the rate that its validation score chose."""
-        rows = tables(page.chosen, "matrices", at_end)
+        rows = tables(page.chosen, "matrices", learned)
         if rows.empty:
             return rows
         means = rows.groupby(CARRIED, dropna=False, sort=False)["change_effective_rank"].mean().reset_index()

@@ -90,4 +90,5 @@ def _said(rows: pd.DataFrame) -> str:
     rho, p = rows["rho"].iloc[0], rows["p"].iloc[0]
     if pd.isna(rho):
         return f"no Spearman's ρ: one side never changes, n = {len(rows)}" if len(rows) > 2 else f"n = {len(rows)}"
-    return f"Spearman's ρ = {rho:.2f}, p {'< .001' if p < 0.001 else f'= {p:.3f}'}, n = {len(rows)} runs"
+    signed = f"{rho:.2f}".replace("-", "−")
+    return f"Spearman's ρ = {signed}, p {'< .001' if p < 0.001 else f'= {p:.3f}'}, n = {len(rows)} runs"

@@ -41,7 +41,7 @@ class IntrudersRank(Figure):
             whole_axis(axes.yaxis)
             handles += [_control(axes, own, control) for control in CONTROLS if control in set(own["control"])]
         first = data.iloc[0]
-        both[0].set_ylabel(f"intruders of {int(first['vectors'])} (k = {int(first['k'])}, ε = {EPS})")
+        both[0].set_ylabel(f"intruders of {int(first['vectors'])}\n(k = {int(first['k'])}, ε = {EPS})")
         legend(canvas, handles)
 
     def size(self, data: pd.DataFrame) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from analysis.drawing.heat import bar, grid, heat, ticks
 from analysis.drawing.marks import height, panels
 from analysis.drawing.page import Page
 from analysis.drawing.series import SETTING, named, over_seeds
-from analysis.drawing.sources import at_end, tables
+from analysis.drawing.sources import learned, tables
 from analysis.drawing.style import Look
 
 COLUMNS = 3
@@ -27,7 +27,7 @@ class K90Map(Figure):
         """Return a row for each method (its highest rank, at the chosen rate), layer and module kind."""
         table = page.chosen
         highest = table.groupby("method")["rank"].transform("max")
-        rows = tables(table[table["rank"].isna() | (table["rank"] == highest)], "matrices", at_end)
+        rows = tables(table[table["rank"].isna() | (table["rank"] == highest)], "matrices", learned)
         if rows.empty:
             return rows
         found = over_seeds(rows, [*SETTING, "layer", "kind"], "change_k90")

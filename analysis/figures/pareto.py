@@ -52,7 +52,7 @@ class Pareto(Figure):
         _steps(axes, data)
         reference(axes, data["base"].iloc[0], "untouched")
         axes.axvline(0, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
-        frame(axes, data, data["base"].iloc[0])
+        frame(axes, data, data["base"].iloc[0], share=True)
         frame(axes, data, 0, names=("forgetting_value", "forgetting_low", "forgetting_high"), axis="x")
         if data["worse"].iloc[0] > 0:
             axes.invert_xaxis()

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.figure import FIGURES, Figure
-from analysis.drawing.marks import bars, frame, handle, legend, log_axis, ranks_beside, reference
+from analysis.drawing.marks import bars, frame, handle, legend, log_axis, reference
 from analysis.drawing.page import Page
 from analysis.drawing.series import SETTING, over_seeds
 from analysis.drawing.style import Look
@@ -34,10 +34,9 @@ class ScoreParameters(Figure):
             # a little apart: LoRA, rsLoRA and QLoRA of one rank train equally many
             rows = own.assign(trainable=own["trainable"].astype("float64") * 1.05 ** (place - (among - 1) / 2))
             bars(axes, rows, "trainable", look.method(method))
-            ranks_beside(axes, rows, "trainable", "value", look.method(method))
             handles.append(handle(method, look.method(method), line=False))
         reference(axes, data["base"].iloc[0], "untouched")
-        frame(axes, data, data["base"].iloc[0])
+        frame(axes, data, data["base"].iloc[0], share=True)
         log_axis(axes.xaxis, data["trainable"])
         axes.set(xlabel="trainable parameters", ylabel=f"test {data['metric'].iloc[0]}")
         legend(canvas, handles)

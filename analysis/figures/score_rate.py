@@ -42,7 +42,7 @@ class ScoreRate(Figure):
                 bars(axes, rows.sort_values("learning_rate"), "learning_rate", mark, linestyle=mark.line, linewidth=1)
                 handles[name] = handle(name, mark)
             reference(axes, data["base"].iloc[0], "untouched")
-            frame(axes, data, data["base"].iloc[0])
+            frame(axes, data, data["base"].iloc[0], share=True)
             log_axis(axes.xaxis, data["learning_rate"])
         labels(places, COLUMNS, "learning rate", f"test {data['metric'].iloc[0]}")
         legend(canvas, handles.values())

@@ -12,7 +12,7 @@ from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import handle, height, labels, legend, log_axis, panels
 from analysis.drawing.page import Page
 from analysis.drawing.series import named
-from analysis.drawing.sources import CARRIED, at_end, tables
+from analysis.drawing.sources import CARRIED, learned, tables
 from analysis.drawing.style import GREY, Look, Mark
 
 COLUMNS = 3
@@ -38,8 +38,8 @@ class Spectra(Figure):
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, spectrum and index; values at the resolution of float32 are left out."""
         table = one_a_method(page.chosen)
-        sizes = tables(table, "matrices", at_end)
-        rows = tables(table, "spectra", at_end)
+        sizes = tables(table, "matrices", learned)
+        rows = tables(table, "spectra", learned)
         rows = rows[rows["id"].isin(sizes["id"])] if len(rows) and len(sizes) else rows.iloc[:0]
         if rows.empty:
             return rows

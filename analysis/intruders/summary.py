@@ -101,7 +101,8 @@ def _cell(row: Row) -> str:
 
 
 def _print_changes(console: Console, rows: Rows, unchanged: int) -> None:
-    last = [row for row in rows.matrices if row["reference"] == rows.matrices[-1]["reference"]] if rows.matrices else []
+    end = {key: rows.matrices[-1][key] for key in ("step", "reference")} if rows.matrices else {}
+    last = [row for row in rows.matrices if end.items() <= row.items()]
     ranks = [row["change_effective_rank"] for row in last if row["change_effective_rank"] is not None]
     parts = [f"mean ‖ΔW‖/‖W0‖ {mean(row['relative_norm'] for row in last):.4f}"] if last else []
     parts += [f"mean effective rank of ΔW {mean(ranks):.1f}"] if ranks else []

@@ -15,6 +15,7 @@ from made_runs import STEPS, Made, make_run
 from analysis.drawing.command import figures
 from analysis.drawing.page import Page, pages
 from analysis.drawing.picture import draw
+from analysis.drawing.sources import learned
 from analysis.drawing.style import Look
 from analysis.records import read_runs
 
@@ -128,7 +129,13 @@ def test_what_bounds_leave_undecided_widens_the_interval() -> None:
 
     rows = pd.DataFrame({"id": ["a"], "method": ["lora"], "rank": [8], "learning_rate": [1e-3], "setting": [""]})
     found = mean_counts(rows.assign(intruders=4, most=9, eps=0.7), ["eps"]).iloc[0]
-    assert (found["value"], found["low"], found["high"]) == (4, 4, 9)
+    assert (found["value"], found["low"], found["high"], found["interval"]) == (4, 4, 9, "")
+
+
+def test_over_a_quantised_base_the_change_is_what_training_changed() -> None:
+    rows = pd.DataFrame({"step": [None, None, 4], "reference": ["w0", "dequantised", "dequantised"]})
+    assert learned(rows).tolist() == [False, True, False]
+    assert learned(rows[rows["reference"] == "w0"]).tolist() == [True]
 
 
 def test_intruders_along_training(sweep: Path, tmp_path: Path) -> None:

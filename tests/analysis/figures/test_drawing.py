@@ -151,6 +151,14 @@ def test_the_frame_shows_all_values_and_cuts_intervals_that_dwarf_them() -> None
     assert 0.3 < bottom < 0.5 and 0.6 < top < 0.8
 
 
+def test_an_axis_of_shares_ends_at_0_and_1() -> None:
+    axes = Canvas().subplots()
+    frame(axes, pd.DataFrame({"value": [0.5, 0.9], "low": [0.1, 0.6], "high": [0.9, 1.2]}), share=True)
+    assert axes.get_ylim()[1] < 1.06
+    frame(axes, pd.DataFrame({"value": [5.0, 9.0], "low": [4.0, 8.0], "high": [6.0, 10.0]}), share=True)
+    assert axes.get_ylim()[1] > 10
+
+
 def test_arguments_may_be_written_with_dashes() -> None:
     assert joined(["runs", "--out", "x", "--only=a", "where=b"]) == ["runs", "out=x", "only=a", "where=b"]
 
