@@ -14,19 +14,35 @@ const report = {};
 
   // Settings that are numbers and differ between runs can be axes too.
   const settings = Object.entries(data.settings.differing)
-    .filter(([key, values]) => key.startsWith("config.") && values.every((value) => value === null || typeof value === "number"))
-    .map(([key]) => ({ key, label: key.slice("config.".length), format: "number", hint: "setting", shown: false, setting: true }));
+    .filter(
+      ([key, values]) =>
+        key.startsWith("config.") && values.every((value) => value === null || typeof value === "number"),
+    )
+    .map(([key]) => ({
+      key,
+      label: key.slice("config.".length),
+      format: "number",
+      hint: "setting",
+      shown: false,
+      setting: true,
+    }));
   for (const { key } of settings) for (const row of report.rows) row[key] = data.settings.differing[key][row.row];
   report.columns = data.columns;
   report.numeric = [...data.columns.filter((column) => column.format !== "text"), ...settings];
-  report.column = (key) => report.numeric.find((column) => column.key === key) ?? data.columns.find((column) => column.key === key);
+  report.column = (key) =>
+    report.numeric.find((column) => column.key === key) ?? data.columns.find((column) => column.key === key);
   report.has = (row, key) => row[key] !== null && row[key] !== undefined;
-  report.distinct = (key, rows = report.rows) => [...new Set(rows.map((row) => row[key]).filter((value) => value !== null && value !== undefined))];
+  report.distinct = (key, rows = report.rows) => [
+    ...new Set(rows.map((row) => row[key]).filter((value) => value !== null && value !== undefined)),
+  ];
 
   const trimmed = (value, digits) => String(Number(value.toPrecision(digits)));
   const unit = (value, step, names) => {
     let at = 0;
-    while (Math.abs(value) >= step && at < names.length - 1) { value /= step; at += 1; }
+    while (Math.abs(value) >= step && at < names.length - 1) {
+      value /= step;
+      at += 1;
+    }
     return `${trimmed(value, 3)} ${names[at]}`;
   };
   const clock = (seconds) => {
@@ -37,7 +53,10 @@ const report = {};
   const formats = {
     text: String,
     share: (value) => (Math.abs(value) <= 1 ? value.toFixed(3).replace(/^(-?)0\./, "$1.") : value.toFixed(1)),
-    change: (value) => (Math.abs(value) < 10 ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3).replace(/^0\./, ".")}` : trimmed(value, 4)),
+    change: (value) =>
+      Math.abs(value) < 10
+        ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3).replace(/^0\./, ".")}`
+        : trimmed(value, 4),
     percent: (value) => `${trimmed(100 * value, 3)} %`,
     whole: (value) => value.toLocaleString("en"),
     rate: (value) => (value >= 0.01 ? trimmed(value, 3) : value.toExponential().replace(/(\.\d\d)\d*e/, "$1e")),
@@ -56,11 +75,31 @@ const report = {};
   const listeners = [];
   report.filters = { text: "", facets: {}, setting: "", value: "" };
   report.words = report.rows.map((row) =>
-    [row.label, row.id, row.model, row.task, row.status, row.reason, row.metric, ...Object.entries(data.settings.differing).filter(([key]) => key.startsWith("config.")).map(([, values]) => values[row.row])]
-      .filter((word) => word !== null && word !== undefined).join(" ").toLowerCase());
+    [
+      row.label,
+      row.id,
+      row.model,
+      row.task,
+      row.status,
+      row.reason,
+      row.metric,
+      ...Object.entries(data.settings.differing)
+        .filter(([key]) => key.startsWith("config."))
+        .map(([, values]) => values[row.row]),
+    ]
+      .filter((word) => word !== null && word !== undefined)
+      .join(" ")
+      .toLowerCase(),
+  );
   const matches = (row) => {
     const { text, facets, setting, value } = report.filters;
-    if (!text.toLowerCase().split(/\s+/).every((word) => report.words[row.row].includes(word))) return false;
+    if (
+      !text
+        .toLowerCase()
+        .split(/\s+/)
+        .every((word) => report.words[row.row].includes(word))
+    )
+      return false;
     if (setting && value !== "" && String(data.settings.differing[setting][row.row]) !== value) return false;
     return Object.entries(facets).every(([key, wanted]) => wanted === "" || String(row[key]) === wanted);
   };
@@ -74,7 +113,8 @@ const report = {};
   report.make = (name, options = {}, ...children) => {
     const { text, dataset, on, ...attributes } = options;
     const element = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) if (value !== undefined && value !== false) element.setAttribute(key, value === true ? "" : value);
+    for (const [key, value] of Object.entries(attributes))
+      if (value !== undefined && value !== false) element.setAttribute(key, value === true ? "" : value);
     if (text !== undefined) element.textContent = text;
     for (const [event, handler] of Object.entries(on ?? {})) element.addEventListener(event, handler);
     element.append(...children);
@@ -91,7 +131,9 @@ const report = {};
       const [value, text, group] = option;
       let parent = select;
       if (group) {
-        parent = [...select.children].find((child) => child.label === group) ?? select.appendChild(report.make("optgroup", { label: group }));
+        parent =
+          [...select.children].find((child) => child.label === group) ??
+          select.appendChild(report.make("optgroup", { label: group }));
       }
       parent.append(report.make("option", { value, text }));
     }
@@ -103,5 +145,6 @@ const report = {};
     box.checked = checked;
     return report.make("label", { class: "check" }, box, label);
   };
-  report.runButton = (row, text) => report.make("button", { type: "button", class: "link", text, "data-run": String(row.row) });
+  report.runButton = (row, text) =>
+    report.make("button", { type: "button", class: "link", text, "data-run": String(row.row) });
 }

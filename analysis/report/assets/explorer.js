@@ -1,5 +1,5 @@
 "use strict";
-// Any number against any other, a point a run; and the curves of training.
+// Any number against any other, a point a run.
 {
   const { make, format } = report;
   const FIGURES = [
@@ -15,36 +15,77 @@
     ["Effective rank and rank", "rank", "effective_rank"],
   ].filter(([, x, y]) => [x, y].every((key) => report.column(key)));
   const differing = report.data.settings.differing;
-  const few = (values) => { const count = new Set(values.filter((value) => value !== null).map(String)).size; return count > 1 && count <= 10; };
+  const few = (values) => {
+    const count = new Set(values.filter((value) => value !== null).map(String)).size;
+    return count > 1 && count <= 10;
+  };
   const colours = ["method", "label", "rank", "model", "task", "status", "learning_rate", "seed"]
     .filter((key) => report.column(key) && (key === "method" || few(report.rows.map((row) => row[key]))))
     .map((key) => [key, report.column(key).label]);
-  colours.push(...Object.keys(differing).filter((key) => key.startsWith("config.") && few(differing[key])).map((key) => [key, key.slice(7), "Settings"]));
-  const groupOf = (row, key) => { const value = key.startsWith("config.") ? differing[key][row.row] : row[key]; return value === null || value === undefined ? "n/a" : String(value); };
+  colours.push(
+    ...Object.keys(differing)
+      .filter((key) => key.startsWith("config.") && few(differing[key]))
+      .map((key) => [key, key.slice(7), "Settings"]),
+  );
+  const groupOf = (row, key) => {
+    const value = key.startsWith("config.") ? differing[key][row.row] : row[key];
+    return value === null || value === undefined ? "n/a" : String(value);
+  };
 
   const first = report.numeric[0]?.key;
-  const state = { x: FIGURES[0]?.[1] ?? first, y: FIGURES[0]?.[2] ?? first, colour: "method", logX: null, logY: null, intervals: true };
-  const options = report.numeric.map((column) => [column.key, column.label, column.setting ? "Settings" : column.key.startsWith("probe.") ? "Probes" : column.key.startsWith("seconds.") ? "Time" : "Results"]);
+  const state = {
+    x: FIGURES[0]?.[1] ?? first,
+    y: FIGURES[0]?.[2] ?? first,
+    colour: "method",
+    logX: null,
+    logY: null,
+    intervals: true,
+  };
+  const options = report.numeric.map((column) => [
+    column.key,
+    column.label,
+    column.setting
+      ? "Settings"
+      : column.key.startsWith("probe.")
+        ? "Probes"
+        : column.key.startsWith("seconds.")
+          ? "Time"
+          : "Results",
+  ]);
   const form = document.getElementById("axes");
-  const redraw = (change) => { Object.assign(state, change); controls(); scatter(); };
-  const focusing = (action) => { // the controls are made anew: what had the focus keeps it
+  const redraw = (change) => {
+    Object.assign(state, change);
+    controls();
+    scatter();
+  };
+  const focusing = (action) => {
+    // the controls are made anew: what had the focus keeps it
     const at = [...form.querySelectorAll("select, input")].indexOf(document.activeElement);
     action();
     if (at >= 0) form.querySelectorAll("select, input")[at]?.focus();
   };
-  const logFor = (axis) => state[`log${axis.toUpperCase()}`] ?? report.wantsLog(report.kept.map((row) => row[state[axis]]));
-  const controls = () => focusing(() => {
-    const figure = FIGURES.findIndex(([, x, y]) => x === state.x && y === state.y);
-    form.replaceChildren(
-      report.choice("Figure", [["-1", "own choice"], ...FIGURES.map(([name], at) => [String(at), name])], String(figure), (at) => { if (at >= 0) redraw({ x: FIGURES[at][1], y: FIGURES[at][2], logX: null, logY: null }); }),
-      report.choice("Across (x)", options, state.x, (x) => redraw({ x, logX: null })),
-      report.choice("Up (y)", options, state.y, (y) => redraw({ y, logY: null })),
-      report.choice("Colour and shape", colours, state.colour, (colour) => redraw({ colour })),
-      report.check("log x", logFor("x"), (logX) => redraw({ logX })),
-      report.check("log y", logFor("y"), (logY) => redraw({ logY })),
-      report.check("intervals", state.intervals, (intervals) => redraw({ intervals })),
-    );
-  });
+  const logFor = (axis) =>
+    state[`log${axis.toUpperCase()}`] ?? report.wantsLog(report.kept.map((row) => row[state[axis]]));
+  const controls = () =>
+    focusing(() => {
+      const figure = FIGURES.findIndex(([, x, y]) => x === state.x && y === state.y);
+      form.replaceChildren(
+        report.choice(
+          "Figure",
+          [["-1", "own choice"], ...FIGURES.map(([name], at) => [String(at), name])],
+          String(figure),
+          (at) => {
+            if (at >= 0) redraw({ x: FIGURES[at][1], y: FIGURES[at][2], logX: null, logY: null });
+          },
+        ),
+        report.choice("Across (x)", options, state.x, (x) => redraw({ x, logX: null })),
+        report.choice("Up (y)", options, state.y, (y) => redraw({ y, logY: null })),
+        report.choice("Colour and shape", colours, state.colour, (colour) => redraw({ colour })),
+        report.check("log x", logFor("x"), (logX) => redraw({ logX })),
+        report.check("log y", logFor("y"), (logY) => redraw({ logY })),
+        report.check("intervals", state.intervals, (intervals) => redraw({ intervals })),
+      );
+    });
 
   const points = () => {
     const [x, y] = [report.column(state.x), report.column(state.y)];
@@ -54,12 +95,20 @@
     return report.kept
       .filter((row) => fits(row[state.x], logFor("x")) && fits(row[state.y], logFor("y")))
       .map((row) => ({
-        row: row.row, x: row[state.x] / byX, y: row[state.y] / byY, group: groupOf(row, state.colour),
-        xLow: end(row, x.low, byX, logFor("x")), xHigh: end(row, x.high, byX, logFor("x")),
-        yLow: end(row, y.low, byY, logFor("y")), yHigh: end(row, y.high, byY, logFor("y")),
+        row: row.row,
+        x: row[state.x] / byX,
+        y: row[state.y] / byY,
+        group: groupOf(row, state.colour),
+        xLow: end(row, x.low, byX, logFor("x")),
+        xHigh: end(row, x.high, byX, logFor("x")),
+        yLow: end(row, y.low, byY, logFor("y")),
+        yHigh: end(row, y.high, byY, logFor("y")),
       }));
   };
-  const said = (key, row) => { const column = report.column(key); return `${column.label}: ${format(column, row[key])} ${report.interval(column, row)}`.trim(); };
+  const said = (key, row) => {
+    const column = report.column(key);
+    return `${column.label}: ${format(column, row[key])} ${report.interval(column, row)}`.trim();
+  };
   const lines = ({ row: at }) => {
     const row = report.rows[at];
     const keys = [...new Set([state.x, state.y, "score", "learning_rate"])].filter((key) => report.column(key));
@@ -67,11 +116,34 @@
   };
   const spec = () => {
     const values = points();
-    const { color, shape } = report.coloured("group", colours.find(([key]) => key === state.colour)[1], report.distinct("group", report.rows.map((row) => ({ group: groupOf(row, state.colour) }))));
+    const { color, shape } = report.coloured(
+      "group",
+      colours.find(([key]) => key === state.colour)[1],
+      report.distinct(
+        "group",
+        report.rows.map((row) => ({ group: groupOf(row, state.colour) })),
+      ),
+    );
     const scale = (log) => (log ? { type: "log", padding: 14 } : { zero: false, padding: 14 });
-    const x = { field: "x", type: "quantitative", title: report.scaled(report.column(state.x)).title, scale: scale(logFor("x")), axis: { tickCount: 8 } };
-    const y = { field: "y", type: "quantitative", title: report.scaled(report.column(state.y)).title, scale: scale(logFor("y")), axis: { tickCount: 8 } };
-    const rule = (encoding, low, high) => ({ transform: [{ filter: `isValid(datum.${low}) && isValid(datum.${high})` }], mark: { type: "rule", opacity: 0.35, aria: false }, encoding: { color, ...encoding } });
+    const x = {
+      field: "x",
+      type: "quantitative",
+      title: report.scaled(report.column(state.x)).title,
+      scale: scale(logFor("x")),
+      axis: { tickCount: 8 },
+    };
+    const y = {
+      field: "y",
+      type: "quantitative",
+      title: report.scaled(report.column(state.y)).title,
+      scale: scale(logFor("y")),
+      axis: { tickCount: 8 },
+    };
+    const rule = (encoding, low, high) => ({
+      transform: [{ filter: `isValid(datum.${low}) && isValid(datum.${high})` }],
+      mark: { type: "rule", opacity: 0.35, aria: false },
+      encoding: { color, ...encoding },
+    });
     const any = (low) => state.intervals && values.some((value) => value[low] !== null);
     const rules = [
       ...(any("yLow") ? [rule({ x, y: { ...y, field: "yLow" }, y2: { field: "yHigh" } }, "yLow", "yHigh")] : []),
@@ -90,63 +162,27 @@
     const [x, y] = [report.column(state.x), report.column(state.y)];
     const lost = report.kept.length - count;
     report.draw(document.getElementById("explorer"), {
-      spec, lines, empty: count === 0,
+      spec,
+      lines,
+      empty: count === 0,
       caption: `${y.label} against ${x.label}, ${count} runs${lost ? `; ${lost} without both numbers left out` : ""}${x.low || y.low ? "; bars are 95 % intervals" : ""}.`,
       table: () => ({
         head: ["Run", "Seed", x.label, y.label],
-        rows: points().map(({ row: at }) => { const row = report.rows[at]; return [report.runButton(row, row.label ?? row.id), report.has(row, "seed") ? String(row.seed) : "n/a", said(state.x, row).split(": ").pop(), said(state.y, row).split(": ").pop()]; }),
+        rows: points().map(({ row: at }) => {
+          const row = report.rows[at];
+          return [
+            report.runButton(row, row.label ?? row.id),
+            report.has(row, "seed") ? String(row.seed) : "n/a",
+            said(state.x, row).split(": ").pop(),
+            said(state.y, row).split(": ").pop(),
+          ];
+        }),
       }),
     });
   };
   form.addEventListener("submit", (event) => event.preventDefault());
-  report.follow(() => { controls(); scatter(); });
-
-  const LABELS = { loss: "Training loss", grad_norm: "Gradient norm", learning_rate: "Learning rate", step: "Step", tokens: "Tokens" };
-  const curveForm = document.getElementById("curve-axes");
-  if (curveForm) {
-    const has = (name) => report.data.histories.some((history) => history?.[name]);
-    const names = ["loss", "grad_norm", "learning_rate"].filter(has);
-    const chosen = { x: "step", y: names[0], smooth: report.rows.length > 3 };
-    const WINDOW = 9; // points; single steps of a small batch say more of the batch than of the run
-    const smoothed = (values) => values.map((value, at) => {
-      const near = values.slice(Math.max(0, at - WINDOW + 1), at + 1).filter((one) => typeof one === "number");
-      return value === null || !near.length ? null : near.reduce((sum, one) => sum + one, 0) / near.length;
-    });
-    const shownCurve = (history) => (chosen.smooth && chosen.y !== "learning_rate" ? smoothed(history[chosen.y]) : history[chosen.y]);
-    const runs = () => report.kept.filter((row) => report.data.histories[row.row]?.[chosen.y]);
-    const curve = () => {
-      const values = () => runs().flatMap((row) => {
-        const history = report.data.histories[row.row];
-        return shownCurve(history).map((y, at) => ({ row: row.row, group: row.method ?? "n/a", x: history[chosen.x]?.[at], y })).filter(({ x, y: value }) => typeof x === "number" && typeof value === "number");
-      });
-      const last = (row) => { const history = report.data.histories[row.row]; return history[chosen.y].filter((value) => value !== null).pop(); };
-      report.draw(document.getElementById("curve"), {
-        spec: () => {
-          const found = values();
-          const { color } = report.coloured("group", "Method", report.distinct("method"));
-          const log = chosen.y !== "learning_rate" && report.wantsLog(found.map(({ y }) => y));
-          return {
-            data: { values: found },
-            mark: { type: "line", opacity: runs().length > 12 ? 0.5 : 0.9, strokeWidth: 1.75, tooltip: { content: "data" }, cursor: "pointer" },
-            params: [{ name: "zoom", select: "interval", bind: "scales" }],
-            encoding: {
-              x: { field: "x", type: "quantitative", title: LABELS[chosen.x] },
-              y: { field: "y", type: "quantitative", title: LABELS[chosen.y], scale: log ? { type: "log" } : { zero: false } },
-              color, detail: { field: "row" },
-            },
-          };
-        },
-        lines: ({ row: at }) => [report.title(report.rows[at]), report.rows[at].id, `${LABELS[chosen.y]} at the end: ${format({ format: "number" }, last(report.rows[at]))}`],
-        empty: runs().length === 0,
-        caption: `${LABELS[chosen.y]} by ${LABELS[chosen.x].toLowerCase()}, ${runs().length} runs${chosen.smooth && chosen.y !== "learning_rate" ? `; each point is the mean of the last ${WINDOW} logged` : ""}. Long curves are thinned evenly.`,
-        table: () => ({ head: ["Run", "Seed", `${LABELS[chosen.y]} at the start`, "At the end"], rows: runs().map((row) => { const history = report.data.histories[row.row]; return [report.runButton(row, row.label ?? row.id), String(row.seed ?? "n/a"), format({ format: "number" }, history[chosen.y].find((value) => value !== null)), format({ format: "number" }, last(row))]; }) }),
-      });
-    };
-    curveForm.append(
-      report.choice("Up (y)", names.map((name) => [name, LABELS[name]]), chosen.y, (y) => { chosen.y = y; curve(); }),
-      report.choice("Across (x)", ["step", "tokens"].filter(has).map((name) => [name, LABELS[name]]), chosen.x, (x) => { chosen.x = x; curve(); }),
-      report.check("smoothed", chosen.smooth, (smooth) => { chosen.smooth = smooth; curve(); }),
-    );
-    report.follow(curve);
-  }
+  report.follow(() => {
+    controls();
+    scatter();
+  });
 }

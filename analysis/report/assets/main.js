@@ -2,8 +2,13 @@
 // The theme, and the first drawing.
 {
   const select = document.getElementById("theme");
-  const stored = (value) => { // a browser may forbid a file to keep anything
-    try { return value === undefined ? localStorage.getItem("theme") : localStorage.setItem("theme", value); } catch { return null; }
+  const stored = (value) => {
+    // a browser may forbid a file to keep anything
+    try {
+      return value === undefined ? localStorage.getItem("theme") : localStorage.setItem("theme", value);
+    } catch {
+      return null;
+    }
   };
   const apply = (theme) => {
     if (theme) document.documentElement.dataset.theme = theme;
@@ -11,7 +16,10 @@
     report.repaint();
   };
   select.value = stored() ?? "";
-  select.addEventListener("change", () => { stored(select.value); apply(select.value); });
+  select.addEventListener("change", () => {
+    stored(select.value);
+    apply(select.value);
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => report.repaint());
   apply(select.value);
   report.refilter();

@@ -8,13 +8,21 @@
     const chosen = { name: "", shown: false };
     const count = report.make("span", { role: "status" });
     const filter = () => {
-      for (const row of rows) row.hidden = (chosen.name !== "" && !names(row).includes(chosen.name)) || (chosen.shown && !row.querySelector(".verdict"));
+      for (const row of rows)
+        row.hidden =
+          (chosen.name !== "" && !names(row).includes(chosen.name)) || (chosen.shown && !row.querySelector(".verdict"));
       count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} comparisons, ${rows.filter((row) => row.querySelector(".verdict")).length} show a difference`;
     };
     const every = [...new Set(rows.flatMap(names))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
     form.append(
-      report.choice("Configuration", [["", "all"], ...every.map((name) => [name, name])], "", (name) => { chosen.name = name; filter(); }),
-      report.check("only where a difference is shown", false, (shown) => { chosen.shown = shown; filter(); }),
+      report.choice("Configuration", [["", "all"], ...every.map((name) => [name, name])], "", (name) => {
+        chosen.name = name;
+        filter();
+      }),
+      report.check("only where a difference is shown", false, (shown) => {
+        chosen.shown = shown;
+        filter();
+      }),
       report.make("p", { class: "count" }, count),
     );
     filter();
