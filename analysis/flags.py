@@ -1,4 +1,4 @@
-"""Command lines with flags: what is wrong is one line, ``<command>: <what>``, and exit code 2."""
+"""Command lines with flags: what is wrong is one line, ``<command>: <what>``, and exit code 1."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ class Parser(ArgumentParser):
 
 
 def fail(command: str, line: str) -> NoReturn:
-    """Print what is wrong and exit with code 2."""
+    """Print what is wrong and exit with code 1, as every command of this project does."""
     print(f"{command}: {line}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(1)

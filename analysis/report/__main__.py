@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
-from typing import NoReturn
 
+from analysis import flags
 from harness.errors import HarnessError
 
 FILE = "index.html"
 
 
-class Parser(ArgumentParser):
-    """Says what is wrong in one line, exit code 2."""
+class Parser(flags.Parser):
+    """Says what is wrong in one line."""
 
-    def error(self, message: str) -> NoReturn:
-        """Print one line and exit."""
-        fail(message)
-
-
-def fail(line: str) -> NoReturn:
-    """Print what is wrong in one line and exit with code 2."""
-    print(f"report: {line}", file=sys.stderr)
-    sys.exit(2)
+    command = "report"
 
 
 def parse(given: list[str]) -> Namespace:
@@ -37,14 +29,14 @@ def parse(given: list[str]) -> Namespace:
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one line and exit code 2."""
+    """Run the command line; what a user can mend is one line and exit code 1."""
     arguments = parse(sys.argv[1:])
     try:
         write(arguments)
     except HarnessError as error:
-        fail(str(error))
+        flags.fail("report", str(error))
     except KeyboardInterrupt:
-        fail("interrupted; a page that was there before is unchanged")
+        flags.fail("report", "interrupted; a page that was there before is unchanged")
 
 
 def write(arguments: Namespace) -> None:

