@@ -289,7 +289,7 @@ class ForgettingConfig:
     """By label. ``+probe@forgetting.probes.<label>=<probe>`` adds one, ``~forgetting.probes.<label>`` drops one."""
     texts: dict[str, Any] = field(default_factory=dict)
     """General texts by name, which the probes of language-model loss and of divergence read."""
-    documents: int = 14
+    documents: int = 10
     """Documents of each text, the first in hash order."""
     masked_documents: int = 4
     """The same for encoders, where every token of a document costs a forward pass of its window."""

@@ -14,15 +14,7 @@ from analysis.quantised import Quantisation
 from analysis.weights import Pair, Wanted
 from harness.errors import ConfigError, NotApplicable, RecordError
 from harness.record import read_record
-
-NO_CHANGE = {
-    "prefix": "prefix tuning adds keys and values and changes no weight matrix",
-    "prompt": "prompt tuning adds inputs and changes no weight matrix",
-    "bitfit": "BitFit changes biases and no weight matrix",
-    "adapter": "bottleneck adapters are new layers; the base's matrices stay as they were",
-    "head_only": "only the head was trained; the base's matrices stay as they were",
-}
-"""Methods without a weight change: not applicable, which is not zero."""
+from harness.reload import config_of
 
 
 @dataclass(frozen=True)
@@ -78,16 +70,16 @@ def _out(settings: Settings, folder: Path, several: bool) -> Path:
 def _run(folder: Path, settings: Settings) -> Job:
     record = read_record(folder)
     out = _out(settings, folder, len(run_folders(settings.runs)) > 1)
-    method = record["config"]["method"]["name"]
     if record["status"] != "done":
         why = f": {record['reason']}" if record.get("reason") else ""
         return Job(record["id"], out, reason=f"{record['status']}{why}", failed=record["status"] != "not_applicable")
-    if method in NO_CHANGE:
-        return Job(record["id"], out, reason=NO_CHANGE[method])
+    reason = config_of(record).method.leaves_matrices
+    if reason is not None:
+        return Job(record["id"], out, reason=reason)
     try:
         return Job(record["id"], out, tuple(_steps(folder, record, settings)))
-    except NotApplicable as reason:
-        return Job(record["id"], out, reason=str(reason))
+    except NotApplicable as missing:
+        return Job(record["id"], out, reason=str(missing))
 
 
 def _steps(folder: Path, record: dict[str, Any], settings: Settings) -> Iterator[tuple[int | None, Pair]]:
@@ -106,7 +98,6 @@ def _steps(folder: Path, record: dict[str, Any], settings: Settings) -> Iterator
 def _base_of(record: dict[str, Any]) -> Path:
     """Return the folder of the model a run was trained from; refuse one that has changed since."""
     from harness.assets import cache_root, fetch_model
-    from harness.reload import config_of
 
     config = config_of(record)
     files = fetch_model(config.model, cache_root(config.cache_dir))
@@ -117,9 +108,9 @@ def _base_of(record: dict[str, Any]) -> Path:
 
 
 def _pair_of(trained: Path, base: Path, record: dict[str, Any], settings: Settings) -> Pair:
-    config = record["config"]
-    dtype = config["model"]["dtype"]
-    quantisation, start = _quantisation(config["method"], dtype), trained / "start"
+    config = config_of(record)
+    dtype, rounded = config.model.dtype.value, config.method.quantised_base()
+    quantisation, start = Quantisation(*rounded, dtype) if rounded else None, trained / "start"
     if quantisation and start.is_dir():
         raise NotApplicable("its last task was trained over other weights than the base's, and those were quantised")
     pair = Pair(
@@ -134,13 +125,6 @@ def _pair_of(trained: Path, base: Path, record: dict[str, Any], settings: Settin
     if isinstance(pair.tuned, Adapter):
         _ = pair.tuned.config  # an adapter that is no weight change says so here
     return pair
-
-
-def _quantisation(method: dict[str, Any], dtype: str) -> Quantisation | None:
-    """Return how a method quantised its base."""
-    if method["name"] == "qlora":
-        return Quantisation("nf4" if method["bits"] == 4 else "int8", method["double_quantisation"], dtype)
-    return Quantisation("nf4", False, dtype) if method.get("init") == "loftq" else None
 
 
 def _tuned(folder: Path) -> Checkpoint | Adapter:

@@ -35,6 +35,7 @@ class HoulsbyAdapter(PeftMethod):
     """
 
     mergeable: ClassVar[bool] = False
+    leaves_matrices: ClassVar[str | None] = "bottleneck adapters are new layers; the base's matrices stay as they were"
 
     learning_rate: float = 1e-3
     size: int = 64

@@ -32,6 +32,8 @@ class Method:
     name: ClassVar[str] = "method"
     mergeable: ClassVar[bool] = True
     """Whether the trained model can be written as a plain model of the base's architecture."""
+    leaves_matrices: ClassVar[str | None] = None
+    """Why no weight matrix of the base changes, None where some do: such a run has no ΔW, which is not ΔW = 0."""
 
     learning_rate: float = 1e-3
     """The method's own default, used unless ``train.learning_rate`` is given."""
@@ -49,6 +51,10 @@ class Method:
 
     def quantization(self) -> Any:
         """Return the ``BitsAndBytesConfig`` the base must be loaded with, None for none."""
+        return None
+
+    def quantised_base(self) -> tuple[str, bool] | None:
+        """Return the scheme that the base's weights were rounded by and whether its scales were too, None for none."""
         return None
 
     def optimizer(self) -> str:

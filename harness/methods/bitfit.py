@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.errors import ConfigError
 from harness.methods.base import METHODS, DirectMethod
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @dataclass
 class BitFit(DirectMethod):
     """Train every bias term, about 0.08 % of BERT's parameters, and the task's head."""
+
+    leaves_matrices: ClassVar[str | None] = "BitFit changes biases and no weight matrix"
 
     learning_rate: float = 1e-2
     add_biases: bool = False

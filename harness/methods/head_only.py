@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.methods.base import METHODS, DirectMethod
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 @dataclass
 class HeadOnly(DirectMethod):
     """Train the encoder's new head, or a decoder's output layer where it is a matrix of its own."""
+
+    leaves_matrices: ClassVar[str | None] = "only the head was trained; the base's matrices stay as they were"
 
     learning_rate: float = 3e-2
 

@@ -92,6 +92,10 @@ class LoRA(PeftMethod):
             return f"PEFT knows no query and value layers of {model_type}; set method.target_modules"
         return None
 
+    def quantised_base(self) -> tuple[str, bool] | None:
+        """LoftQ starts from NF4 weights and what rounding took from them."""
+        return ("nf4", False) if self.init is Initialisation.loftq else None
+
     def peft_config(self, backbone: Backbone) -> LoraConfig:
         """Return PEFT's configuration of this LoRA."""
         from peft import LoraConfig

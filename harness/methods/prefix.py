@@ -21,6 +21,7 @@ class PrefixTuning(PeftMethod):
     """Train 2 · layers · length · d numbers: keys and values of virtual tokens in every layer."""
 
     mergeable: ClassVar[bool] = False
+    leaves_matrices: ClassVar[str | None] = "prefix tuning adds keys and values and changes no weight matrix"
 
     learning_rate: float = 3e-2
     length: int = 20

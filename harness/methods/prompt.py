@@ -32,6 +32,7 @@ class PromptTuning(PeftMethod):
     """Train `length` · d numbers: a soft prompt in the embedding space."""
 
     mergeable: ClassVar[bool] = False
+    leaves_matrices: ClassVar[str | None] = "prompt tuning adds inputs and changes no weight matrix"
 
     learning_rate: float = 1e-1
     length: int = 20

@@ -46,6 +46,10 @@ class QLoRA(LoRA):
             "default or gaussian: the others need the base in full precision",
         )
 
+    def quantised_base(self) -> tuple[str, bool] | None:
+        """Return what `quantization` loads."""
+        return ("nf4", self.double_quantisation) if self.bits == 4 else ("int8", False)
+
     def quantization(self) -> Any:
         """Return NF4 with double quantisation, or LLM.int8; bitsandbytes' own default would be fp4."""
         import torch

@@ -53,7 +53,7 @@ class Abilities(Probe):
     """Names that lm-eval knows, names in `include_path`, or files: ``[hellaswag, my/task.yaml]``."""
     include_path: str | None = None
     """A folder of task files of your own."""
-    limit: int = 30
+    limit: int = 22
     """Items of each task, the first; -1 takes all."""
     num_fewshot: int | None = None
     """Examples in front of each question; None takes the task's own number."""

@@ -44,7 +44,7 @@ class Divergence(Probe):
     version: ClassVar[int] = 1
     reads_head: ClassVar[bool] = True
 
-    task_items: int = 64
+    task_items: int = 48
     """Test items of the task, the first in hash order; 0 leaves the task's inputs out."""
 
     def __post_init__(self) -> None:
