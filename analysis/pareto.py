@@ -180,7 +180,8 @@ def _at_equal_learning(one: list[Point], other: list[Point], level: float, bette
     verdict = _verdict(names, _tails(known, (1 - LEVEL) / family), len(known) / len(apart), shown)
     if not len(known):
         sides = zip((one, other), found, strict=True)
-        verdict = "; ".join(_why(some, level, better) for some, value in sides if np.isnan(value))
+        short = [_why(some, level, better) for some, value in sides if np.isnan(value) or len(some) == 1]
+        verdict = "; ".join(short) or f"both reach {shown:.3g} in no draw of items and seeds"
     difference, possible = found[0] - found[1], len(known) / len(apart)
     return Equal(one[0].where, names[0], names[1], shown, found[0], found[1], difference, low, high, possible, verdict)
 

@@ -89,11 +89,12 @@ def _forgetting(row: pd.Series[Any]) -> str:
 
 
 def _intruders(row: pd.Series[Any]) -> str:
-    """Return the count beside its null control: alone it means nothing."""
+    """Return the count beside its null controls, random changes of equal norm: alone it means nothing."""
     if _missing(row["intruders"]):
         return ""
-    null = "" if _missing(row["intruders_null_dense"]) else f" (chance {row['intruders_null_dense']:.3g})"
-    return f"{row['intruders']:.3g}{null}"
+    controls = {"intruders_null_dense": "random", "intruders_null_rank": "of equal rank"}
+    said = [f"{name} {row[key]:.3g}" for key, name in controls.items() if not _missing(row[key])]
+    return f"{row['intruders']:.3g}" + (f" ({', '.join(said)})" if said else "")
 
 
 def shown_comparisons(found: Comparisons) -> pd.DataFrame:
