@@ -25,7 +25,7 @@ not computed again; the same command goes on where it was cut off.
   k            how many of the largest singular vectors of each tuned matrix are looked at (default: 10)
   eps          an intruder's largest |cos| with every base vector is below this (default: 0.5)
   reference    w0, or dequantised: what intruders of a run over a quantised base are told by (default: w0)
-  algorithm    certified, eigen or svd (default: certified)
+  algorithm    certified, eigen, svd, or auto by the size of each matrix (default: auto)
   modules      parts of names of the matrices to scale, separated by commas (default: all linear layers of blocks)
   split        of the run's task: test or validation (default: test)
   probes       false: leave what the run forgot out (default: true)
@@ -34,7 +34,7 @@ not computed again; the same command goes on where it was cut off.
 MODES = ("top", "mitigation")
 SPLITS = ("test", "validation")
 REFERENCES = ("w0", "dequantised")
-ALGORITHMS = ("certified", "eigen", "svd")
+ALGORITHMS = ("auto", "certified", "eigen", "svd")
 GRIDS = (0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 0.75, 0.9, 1.0, 1.5, 2.0)
 """{0, .25, .5, .75, 1, 1.5, 2} and {.1, .3, .5, .7, .9} of arXiv 2410.21228."""
 
@@ -50,7 +50,7 @@ class Settings:
     k: int = 10
     eps: float = 0.5
     reference: str = "w0"
-    algorithm: str = "certified"
+    algorithm: str = "auto"
     modules: tuple[str, ...] = ()
     split: str = "test"
     probes: bool = True

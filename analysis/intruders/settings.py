@@ -18,7 +18,8 @@ Count intruder dimensions and measure the spectra of what fine-tuning changed.
 
   k            how many of the largest singular vectors of each tuned matrix are looked at (default: 10)
   eps          an intruder's largest |cos| with every base vector is below this (default: 0.5)
-  algorithm    certified, eigen (for many runs of one base) or svd (the reference) (default: certified)
+  algorithm    certified (large matrices), eigen (small ones, or many runs of one base), svd (the reference), or auto:
+               eigen below a side of 2048, else certified (default: auto)
   cluster      base vectors whose singular values lie within this ratio count as one subspace (default: 0.001)
   modules      parts of names of the matrices to measure, separated by commas (default: all linear layers of blocks)
   embeddings   true: embeddings too (default: false)
@@ -37,7 +38,7 @@ Count intruder dimensions and measure the spectra of what fine-tuning changed.
   device       cpu or cuda (default: cuda where there is one)
   jobs         processes to share the matrices among (default: 1)
 """
-ALGORITHMS = ("certified", "eigen", "svd")
+ALGORITHMS = ("auto", "certified", "eigen", "svd")
 DEVICES = ("cpu", "cuda")
 QUANTISED = ("nf4", "fp4", "int8")
 
@@ -51,7 +52,7 @@ class Settings:
     tuned: str | None = None
     k: int = 10
     eps: float = 0.5
-    algorithm: str = "certified"
+    algorithm: str = "auto"
     cluster: float = 1e-3
     modules: tuple[str, ...] = ()
     embeddings: bool = False

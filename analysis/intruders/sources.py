@@ -110,7 +110,8 @@ def _base_of(record: dict[str, Any]) -> Path:
 def _pair_of(trained: Path, base: Path, record: dict[str, Any], settings: Settings) -> Pair:
     config = config_of(record)
     dtype, rounded = config.model.dtype.value, config.method.quantised_base()
-    quantisation, start = Quantisation(*rounded, dtype) if rounded else None, trained / "start"
+    quantisation = Quantisation(rounded[0], rounded[1], dtype) if rounded else None
+    start = trained / "start"
     if quantisation and start.is_dir():
         raise NotApplicable("its last task was trained over other weights than the base's, and those were quantised")
     pair = Pair(

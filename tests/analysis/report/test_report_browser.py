@@ -116,6 +116,7 @@ def test_charts_have_the_same_as_a_table(opened: Opened) -> None:
     for figure, rows in (("explorer", 12), ("curve", 12), ("intruder-chart", 9)):
         opened.drawn(figure)
         opened.page.locator(f"#{figure} summary").click()
+        opened.page.locator(f"#{figure} table tbody tr").first.wait_for()  # filled in when it opens
         assert opened.count(f"#{figure} table tbody tr") == rows
         assert opened.texts(f"#{figure} table caption") == opened.texts(f"#{figure} figcaption")
         assert opened.page.locator(f"#{figure} svg").first.get_attribute("aria-label")
