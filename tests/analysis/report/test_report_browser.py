@@ -125,6 +125,7 @@ def test_charts_have_the_same_as_a_table(opened: Opened) -> None:
 def test_intruders_stand_beside_their_null_controls(opened: Opened) -> None:
     opened.drawn("intruder-chart")
     opened.page.locator("#intruder-chart summary").click()
+    opened.page.locator("#intruder-chart table tbody tr").first.wait_for()
     rows = opened.texts("#intruder-chart tbody tr")
     assert rows[:2] == ["0fine-tuning1420", "1fine-tuning020"]  # layer, change, intruders, vectors
     assert {row[1:-3] for row in rows[3:]} == {"random, equal norm", "random, equal norm and rank"}
