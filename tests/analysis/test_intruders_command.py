@@ -139,12 +139,12 @@ def chosen(rows: list[dict[str, Any]], **values: Any) -> list[dict[str, Any]]:
     return [row for row in rows if all(row[key] == value for key, value in values.items())]
 
 
-def test_auto_decomposes_what_is_small_and_proves_what_is_large():
+def test_auto_decomposes_what_is_small_and_proves_what_is_large(tmp_path):
     sides = {(64, 4096): "eigen", (2047, 2047): "eigen", (2048, 4096): "certified", (4096, 2048): "certified"}
     for shape, algorithm in sides.items():
         matrix = Matrix("w", "w", None, torch.empty(shape, device="meta"), LowRank(torch.ones(1, 1), torch.ones(1, 1)))
-        assert analyse.algorithm_for(matrix, Settings(runs=("runs",))) == algorithm
-        assert analyse.algorithm_for(matrix, Settings(runs=("runs",), algorithm="svd")) == "svd"
+        assert analyse.algorithm_for(matrix, Settings(runs=(str(tmp_path),))) == algorithm
+        assert analyse.algorithm_for(matrix, Settings(runs=(str(tmp_path),), algorithm="svd")) == "svd"
 
 
 @pytest.mark.parametrize("algorithm", ["svd", "eigen", "certified"])
