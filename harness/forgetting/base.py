@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -48,7 +49,7 @@ class Measured:
 
 
 @dataclass
-class Probe:
+class Probe(ABC):
     """A measurement of a model, taken of the untouched base once and of every tuned one.
 
     A subclass registered with ``@PROBES.register("name")`` is a choice of ``probe@forgetting.probes.<label>=``.
@@ -69,31 +70,31 @@ class Probe:
         """Return why the probe cannot be taken of this model and task, None where it can."""
         return None
 
+    @abstractmethod
     def prepare(self, config: RunConfig, prepared: Prepared) -> Any:
         """Return what will be measured, tokenised: once for both models.
 
         Raises a :class:`HarnessError` in one line where it cannot be had.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def fingerprint(self, material: Any) -> str:
         """Return a hash of what `prepare` returned: with the settings and the version, it identifies the numbers."""
-        raise NotImplementedError
 
     def notes(self, material: Any) -> dict[str, Any]:
         """Return what a reader of the record must know besides, such as texts that were left out."""
         return {}
 
-    def announce(self, subject: Subject, material: Any, base: Measured | None) -> None:
+    def announce(self, subject: Subject, material: Any, base: Measured | None) -> None:  # noqa: B027 a choice, no duty
         """Say, before any probe measures, what a pass that probes share must give this one."""
 
+    @abstractmethod
     def measure(self, subject: Subject, material: Any, base: Measured | None) -> Measured:
         """Measure a model; `base` is what was found of the untouched one, None where that one is measured."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compare(self, before: Items, after: Items) -> dict[str, Change]:
         """Return each metric from the outcomes of the untouched and the tuned model."""
-        raise NotImplementedError
 
 
 def paired(before: Any, after: Any, statistic: Statistic, higher_is_better: bool) -> Change:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ TRAINED = "trained.safetensors"
 
 
 @dataclass
-class Method:
+class Method(ABC):
     """A way to fine-tune: how it changes the loaded model, what trains, how that is saved and loaded.
 
     A subclass registered with ``@METHODS.register("name")`` is a choice of ``method=``. Modules of this
@@ -46,7 +47,7 @@ class Method:
         """Return the rank where the method has one; the result table shows it."""
         return getattr(self, "rank", None)
 
-    def preflight(self) -> None:
+    def preflight(self) -> None:  # noqa: B027 a choice, no duty
         """Refuse settings that need a library to judge, before anything is trained."""
 
     def quantization(self) -> Any:
@@ -65,21 +66,21 @@ class Method:
         """Return why the method cannot apply to this model, None where it can."""
         return None
 
+    @abstractmethod
     def attach(self, backbone: Backbone) -> nn.Module:
         """Change the loaded model and mark what trains; the task's new head always trains."""
-        raise NotImplementedError
 
     def create_optimizer(self, model: nn.Module, cls: type, options: dict[str, Any]) -> torch.optim.Optimizer | None:
         """Return an optimiser with groups of the method's own, None for the usual ones."""
         return None
 
+    @abstractmethod
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the trained state, safetensors only."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, model: nn.Module, folder: Path) -> None:
         """Read a trained state into a model that `attach` has prepared."""
-        raise NotImplementedError
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Return a plain model of the base's architecture whose outputs equal the tuned model's."""
@@ -94,9 +95,9 @@ class Method:
 class DirectMethod(Method):
     """A method that trains some of the model's own parameters and adds no modules."""
 
+    @abstractmethod
     def trains(self, name: str, parameter: nn.Parameter, backbone: Backbone) -> bool:
         """Return whether the base's parameter `name` trains."""
-        raise NotImplementedError
 
     def attach(self, backbone: Backbone) -> nn.Module:
         """Set ``requires_grad`` on what trains, head included, and on nothing else."""

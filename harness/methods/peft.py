@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,9 +37,9 @@ UNSUITABLE = {
 class PeftMethod(Method):
     """A method that PEFT's ``get_peft_model`` attaches and ``save_pretrained`` saves."""
 
+    @abstractmethod
     def peft_config(self, backbone: Backbone) -> PeftConfig:
         """Return the tuner's configuration for this model."""
-        raise NotImplementedError
 
     def attach(self, backbone: Backbone) -> nn.Module:
         """Wrap the base; the task's new head trains through PEFT's ``modules_to_save``."""

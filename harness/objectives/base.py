@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +21,7 @@ TaskT = TypeVar("TaskT", bound=Task)
 X = TypeVar("X")
 
 
-class Objective(Generic[TaskT]):
+class Objective(ABC, Generic[TaskT]):
     """What training minimises and how items are answered; it holds tokenised data but never the model."""
 
     outputs = 0
@@ -36,29 +37,29 @@ class Objective(Generic[TaskT]):
         """Return how many of the items tokenised so far were cut to fit ``task.max_length``."""
         return len(self._shortened)
 
+    @abstractmethod
     def features(self, items: Sequence[Item]) -> list[Features]:
         """Tokenise training items."""
-        raise NotImplementedError
 
+    @abstractmethod
     def questions(self, items: Sequence[Item]) -> Any:
         """Tokenise items to be answered, so that a sweep does it once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def collate(self, features: Sequence[Features]) -> Batch:
         """Pad features to one batch of tensors."""
-        raise NotImplementedError
 
     def units(self, batch: Batch) -> int:
         """Return how many targets the batch's loss sums over."""
         return int((batch["labels"] != IGNORED).sum())
 
+    @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss summed over the batch's targets, in nats."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, model: nn.Module, questions: Any, batch_size: int, advance: Advance) -> list[Outcome]:
         """Answer every item; the model is in evaluation mode and on its device."""
-        raise NotImplementedError
 
     def show(self, item: Item) -> str:
         """Return what the model is shown of an item."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import string
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -82,7 +83,7 @@ class Splits:
 
 
 @dataclass
-class Task:
+class Task(ABC):
     """A kind of task over some rows; a data set is a preset that fills in the fields."""
 
     name: ClassVar[str] = "task"
@@ -160,24 +161,24 @@ class Task:
         """Return the field names of `columns` that make the target rather than the text."""
         return ("label",)
 
+    @abstractmethod
     def target(self, row: Row, where: str) -> Any:
         """Return the row's target; None marks a row without one."""
-        raise NotImplementedError
 
     def choices(self, row: Row, where: str) -> tuple[str, ...]:
         """Return the answers to choose from; none for most kinds."""
         return ()
 
+    @abstractmethod
     def score(self, outcomes: list[Outcome]) -> dict[str, Score]:
         """Return each of `metrics` with its interval."""
-        raise NotImplementedError
 
+    @abstractmethod
     def objective(self, kind: str) -> str:
         """Return the name of the objective (``harness.objectives``) for a model of this kind.
 
         Raises :class:`NotApplicable` where such a model cannot do this kind of task.
         """
-        raise NotImplementedError
 
     def load(self, fetch: Fetch) -> Splits:
         """Read, clean, de-duplicate and split; `fetch` turns a source into a file on disk."""
