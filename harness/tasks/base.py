@@ -194,7 +194,7 @@ class Task(ABC):
         self.check(splits)
         return splits
 
-    def check(self, splits: Splits) -> None:
+    def check(self, splits: Splits) -> None:  # noqa: B027 a choice, no duty
         """Refuse items that cannot be scored, such as a label never seen in training."""
 
     def _items(self, source: Source, path: Path | None, dropped: dict[str, int]) -> Iterator[Item]:
