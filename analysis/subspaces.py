@@ -7,15 +7,15 @@ span the same rows, and exist for full fine-tuning too). By chance φ is max(i, 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import program
 from analysis.arguments import read, require
-from harness.errors import ConfigError, HarnessError, NotApplicable
+from harness.errors import ConfigError, NotApplicable
 
 if TYPE_CHECKING:
     from analysis.changes import Change
@@ -177,19 +177,18 @@ def summary(rows: list[Row], labels: dict[str, str], matrices: int) -> None:
     console.print(table)
 
 
-def main() -> None:
-    """Run the command line; what a user can mend is one line and exit code 1."""
-    arguments = sys.argv[1:]
-    if not arguments or {"--help", "-h"} & set(arguments):
-        print(USAGE, end="")
-        sys.exit(0 if arguments else 1)
+def work(arguments: list[str]) -> bool:
+    """Compare two runs, or say why one has nothing to compare."""
     try:
         run(parse(arguments))
     except NotApplicable as reason:
         print(reason)
-    except HarnessError as error:
-        print(f"subspaces: {error}", file=sys.stderr)
-        sys.exit(1)
+    return True
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one line and exit code 1."""
+    program.run("subspaces", USAGE, work, "tables that were complete stay")
 
 
 if __name__ == "__main__":

@@ -2,27 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
+from analysis import program
 from analysis.intruders.settings import USAGE, Settings, parse
-from harness.errors import HarnessError
-
-
-def main() -> None:
-    """Run the command line; what a user can mend is one line and exit code 1."""
-    arguments = sys.argv[1:]
-    if not arguments or {"--help", "-h"} & set(arguments):
-        print(USAGE, end="")
-        sys.exit(0 if arguments else 1)
-    try:
-        failed = run(parse(arguments))
-    except HarnessError as error:
-        print(f"intruders: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("intruders: interrupted; tables that were complete stay", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(1 if failed else 0)
 
 
 def run(settings: Settings) -> bool:
@@ -38,6 +19,11 @@ def run(settings: Settings) -> bool:
         else:
             measure_job(job, settings)
     return failed
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one line and exit code 1."""
+    program.run("intruders", USAGE, lambda arguments: not run(parse(arguments)), "tables that were complete stay")
 
 
 if __name__ == "__main__":
