@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import AssetError, ConfigError
+from harness.errors import AssetError, ConfigError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ class Checkpoint:
         try:
             return safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise AssetError(f"{self.key}={path}: cannot be read: {str(error).splitlines()[0]}") from None
+            raise AssetError(f"{self.key}={path}: cannot be read: {first_line(error)}") from None
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from harness.config import RunConfig, TrainConfig
-from harness.errors import ConfigError
+from harness.errors import ConfigError, first_line
 from harness.identity import learning_rate
 from harness.methods.base import Method
 from harness.models import device_of
@@ -65,4 +65,4 @@ def check_arguments(config: RunConfig) -> None:
     try:
         arguments(config.train, config.method, learning_rate(config), 1, config.seed, Path(config.output_dir))
     except (TypeError, ValueError, ImportError) as error:
-        raise ConfigError("train", type(error).__name__, (str(error).splitlines() or [""])[0]) from error
+        raise ConfigError("train", type(error).__name__, first_line(error)) from error

@@ -20,7 +20,7 @@ import harness.forgetting.texts  # registers the group `text`
 import harness.methods
 import harness.tasks
 from harness.config import ForgettingConfig, ModelConfig, RunConfig, TrackerConfig, TrainConfig
-from harness.errors import ConfigError, nearest
+from harness.errors import ConfigError, first_line, nearest
 from harness.forgetting.base import PROBES
 from harness.methods.base import METHODS
 from harness.tasks.base import TASKS, Task
@@ -130,7 +130,7 @@ def _bad_key(cause: OmegaConfBaseException, overrides: list[str]) -> str:
         return str(ConfigError(key, value, f"no such key; {nearest(key.rsplit('.', 1)[-1], known)}"))
     if isinstance(cause, ValidationError):
         return str(ConfigError(key, value, " ".join(str(cause).split("\n")[0].split())))
-    return f"{key}: {' '.join(str(cause).splitlines()[0].split())}"
+    return f"{key}: {' '.join(first_line(cause).split())}"
 
 
 __all__ = ["HydraException", "OmegaConfBaseException", "conf_folder", "explain", "register", "to_run_config"]

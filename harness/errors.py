@@ -42,6 +42,11 @@ class TrainingError(Exception):
     """Training that must not go on: a loss that is not finite, a tensor that gets no gradient."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """Say ``did you mean x? (a, b, x)`` where something is spelt nearly like `word`, else just the list."""
     names = sorted(allowed)

@@ -15,6 +15,7 @@ from torch import nn
 
 from harness import progress
 from harness.config import TrainConfig
+from harness.errors import first_line
 from harness.files import write_bytes, write_json
 from harness.identity import digest
 from harness.machine import versions
@@ -88,7 +89,7 @@ class Baseline:
         try:
             return read_items(file)["before"] if file.exists() else None
         except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's errors are ValueErrors
-            log.warning("%s is damaged (%s); computing it again", file, str(error).splitlines()[0])
+            log.warning("%s is damaged (%s); computing it again", file, first_line(error))
             return None
 
     def lock(self) -> FileLock:

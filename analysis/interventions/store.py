@@ -17,6 +17,7 @@ from typing import Any
 
 from analysis.interventions.results import Row
 from analysis.intruders.tables import parquet
+from harness.errors import first_line
 from harness.files import write_bytes, write_json
 from harness.forgetting.base import Items
 from harness.forgetting.measure import read_series
@@ -80,7 +81,7 @@ class Store:
         try:
             return read_series(path) if path.exists() else None
         except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's errors are ValueErrors
-            log.warning("%s is damaged (%s); computing it again", path, str(error).splitlines()[0])
+            log.warning("%s is damaged (%s); computing it again", path, first_line(error))
             return None
 
     def write(self, curve: str, factor: float, found: Items) -> None:
@@ -106,5 +107,5 @@ class Store:
         try:
             return [row for row in pq.read_table(path).to_pylist() if row["key"] != self.key] if path.exists() else []
         except (OSError, ValueError, KeyError) as error:
-            log.warning("%s is damaged (%s); writing it anew", path, str(error).splitlines()[0])
+            log.warning("%s is damaged (%s); writing it anew", path, first_line(error))
             return []

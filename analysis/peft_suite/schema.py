@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.errors import RecordError
+from harness.errors import RecordError, first_line
 
 FILE = "peft_suite.json"
 """What an imported result is called in its folder; its bytes are those of the file it came from."""
@@ -37,7 +37,7 @@ def read(path: Path) -> Result:
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RecordError(f"{path}: damaged, {(str(error).splitlines() or ['?'])[0]}") from None
+        raise RecordError(f"{path}: damaged, {first_line(error)}") from None
     if reason := unlike(result):
         raise RecordError(f"{path}: no result file of PEFT's method comparison, {reason}")
     return result  # type: ignore[no-any-return]

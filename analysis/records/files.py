@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.errors import AnalysisError
-from harness.errors import RecordError
+from harness.errors import RecordError, first_line
 from harness.record import read_record
 
 ITEM_COLUMNS = ("phase", "split", "item", "prediction", "target", "score", "loss", "tokens")
@@ -89,7 +89,7 @@ def _parquet(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise AnalysisError(f"{path}: there is no such file; the run has not ended, or it was removed") from None
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise AnalysisError(f"{path}: damaged, {reason}") from None
 
 

@@ -16,6 +16,7 @@ from analysis.errors import AnalysisError
 from analysis.records import history, record, samples
 from analysis.wandb_results.findings import Findings, cells, findings
 from harness import track
+from harness.errors import first_line
 from harness.files import write_json
 
 NOTE = Path("wandb") / "analysis.json"
@@ -79,7 +80,7 @@ def send(tracked: dict[str, Any], folder: Path, found: Findings) -> str | None:
             run.summary.update({name: _table(table) for name, table in found.tables.items()})
             to = str(run.url) if where.mode == "online" else str(Path(run.dir).resolve().parent)
     except Exception as error:  # whatever W&B raises costs this run's line, not the others'
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise AnalysisError(f"{tracked['id']}: W&B did not take the findings: {reason}") from None
     write_json(folder / NOTE, {"sha256": digest, "to": to})
     return to

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from harness.config import RunConfig, Unfit
-from harness.errors import ConfigError, NotApplicable
+from harness.errors import ConfigError, NotApplicable, first_line
 from harness.evaluate import precision
 from harness.files import new_folder, write_json
 from harness.forgetting.base import Change, Items, Measured, Probe
@@ -208,7 +208,7 @@ class Store:
         try:
             return Measured(read_series(self.path / "items.parquet"), load_file(self.path / "tensors.safetensors"))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:  # pyarrow's are ValueErrors
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             log.warning("%s is damaged (%s); computing it again", self.path, reason)
             return None
 

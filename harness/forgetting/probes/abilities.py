@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.config import require
-from harness.errors import ConfigError, HarnessError, nearest
+from harness.errors import ConfigError, HarnessError, first_line, nearest
 from harness.forgetting.base import PROBES, Change, Items, Measured, Probe, paired, shares
 from harness.identity import digest
 from harness.tasks.base import Outcome, Score
@@ -176,7 +176,7 @@ def _loaded(manager: Any, name: str) -> dict[str, Any]:
     except HarnessError:
         raise
     except Exception as error:  # what data sets, templates and the network raise has no common kind
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(f"{KEY}.tasks", name, f"cannot be loaded by lm-eval: {reason}") from error
 
 
