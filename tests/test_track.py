@@ -65,7 +65,7 @@ def trained(config: RunConfig, folder: Path, run_id: str = "abc123", status: str
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Serve W&B on this machine, and be logged in to it."""
-    with serve(monkeypatch) as serving:
+    with serve(monkeypatch, Server()) as serving:
         yield serving
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -204,10 +204,13 @@ class Answers(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
+Made = TypeVar("Made", bound=Server)
+
+
 @contextmanager
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def serve(monkeypatch: pytest.MonkeyPatch, server: Made) -> Iterator[Made]:
     """Serve W&B on this machine, and be logged in to it."""
-    with Server() as serving:
+    with server as serving:
         thread = threading.Thread(target=serving.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         monkeypatch.setenv("WANDB_API_KEY", KEY)

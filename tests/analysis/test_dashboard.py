@@ -6,14 +6,13 @@ import json
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_runs import Made, make_run
-from wandb_server import KEY, Server, own_session
+from wandb_server import Server, own_session, serve
 
 from analysis.dashboard.build import TITLE, report, runs, specification, workspace
 from analysis.dashboard.library import workspaces
@@ -212,15 +211,8 @@ class Views(Server):
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Views]:
     """Serve views on this machine, and be logged in to it."""
-    with Views() as serving:
-        thread = threading.Thread(target=serving.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        monkeypatch.setenv("WANDB_BASE_URL", serving.url)
+    with serve(monkeypatch, Views()) as serving:
         yield serving
-        track.wandb_library().teardown()
-        serving.shutdown()
-        thread.join()
 
 
 def test_saving_twice_updates_and_duplicates_nothing(server: Views) -> None:

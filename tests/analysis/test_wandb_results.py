@@ -39,7 +39,7 @@ def _own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with serve(monkeypatch) as serving:
+    with serve(monkeypatch, Server()) as serving:
         yield serving
 
 
