@@ -177,7 +177,7 @@ DECIDED = frozenset(
 class TrainConfig:
     """Options of ``transformers.TrainingArguments``, under its own names, and a few of ours.
 
-    Every field but `keep_checkpoints`, `early_evaluations` and `other` is passed through unchanged.
+    Every field but `keep_checkpoints`, `learning_rate_factor`, `eval_steps` and `other` is passed through unchanged.
     """
 
     max_steps: int = 60

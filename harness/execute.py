@@ -168,8 +168,7 @@ def _work(config: RunConfig, folder: RunFolder, tracker: Tracker) -> dict[str, A
         probing.measure_base(lambda: untouched(config, prepared, backbone).to(device))
     with meter.phase("load"):
         total = sum(map(size, backbone.model.parameters()))
-        transformers.set_seed(config.seed)
-        model = config.method.attach(backbone).to(device)
+        model = attach(config, backbone, device)
         parameters = {"total": total, "trainable": sum(map(size, trainable(model).values()))}
     with meter.phase("train"):
         trained = learn(config, prepared, probing, model, backbone.head, folder, tracker)
@@ -204,6 +203,12 @@ def load(config: RunConfig, prepared: Prepared) -> Backbone:
     if reason is not None:
         raise NotApplicable(reason)
     return backbone
+
+
+def attach(config: RunConfig, backbone: Backbone, device: torch.device) -> nn.Module:
+    """Attach the method to a loaded base; what it draws at random comes from the run's seed alone."""
+    transformers.set_seed(config.seed)
+    return config.method.attach(backbone).to(device)
 
 
 def base_outcomes(config: RunConfig, prepared: Prepared, backbone: Backbone, device: torch.device) -> Outcomes:

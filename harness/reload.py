@@ -129,9 +129,7 @@ def load_tuned(
     record: dict[str, Any], config: RunConfig, prepared: Prepared, folder: Path
 ) -> tuple[nn.Module, Backbone]:
     """Return the tuned model in evaluation mode and its backbone, attached as for training."""
-    import transformers
-
-    from harness.execute import load
+    from harness.execute import attach, load
     from harness.models import device_of
 
     _require_same_files(record, prepared)
@@ -141,8 +139,7 @@ def load_tuned(
             from harness.sequence import restore_start
 
             restore_start(backbone.model, folder / "trained")
-        transformers.set_seed(config.seed)
-        model = config.method.attach(backbone).to(device_of(config.train.use_cpu))
+        model = attach(config, backbone, device_of(config.train.use_cpu))
     except NotApplicable as error:
         raise RecordError(f"{folder}: the method no longer applies to the model: {error}") from error
     _read_trained(config, model, folder / "trained")

@@ -169,8 +169,7 @@ class Course:
             restore_start(backbone.model, before / "state") if model is None else take_over(backbone, model)
         if before is not None and not self.merges and model is not None:
             return model
-        transformers.set_seed(self.config.seed)
-        attached = self.config.method.attach(backbone).to(self.device)
+        attached = run.attach(self.config, backbone, self.device)
         if before is not None and not self.merges:
             self.config.method.load(attached, before / "state")
         return attached

@@ -89,7 +89,8 @@ def _steps(folder: Path, record: dict[str, Any], settings: Settings) -> Iterator
     if settings.checkpoints:
         kept = sorted((int(p.name.rpartition("-")[2]), p) for p in (folder / "checkpoints").glob("checkpoint-*"))
         if not kept:
-            raise ConfigError("checkpoints", "true", f"{folder} kept none; train with train.keep_checkpoints=true")
+            again = "a finished run is skipped: train it with train.keep_checkpoints=true into another output_dir"
+            raise ConfigError("checkpoints", "true", f"{folder} kept none; {again}")
         for step, path in kept:
             yield step, replace(final, tuned=_tuned(path))
     yield None, final
