@@ -112,7 +112,7 @@ def _by_gram(w: Product, k: int) -> TopVectors:
     dense = w.dense().double()
     values, vectors = torch.linalg.eigh(dense.T @ dense if w.tall else dense @ dense.T)
     values = values.flip(0)
-    error = _angle(values, (_rounding(w.base) * values[0]).expand_as(values))[:k].to(w.base.dtype)
+    error = angles(values, (_rounding(w.base) * values[0]).expand_as(values))[:k].to(w.base.dtype)
     return w.triplets(vectors.flip(1)[:, :k].T.to(w.base.dtype), error)
 
 
@@ -120,7 +120,7 @@ def _rounding(values: Tensor) -> float:
     return ROUNDING.get(values.dtype, 1e-6)
 
 
-def _angle(values: Float[Tensor, " n"], residual: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+def angles(values: Float[Tensor, " n"], residual: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Return residual over distance to the nearest other value (Davis and Kahan 1970), at most 1."""
     gap = torch.full_like(values, torch.inf)
     if len(values) > 1:
@@ -219,5 +219,5 @@ class _Basis:
         # M y - θ y has parts outside the basis only by its last block: ‖R s_last‖.
         residual = (self.coupling @ self.combined[self.size - self.block :]).norm(dim=0)
         floor = _rounding(values) * values[0]
-        self.error = _angle(values, torch.maximum(residual, floor))
+        self.error = angles(values, torch.maximum(residual, floor))
         return bool(((self.error[:k] <= angle) | (residual[:k] <= floor)).all())

@@ -78,8 +78,7 @@ class Certified:
                 proofs = prove(self.base.to(precision.dtype), *chosen, self.eps, self.width, precision)
                 for side, open_rows, proof in zip((left, right), rows, proofs, strict=True):
                     side.replace(open_rows, proof.side)
-        self._fall_back(left, u, "u")
-        self._fall_back(right, v, "v")
+        self.fall_back(left, right, u, v)
         return left, right
 
     def _beside(self, base: Float[Tensor, "n k"], tuned: Float[Tensor, "n j"]) -> Side:
@@ -93,12 +92,12 @@ class Certified:
         decided = np.where(near, "ritz", "undecided").tolist()
         return Side(low, high, low.copy(), np.ones(len(low)), decided, [0] * len(low))
 
-    def _fall_back(self, side: Side, vectors: Float[Tensor, "n j"], which: str) -> None:
+    def fall_back(self, left: Side, right: Side, u: Float[Tensor, "out a"], v: Float[Tensor, "in b"]) -> None:
         """Have the exact decomposition decide what is still open."""
-        rows = side.undecided(self.eps)
-        if rows:
-            base = self.exact.factors.u if which == "u" else self.exact.factors.v
-            side.replace(rows, self.exact.side(base, vectors[:, rows], "fallback"))
+        for side, vectors, which in ((left, u, "u"), (right, v, "v")):
+            if rows := side.undecided(self.eps):
+                base = getattr(self.exact.factors, which)
+                side.replace(rows, self.exact.side(base, vectors[:, rows], "fallback"))
 
 
 def prove(

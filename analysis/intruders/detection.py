@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -38,6 +38,10 @@ class Side:
     def exact(cos: Numbers, cluster: Numbers, how: str) -> Side:
         """Return a side of which every maximum is known."""
         return Side(cos, cos.copy(), cluster, cluster.copy(), [how] * len(cos), [0] * len(cos))
+
+    def part(self, rows: slice) -> Side:
+        """Return some of the vectors."""
+        return Side(*(getattr(self, field.name)[rows].copy() for field in fields(self)))
 
     def replace(self, rows: list[int], other: Side) -> None:
         """Take these rows from another answer."""
