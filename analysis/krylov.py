@@ -130,15 +130,10 @@ def angles(values: Float[Tensor, " n"], residual: Float[Tensor, " n"]) -> Float[
     return (residual / gap.clamp_min(torch.finfo(values.dtype).tiny)).clamp(max=1)
 
 
-def random_rows(k: int, side: int, like: Tensor, seed: int = 0) -> Float[Tensor, "b side"]:
-    """Return k + `OVERSAMPLING` rows of normal numbers, the same at every call."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(k + OVERSAMPLING, side, generator=generator).to(like)
-
-
 def _start(w: Product, k: int, near: TopVectors | None) -> Float[Tensor, "b side"]:
     """Return orthonormal rows to begin with: some that a low-rank change writes to, known ones, and random ones."""
-    parts = [random_rows(k, min(w.shape), w.base)]
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(k + OVERSAMPLING, min(w.shape), generator=generator).to(w.base)]
     if near is not None:
         known = (near.v if w.tall else near.u).T
         parts = [parts[0][: max(OVERSAMPLING, len(parts[0]) - len(known))], known]

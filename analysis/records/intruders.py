@@ -10,6 +10,7 @@ from analysis.records.files import intruder_headline
 COUNTS = {
     "intruders": ("none", "intruders_u"),
     "intruders_clustered": ("none", "intruders_u_clustered"),
+    "intruders_clustered_undecided": ("none", "intruders_u_clustered_undecided"),
     "intruders_v": ("none", "intruders_v"),
     "intruders_null_dense": ("dense", "intruders_u"),
     "intruders_null_rank": ("low_rank", "intruders_u"),

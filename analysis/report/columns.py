@@ -40,6 +40,9 @@ KNOWN = (
     Column("forgetting", "Forgetting", "change", "", "forgetting_low", "forgetting_high", shown=True),
     Column("intruders", "Intruders", "whole", "intruder dimensions, left vectors, against W0", shown=True),
     Column("intruders_clustered", "Intruders, clusters", "whole", "near-equal base values count as one subspace"),
+    Column(
+        "intruders_clustered_undecided", "More, clusters", "whole", "so many more it may be: bounds leave them open"
+    ),
     Column("intruders_v", "Intruders, right", "whole", "right singular vectors"),
     Column("intruders_null_dense", "Null: dense", "whole", "a random dense change of equal norm"),
     Column("intruders_null_rank", "Null: equal rank", "whole", "a random change of equal norm and rank"),

@@ -11,6 +11,7 @@ import shlex
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -113,12 +114,17 @@ class Reproducer:
         wanted = record["config"].get("forgetting") or {}
         if not wanted.get("probes"):
             return ["forgetting=none"]
-        names = sorted(path.stem for path in (conf_folder() / "forgetting").glob("*.yaml"))
-        bases = {name: _container(self._compose((f"forgetting={name}",)))["forgetting"] for name in names}
-        best = min(names, key=lambda name: len(list(differences(_nameless(wanted), _nameless(bases[name])))))
-        added = {label: entry for label, entry in wanted["probes"].items() if label not in bases[best]["probes"]}
+        presets, wanted_alone = self._forgetting_presets, _nameless(wanted)
+        best = min(presets, key=lambda name: len(list(differences(wanted_alone, _nameless(presets[name])))))
+        added = {label: entry for label, entry in wanted["probes"].items() if label not in presets[best]["probes"]}
         more = [f"+probe@forgetting.probes.{label}={entry.get('name', label)}" for label, entry in added.items()]
         return [] if best == "default" and not more else [f"forgetting={best}", *more]
+
+    @cached_property
+    def _forgetting_presets(self) -> dict[str, dict[str, Any]]:
+        """Return what the presets of forgetting compose to, by name in order."""
+        names = sorted(path.stem for path in (conf_folder() / "forgetting").glob("*.yaml"))
+        return {name: _container(self._compose((f"forgetting={name}",)))["forgetting"] for name in names}
 
 
 def command(overrides: list[str]) -> str:

@@ -20,6 +20,7 @@ NUMBERS = (
     "intruders_k",
     "intruders_eps",
     "intruders_clustered",
+    "intruders_clustered_undecided",
     "intruders_v",
     "intruders_null_dense",
     "intruders_null_rank",

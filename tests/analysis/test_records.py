@@ -114,6 +114,15 @@ def test_intruder_tables_are_read(tmp_path: Path) -> None:
     assert set(intruder_tables(folder)) == set(SCHEMAS)
 
 
+def test_a_cluster_aware_count_left_open_says_how_many_more_it_may_be(tmp_path: Path) -> None:
+    path = make_run(tmp_path, made=Made(intruders=14)) / "analysis" / "intruders.json"
+    entries = json.loads(path.read_text())
+    entries[0]["intruders_u_clustered"], entries[0]["intruders_u_clustered_undecided"] = 11, 3
+    path.write_text(json.dumps(entries))
+    row = read_runs(tmp_path).table.iloc[0]
+    assert (row["intruders_clustered"], row["intruders_clustered_undecided"]) == (11, 3)
+
+
 def test_another_threshold_is_the_headlines(tmp_path: Path) -> None:
     folder = make_run(tmp_path)
     made_runs.write_intruders(folder, 25, k=8, eps=0.37)
