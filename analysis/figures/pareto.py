@@ -13,6 +13,7 @@ from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import Handle, frame, handle, legend, ranks_beside, reference
 from analysis.drawing.page import Page
 from analysis.drawing.probes import forgetting_label, same_probe
+from analysis.drawing.scores import scores_over_seeds
 from analysis.drawing.series import SETTING, over_seeds
 from analysis.drawing.style import GREY, Look, Mark, compact, missing
 
@@ -29,7 +30,7 @@ class Pareto(Figure):
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank and further setting, at the rate that its validation score chose."""
         table = same_probe(page.chosen)
-        score = over_seeds(table, SETTING, "score", "score_low", "score_high")
+        score = scores_over_seeds(table, SETTING)
         lost = over_seeds(table, SETTING, "forgetting", "forgetting_low", "forgetting_high")
         if score.empty:
             return score

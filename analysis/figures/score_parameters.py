@@ -8,7 +8,8 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import bars, frame, handle, legend, log_axis, reference
 from analysis.drawing.page import Page
-from analysis.drawing.series import SETTING, over_seeds
+from analysis.drawing.scores import scores_over_seeds
+from analysis.drawing.series import SETTING
 from analysis.drawing.style import Look
 
 
@@ -23,7 +24,7 @@ class ScoreParameters(Figure):
         """Return a row for each method, rank and further setting."""
         table = page.chosen
         by = [*SETTING, "trainable", "metric", "base"]
-        return over_seeds(table.assign(base=table["base"].mean()), by, "score", "score_low", "score_high")
+        return scores_over_seeds(table.assign(base=table["base"].mean()), by)
 
     def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
         """Draw a point a row."""

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import bars, frame, handle, height, labels, legend, log_axis, panels, reference
 from analysis.drawing.page import Page
-from analysis.drawing.series import SETTING, over_seeds
+from analysis.drawing.scores import scores_over_seeds
+from analysis.drawing.series import SETTING
 from analysis.drawing.style import Look, missing
 
 COLUMNS = 3
@@ -25,7 +26,7 @@ class ScoreRate(Figure):
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, rate and further setting; nothing where no method has two rates."""
         table = page.every_rate
-        found = over_seeds(table, SETTING, "score", "score_low", "score_high")
+        found = scores_over_seeds(table, SETTING)
         if found.empty or found.groupby("method")["learning_rate"].nunique().max() < 2:
             return found.iloc[:0]
         return found.assign(metric=table["metric"].iloc[0], base=table["base"].mean())

@@ -15,9 +15,11 @@ from made_runs import STEPS, Made, make_run
 from analysis.drawing.command import figures
 from analysis.drawing.page import Page, pages
 from analysis.drawing.picture import draw
+from analysis.drawing.series import SETTING, over_seeds
 from analysis.drawing.sources import learned
 from analysis.drawing.style import Look
 from analysis.records import read_runs
+from analysis.table.grouped import grouped
 
 
 def data(name: str, page: Page) -> pd.DataFrame:
@@ -35,6 +37,25 @@ def of(rows: pd.DataFrame, method: str, rank: int | None = None, **more: object)
     for name, value in more.items():
         found = found[found[name] == value]
     return found
+
+
+@pytest.mark.parametrize("name", ["pareto", "score_rate", "score_parameters"])
+def test_a_scores_interval_is_the_one_the_tables_give(name: str, page: Page, sweep: Path) -> None:
+    table = grouped(read_runs(sweep).table).rows
+    for row in data(name, page).to_dict("records"):
+        same = table[table["folders"].map(lambda folders, row=row: all(one in folders for one in row["ids"].split()))]
+        assert (row["low"], row["high"]) == pytest.approx(same[["score_low", "score_high"]].to_numpy(dtype=float)[0])
+        assert row["low"] < row["value"] < row["high"]
+
+
+def test_where_items_are_gone_the_interval_is_made_of_the_runs_own(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep, tmp_path / "runs")
+    for items in (tmp_path / "runs").rglob("items.parquet"):
+        items.unlink()
+    (page,) = pages(read_runs(tmp_path / "runs").table)
+    table = page.chosen
+    expected = over_seeds(table, SETTING, "score", "score_low", "score_high")[["low", "high"]]
+    assert data("pareto", page)[["low", "high"]].to_numpy() == pytest.approx(expected.to_numpy())
 
 
 @pytest.mark.parametrize(("method", "rank"), [("lora", 2), ("lora", 8), ("full", None)])
