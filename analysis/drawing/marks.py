@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, MaxNLocator, NullLocator
 
-from analysis.drawing.style import GREY, Mark, compact, shorten, width
+from analysis.drawing.style import GREY, Mark, compact, missing, shorten, width
 
 ENDS = ("value", "low", "high")
 Handle = tuple[str, Any]
@@ -45,11 +45,14 @@ def legend(canvas: Canvas, handles: Iterable[Handle], title: str | None = None) 
         text.set_text(name)  # afterwards, because matplotlib hides a series whose name begins with "_"
 
 
-def ranks_beside(axes: Axes, rows: pd.DataFrame, x: str, y: str, mark: Mark) -> None:
-    """Write each point's rank beside it."""
-    for row in rows.dropna(subset="rank").to_dict("records"):
+def names_beside(axes: Axes, rows: pd.DataFrame, x: str, y: str, mark: Mark) -> None:
+    """Write each point's rank beside it, and what else sets it apart from others of its method."""
+    apart = rows["setting"].nunique() > 1
+    for row in rows.to_dict("records"):
+        rank = "" if missing(row["rank"]) else str(int(row["rank"]))
+        name = f"{rank} {row['setting'] if apart else ''}".strip()
         place = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 6, "color": mark.colour, "zorder": 4}
-        axes.annotate(str(int(row["rank"])), (row[x], row[y]), **place)
+        axes.annotate(name, (row[x], row[y]), **place)
 
 
 def bars(axes: Axes, rows: pd.DataFrame, x: str, mark: Mark, size: float = 4, **style: Any) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from analysis.drawing.figure import FIGURES, PAGE, Figure
-from analysis.drawing.marks import Handle, frame, handle, legend, ranks_beside, reference
+from analysis.drawing.marks import Handle, frame, handle, legend, names_beside, reference
 from analysis.drawing.page import Page
 from analysis.drawing.probes import forgetting_label, same_probe
 from analysis.drawing.scores import scores_over_seeds
@@ -49,7 +49,7 @@ class Pareto(Figure):
             handles.append(handle(method, mark, line=False))
             for row in rows.to_dict("records"):
                 _point(axes, row, mark, data["seconds"].max())
-            ranks_beside(axes, rows, "forgetting_value", "value", mark)
+            names_beside(axes, rows, "forgetting_value", "value", mark)
         _steps(axes, data)
         reference(axes, data["base"].iloc[0], "untouched")
         axes.axvline(0, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
