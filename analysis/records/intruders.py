@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.records.files import intruder_headline
+from harness.compose import register
+from harness.methods.base import METHODS
 
 COUNTS = {
     "intruders": ("none", "intruders_u"),
@@ -17,6 +19,12 @@ COUNTS = {
 }
 """Column → the change (fine-tuning itself or a null control) and its count."""
 FACTS = {"intruders_k": "k", "intruders_eps": "eps"} | {name: name for name in ("relative_change", "effective_rank")}
+
+
+def changes_no_matrix(method: str) -> bool:
+    """Return whether a method leaves the base's matrices as they were: a count would mean nothing."""
+    register()
+    return method in METHODS.names() and METHODS[method].leaves_matrices is not None
 
 
 def intruder_columns(folder: Path) -> dict[str, Any]:

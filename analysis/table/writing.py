@@ -12,6 +12,7 @@ from rich.table import Table
 
 from analysis.compare import Comparisons, signed
 from analysis.configurations import UNIT
+from analysis.records.intruders import changes_no_matrix
 from analysis.table.grouped import DEFAULT
 from harness.files import write_bytes
 from harness.record import Status
@@ -27,7 +28,8 @@ def shown(rows: pd.DataFrame, keys: list[str] | tuple[str, ...] = DEFAULT) -> pd
     found = pd.DataFrame(cells, dtype="str")
     same = [name for name in ("model", "task") if rows[name].nunique(dropna=False) <= 1 and name not in keys]
     empty = [name for name in found.columns if not found[name].str.strip("-").str.strip().any()]
-    return found.drop(columns={*same, *empty})
+    uncounted = ["intruders"] if rows["intruders"].isna().all() else []
+    return found.drop(columns={*same, *empty, *uncounted})
 
 
 def _cells(row: pd.Series[Any], keys: list[str] | tuple[str, ...]) -> dict[str, str]:
@@ -91,7 +93,7 @@ def _forgetting(row: pd.Series[Any]) -> str:
 def _intruders(row: pd.Series[Any]) -> str:
     """Return the count beside its null controls, random changes of equal norm: alone it means nothing."""
     if _missing(row["intruders"]):
-        return ""
+        return "n/a" if row["status"] == Status.done.value and changes_no_matrix(str(row["method"])) else ""
     controls = {"intruders_null_dense": "random", "intruders_null_rank": "of equal rank"}
     said = [f"{name} {row[key]:.3g}" for key, name in controls.items() if not _missing(row[key])]
     return f"{row['intruders']:.3g}" + (f" ({', '.join(said)})" if said else "")

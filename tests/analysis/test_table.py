@@ -157,6 +157,17 @@ def test_everything_is_printed_and_written(tmp_path: Path, command) -> None:
     assert (out / "notes.txt").read_text(encoding="utf-8").startswith("not fair: ")
 
 
+@pytest.mark.parametrize("counted", [3, None])
+def test_a_method_that_changes_no_matrix_has_no_count(tmp_path: Path, counted: int | None) -> None:
+    make_run(tmp_path, "method=lora", made=Made(intruders=counted))
+    make_run(tmp_path, "method=prompt", made=Made(intruders=None))
+    text = shown(grouped(read_runs(tmp_path).table).rows)
+    assert ("intruders" in text) is (counted is not None)
+    if counted is not None:
+        said = dict(zip(text["configuration"], text["intruders"], strict=True))
+        assert said["prompt"] == "n/a" and said["lora r16"].startswith("3 (random")
+
+
 def test_names_are_escaped_in_markdown_and_latex() -> None:
     text = pd.DataFrame({"configuration": ["a|b <b>질문</b> 50 % of_x"], "score [95 %]": [".8"]})
     assert "a\\|b &lt;b&gt;질문&lt;/b&gt; 50 % of_x" in markdown(text)
