@@ -28,7 +28,8 @@ Row = dict[str, Any]
 
 
 LARGE = 2048
-"""The smaller side from which ``auto`` proves: at 2048 both take about as long, at 576 proofs take four times that."""
+"""The smaller side from which ``auto`` proves: at 2048 that takes a quarter of a decomposition's time and five times a
+kept one's, over SmolLM2's matrices six times a decomposition's."""
 
 
 @dataclass

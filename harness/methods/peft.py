@@ -247,7 +247,7 @@ class AnyPeftTuner(PeftMethod):
         config = self.peft_config(backbone)
         try:
             model = super().attach(backbone)
-        except (
+        except (  # what PEFT's tuners raise for a layer or an option that they do not support
             TypeError,
             ValueError,
             LookupError,
@@ -274,7 +274,7 @@ class AnyPeftTuner(PeftMethod):
         )
         try:
             return super().merge(model)
-        except (NotImplementedError, AttributeError, ValueError) as error:
+        except (NotImplementedError, AttributeError, ValueError) as error:  # some of PEFT's tuners only seem to merge
             raise ConfigError("merge", True, f"{self.peft_type} cannot be merged: {first_line(error)}") from error
 
 

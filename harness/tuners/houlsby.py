@@ -6,6 +6,7 @@ Importing this module makes ``HOULSBY`` a tuner of the installed PEFT, so ``get_
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -101,9 +102,9 @@ class HoulsbyLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         self.trained[adapter_name] = self.create(config)
         cast(Any, self)._move_adapter_to_device_of_base_layer(adapter_name)
 
+    @abstractmethod
     def create(self, config: HoulsbyConfig) -> nn.Module:
         """Return a new trained module for this layer."""
-        raise NotImplementedError
 
     def active_module(self) -> nn.Module | None:
         """Return the active adapter's module, None where adapters are off or none is active here."""

@@ -125,6 +125,7 @@ def test_added_biases_have_no_place_in_the_base(trained: Any, tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
+# PEFT rebuilds LoftQ's base with 4-bit kernels of its own that need CUDA; where there is one nothing is refused.
 @pytest.mark.skipif(torch.cuda.is_available(), reason="PEFT can rebuild LoftQ's base here")
 def test_an_adapter_that_peft_cannot_open_is_not_written(trained: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"PEFT cannot open its adapter on this machine .* merge=true"):
