@@ -130,7 +130,7 @@ def run(settings: Settings) -> None:
     """Compare, write the tables and print the means over matrices."""
     from analysis.intruders.tables import parquet
     from analysis.processes import each
-    from harness.files import require_writable, write_bytes
+    from harness.storage.files import require_writable, write_bytes
 
     pairs = [pair_of(name, settings) for name in settings.runs]
     names = shared_names(pairs, settings.runs)

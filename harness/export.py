@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.errors import AssetError, ConfigError, HarnessError, NotApplicable, RecordError, first_line, nearest
-from harness.files import disk_full, new_folder, write_bytes
 from harness.model_card import MARK, adapter_card, base_of, merged_card
+from harness.storage.files import disk_full, new_folder, write_bytes
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from harness.config import RunConfig
+    from harness.execution.session import Prepared
     from harness.models import Backbone
-    from harness.session import Prepared
 
 USAGE = """\
 Write a finished run as a standard PEFT adapter folder, or merged as a plain Hugging Face model.
@@ -121,7 +121,7 @@ def _some(ids: list[str]) -> str:
 
 def export(request: Request) -> Path:
     """Write the run as asked and return the folder; nothing is left of an export that fails."""
-    from harness.reload import config_of, done_record
+    from harness.execution.reload import config_of, done_record
 
     folder = find_run(request.run, request.output_dir)
     record = done_record(folder)
@@ -178,7 +178,7 @@ def _new_export(to: Path) -> Iterator[Path]:
 
 
 def _load(record: dict[str, Any], config: RunConfig, folder: Path) -> Loaded:
-    from harness.reload import load_tuned, prepare_without_data
+    from harness.execution.reload import load_tuned, prepare_without_data
 
     prepared = prepare_without_data(config)
     model, backbone = load_tuned(record, config, prepared, folder)
@@ -256,8 +256,8 @@ def _opened(loaded: Loaded, target: Path) -> nn.Module:
 
 def _reloaded(loaded: Loaded, target: Path) -> nn.Module:
     """Load the merged model from its folder, as a base without any adapter."""
-    from harness.assets import Files
     from harness.models import load_backbone
+    from harness.storage.assets import Files
 
     config, outputs = loaded.config, loaded.prepared.objective.outputs
     return load_backbone(Files(target, {}, "export"), config.model, outputs, None, config.seed + 1).model

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.config import ForgettingConfig, ModelConfig, RunConfig, require
 from harness.errors import ConfigError
-from harness.manifest import sha256_of
+from harness.storage.manifest import sha256_of
 from harness.tasks.base import Task
 
 # What is said of a data set or model for people, or decides only what is kept: it changes no result.

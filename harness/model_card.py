@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.assets import Files
     from harness.config import RunConfig
     from harness.models import Backbone
+    from harness.storage.assets import Files
 
 MARK = "peft-harness-export"
 """The tag by which an export is known: nothing else is ever overwritten by another."""

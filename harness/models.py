@@ -24,9 +24,9 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from harness.assets import Files
 from harness.config import ModelConfig, ModelKind
 from harness.errors import ConfigError, first_line
+from harness.storage.assets import Files
 
 # A head that is new and weights that go unused are expected here; each is checked in `_load` instead.
 transformers.utils.logging.set_verbosity_error()

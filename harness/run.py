@@ -20,7 +20,7 @@ from harness.compose import (
 from harness.config import RunConfig
 from harness.errors import HarnessError
 from harness.help import text
-from harness.record import Status
+from harness.storage.record import Status
 from harness.sweep import run_single
 
 register()
@@ -40,7 +40,7 @@ def main(composed: DictConfig) -> str | None:
 
 
 def _execute(config: RunConfig) -> Status | None:
-    from harness.execute import execute  # torch and transformers load here, after the configuration is valid
+    from harness.execution.execute import execute  # torch and transformers load here, after the configuration is valid
 
     return execute(config)
 

@@ -14,7 +14,7 @@ from harness.compose import to_run_config
 from harness.config import RunConfig
 from harness.errors import RecordError
 from harness.identity import digest, learning_rate, run_id
-from harness.record import RunFolder, Status
+from harness.storage.record import RunFolder, Status
 
 Job = Sequence[str]
 FINAL = {"done", "not_applicable"}
@@ -77,9 +77,10 @@ def _meaning(status: str) -> str:
 
 def prepare(runs: Sequence[Planned]) -> None:
     """Fetch and check models, data, method options, tracker and disk: all that can go wrong before training."""
-    from harness import session, track
-    from harness.arguments import check_arguments
-    from harness.files import require_writable
+    from harness import track
+    from harness.execution import session
+    from harness.storage.files import require_writable
+    from harness.training.arguments import check_arguments
 
     seen: set[str] = set()
     for run in runs:
@@ -99,8 +100,8 @@ def prepare(runs: Sequence[Planned]) -> None:
 def check_forgetting(config: RunConfig, seen: set[str]) -> None:
     """Refuse probes that do not fit or cannot read what they need; a model and task with the same ones once."""
     from harness.errors import NotApplicable
+    from harness.execution.session import prepare
     from harness.forgetting.measure import fit
-    from harness.session import prepare
 
     key = digest([config.model, config.task, config.forgetting, config.cache_dir, "probes"])
     if key in seen or not config.forgetting.probes:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.errors import RecordError
-from harness.record import Status, read_record
+from harness.storage.record import Status, read_record
 
 SHOWN = ("method", "rank", "trainable", "score [95 %]", "base", "forgetting")
 COLUMNS = (*SHOWN, "train s", "tokens/s", "peak GiB", "folder")

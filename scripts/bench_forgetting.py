@@ -19,9 +19,9 @@ import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
-from harness import session
 from harness.compose import compose
-from harness.execute import load
+from harness.execution import session
+from harness.execution.execute import load
 from harness.forgetting.lm_eval_model import InMemory, quiet
 from harness.forgetting.measure import Probing, fit
 from harness.forgetting.reading import batches, inputs, read

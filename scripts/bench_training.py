@@ -22,17 +22,17 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from harness import session
-from harness.arguments import arguments
 from harness.compose import compose
 from harness.config import RunConfig
-from harness.execute import execute, load
+from harness.execution import session
+from harness.execution.execute import execute, load
 from harness.identity import learning_rate
 from harness.methods.base import trainable
 from harness.objectives.base import IGNORED, Features, mask, pad
-from harness.order import Items, Order, order_by_length
-from harness.record import RunFolder, read_record
-from harness.trainer import HarnessTrainer
+from harness.storage.record import RunFolder, read_record
+from harness.training.arguments import arguments
+from harness.training.order import Items, Order, order_by_length
+from harness.training.trainer import HarnessTrainer
 
 
 class Clock(TrainerCallback):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from analysis.flags import Parser, fail
 from harness.errors import HarnessError
-from harness.files import write_json
+from harness.storage.files import write_json
 
 NAME = "wandb_dashboard"
 

@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from harness import session
 from harness.compose import conf_folder, register, to_run_config
 from harness.config import RunConfig
-from harness.evaluate import Outcomes
-from harness.execute import execute
-from harness.record import RunFolder, comparable, read_items, read_record
+from harness.execution import session
+from harness.execution.evaluate import Outcomes
+from harness.execution.execute import execute
+from harness.storage.record import RunFolder, comparable, read_items, read_record
 
 VOCABULARY = 320
 GOOD = ("lovely", "great", "fine", "warm", "bright", "clever")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import assets, manifest, wheels
 from harness.config import ModelConfig, Wheel
 from harness.errors import AssetError, ConfigError
+from harness.storage import assets, manifest, wheels
 from harness.tasks.source import Source
 
 MEMBERS = {
@@ -45,7 +45,7 @@ class Index:
         self.downloads = 0
 
     def download(self, wheel: Wheel, folder: Path) -> Path:
-        """Stand in for :func:`harness.wheels.download_wheel`."""
+        """Stand in for :func:`harness.storage.wheels.download_wheel`."""
         self.downloads += 1
         return Path(shutil.copy(self.file, folder))
 
@@ -87,12 +87,12 @@ def test_sha256_is_that_of_hashlib_and_follows_a_change(tmp_path: Path) -> None:
 
 def test_importing_assets_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'transformers', 'pyarrow', 'datasets', 'huggingface_hub'}"
-    code = f"import sys, harness.assets; assert not {heavy} & set(sys.modules)"
+    code = f"import sys, harness.storage.assets; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_member_is_fetched_once_and_announced(index: Index, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="harness.wheels"):
+    with caplog.at_level(logging.INFO, logger="harness.storage.wheels"):
         path = wheels.fetch_member(index.wheel, "demo/data/rows.jsonl", cache, "CC0")
     assert path.read_bytes() == MEMBERS["demo/data/rows.jsonl"]
     assert caplog.messages == ["fetched demo 1.0 (0 MB): demo/data/rows.jsonl, licence CC0"]

@@ -11,7 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from harness.checkpoint import RESUME, latest, load_state, random_state, restore_random_state, save_state, step_of
+from harness.training.checkpoint import (
+    RESUME,
+    latest,
+    load_state,
+    random_state,
+    restore_random_state,
+    save_state,
+    step_of,
+)
 
 
 def same(one: Any, other: Any) -> bool:

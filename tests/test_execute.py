@@ -17,11 +17,11 @@ import torch
 from small_runs import assert_same_run, assert_same_tensors, run, tensors
 from torch import nn
 
-from harness import execute as execution
-from harness.evaluate import Baseline, answer
-from harness.execute import execute
-from harness.record import Status, comparable, read_items, read_record
-from harness.reload import load_run
+from harness.execution import execute as execution
+from harness.execution.evaluate import Baseline, answer
+from harness.execution.execute import execute
+from harness.execution.reload import load_run
+from harness.storage.record import Status, comparable, read_items, read_record
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -288,9 +288,9 @@ def test_full_disk_fails_in_one_line(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    from harness import trainer as training
     from harness.methods.lora import LoRA
-    from harness.record import RunFolder
+    from harness.storage.record import RunFolder
+    from harness.training import trainer as training
 
     owner, name = {
         "checkpoint": (training, "save_state"),
@@ -312,7 +312,7 @@ def test_full_disk_fails_in_one_line(
 def test_disk_too_full_even_for_the_record(
     bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from harness.record import RunFolder
+    from harness.storage.record import RunFolder
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -422,7 +422,7 @@ def make_holder() -> Any:
     """Return a function that holds a run as another process would, until the test ends."""
     from contextlib import ExitStack
 
-    from harness.record import RunFolder
+    from harness.storage.record import RunFolder
 
     with ExitStack() as stack:
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import files
 from harness.errors import AssetError
-from harness.files import disk_full, new_folder, remove_partial, require_writable, write_bytes, write_json
+from harness.storage import files
+from harness.storage.files import disk_full, new_folder, remove_partial, require_writable, write_bytes, write_json
 
 
 def names(folder: Path) -> list[str]:

@@ -14,14 +14,14 @@ import small_runs
 import torch
 from torch import nn
 
-from harness import session
 from harness.config import RunConfig
-from harness.evaluate import answer
-from harness.execute import load
+from harness.execution import session
+from harness.execution.evaluate import answer
+from harness.execution.execute import load
+from harness.execution.session import Prepared
 from harness.objectives.base import IGNORED, by_length, fit, pad
 from harness.objectives.generation import Generation
 from harness.objectives.likelihood import Likelihood
-from harness.session import Prepared
 from harness.tasks.base import Item, Outcome
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -15,11 +15,11 @@ import small_runs
 import torch
 from small_runs import assert_same_run, run
 
-from harness import execute as execution
-from harness import trainer as training
-from harness.execute import execute
-from harness.record import Status, read_record
-from harness.trainer import HarnessTrainer
+from harness.execution import execute as execution
+from harness.execution.execute import execute
+from harness.storage.record import Status, read_record
+from harness.training import trainer as training
+from harness.training.trainer import HarnessTrainer
 
 pytestmark = pytest.mark.usefixtures("quick")
 BERT, LLAMA, GPT2 = "bert_tiny", "llama", "gpt2"

@@ -17,12 +17,12 @@ from hydra import initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from harness import execute as execution
 from harness import sweep
 from harness.compose import conf_folder, register, to_run_config
 from harness.errors import ConfigError, HarnessError, RecordError
-from harness.execute import execute
-from harness.record import RunFolder, Status, read_record
+from harness.execution import execute as execution
+from harness.execution.execute import execute
+from harness.storage.record import RunFolder, Status, read_record
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -13,16 +13,16 @@ import torch
 from small_runs import history, run
 from torch import nn
 
-from harness import session
-from harness.arguments import arguments, check_arguments
 from harness.config import TrainConfig
 from harness.errors import ConfigError
-from harness.execute import load
+from harness.execution import session
+from harness.execution.execute import load
 from harness.methods.base import trainable
-from harness.order import order_by_length, steps_of
-from harness.record import RunFolder, Status
-from harness.trainer import HarnessTrainer
-from harness.watch import CheckGradients
+from harness.storage.record import RunFolder, Status
+from harness.training.arguments import arguments, check_arguments
+from harness.training.order import order_by_length, steps_of
+from harness.training.trainer import HarnessTrainer
+from harness.training.watch import CheckGradients
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -16,7 +16,7 @@ from analysis.errors import AnalysisError
 from analysis.records import read_runs
 from analysis.table import filtering
 from harness.errors import HarnessError
-from harness.files import require_writable
+from harness.storage.files import require_writable
 
 
 def figures(names: tuple[str, ...] = ()) -> list[Figure]:

@@ -17,7 +17,7 @@ from analysis.drawing.fonts import families
 from analysis.drawing.page import Page
 from analysis.drawing.settings import FORMATS
 from analysis.drawing.style import RC, Look, wrapped
-from harness.files import write_bytes
+from harness.storage.files import write_bytes
 
 TIMELESS: dict[str, dict[str, str | None]] = {
     "png": {"Software": "peft-harness"},

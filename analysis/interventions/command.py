@@ -20,8 +20,8 @@ from analysis.intruders.sources import Job, jobs
 from analysis.weights import Pair
 from harness.errors import ConfigError
 from harness.export import find_run
-from harness.files import require_writable
 from harness.forgetting.base import Items
+from harness.storage.files import require_writable
 
 UNCHANGED = "unchanged"
 """The curve that λ = 1 is kept under: it is the same model in every curve."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.interventions.scaling import Weights
-from harness.evaluate import answer
+from harness.execution.evaluate import answer
+from harness.execution.reload import config_of, done_record, load_tuned
 from harness.forgetting.base import Items
 from harness.forgetting.measure import Probing, fit
-from harness.reload import config_of, done_record, load_tuned
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ class Examination:
         Raises :class:`RecordError` where the run is not done, and a :class:`HarnessError` where its base or its
         data cannot be had.
         """
-        from harness import session
+        from harness.execution import session
 
         record = done_record(folder)
         config = config_of(record)

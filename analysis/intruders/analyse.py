@@ -57,7 +57,7 @@ def device_of(settings: Settings) -> torch.device:
 
 def cache_folder(settings: Settings) -> Path:
     """Return where decompositions are kept."""
-    from harness.assets import cache_root
+    from harness.storage.assets import cache_root
 
     return Path(settings.cache).expanduser() if settings.cache else cache_root(None) / "spectra"
 

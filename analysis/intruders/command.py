@@ -11,7 +11,7 @@ from analysis.intruders.summary import summary
 from analysis.intruders.tables import write
 from analysis.weights import Pair
 from harness.errors import ConfigError
-from harness.files import require_writable
+from harness.storage.files import require_writable
 
 
 def measure_job(job: Job, settings: Settings) -> Rows:

@@ -23,7 +23,7 @@ from analysis.davidson import DiagonalPlus, beginning, top_of_diagonal_plus
 from analysis.intruders.certified import Certified
 from analysis.intruders.detection import Detection, Numbers, Side, largest_window, rank_floor
 from analysis.krylov import ANGLE, Product, TopVectors, top_singular
-from harness.files import write_bytes
+from harness.storage.files import write_bytes
 
 ROUNDING = 1e-6
 """Error of the eigendecomposition in float32, as a share of the largest eigenvalue."""

@@ -13,8 +13,8 @@ from analysis.intruders.settings import Settings
 from analysis.quantised import Quantisation
 from analysis.weights import Pair, Wanted
 from harness.errors import ConfigError, NotApplicable, RecordError
-from harness.record import read_record
-from harness.reload import config_of
+from harness.execution.reload import config_of
+from harness.storage.record import read_record
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _steps(folder: Path, record: dict[str, Any], settings: Settings) -> Iterator
 
 def _base_of(record: dict[str, Any]) -> Path:
     """Return the folder of the model a run was trained from; refuse one that has changed since."""
-    from harness.assets import cache_root, fetch_model
+    from harness.storage.assets import cache_root, fetch_model
 
     config = config_of(record)
     files = fetch_model(config.model, cache_root(config.cache_dir))
@@ -158,10 +158,10 @@ def _two_models(settings: Settings) -> Job:
 
 def model_folder(name: str) -> Path:
     """Return the folder of a model given as a folder, as one of this project's presets, or by its hub id."""
-    from harness.assets import cache_root, fetch_model
     from harness.compose import compose, conf_folder
     from harness.config import ModelConfig
     from harness.errors import nearest
+    from harness.storage.assets import cache_root, fetch_model
 
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()

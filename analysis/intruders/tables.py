@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from analysis.intruders.analyse import Row, Rows
 from analysis.intruders.settings import Settings
-from harness.files import write_bytes, write_json
+from harness.storage.files import write_bytes, write_json
 
 EPS_GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """ε from .05 to .95; by chance alone max|cos| is about √(2 ln n / n), .13 at n = 768: nothing below that means much."""

@@ -16,7 +16,7 @@ from analysis.peft_suite.schema import OWN, Result, at
 from analysis.records import history, read_runs, record
 from analysis.records.files import adapter_config
 from harness.errors import HarnessError, RecordError
-from harness.files import write_json
+from harness.storage.files import write_json
 
 RIGHT = ("accuracy", "exact_match")
 """Metrics that are the share of items answered right, as the schema's ``test accuracy`` is."""

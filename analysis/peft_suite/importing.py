@@ -10,7 +10,7 @@ from pathlib import Path
 from analysis.errors import AnalysisError
 from analysis.peft_suite.schema import FILE, read
 from harness.errors import RecordError
-from harness.files import new_folder, write_json
+from harness.storage.files import new_folder, write_json
 
 FOREIGN = "foreign"
 SOURCE = "source.json"

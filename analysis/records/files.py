@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.errors import AnalysisError
 from harness.errors import RecordError, first_line
-from harness.record import read_record
+from harness.storage.record import read_record
 
 ITEM_COLUMNS = ("phase", "split", "item", "prediction", "target", "score", "loss", "tokens")
 

@@ -15,7 +15,7 @@ from analysis.errors import AnalysisError
 from analysis.records.columns import ROW, Row, row
 from analysis.records.intruders import intruder_columns
 from harness.errors import HarnessError, RecordError
-from harness.record import Status, read_record
+from harness.storage.record import Status, read_record
 
 WHY = {Status.running: "another process trains it, or it was cut off; the same command resumes it"}
 TRACES = ("history.jsonl", "items.parquet")

@@ -43,7 +43,7 @@ def write(arguments: Namespace) -> None:
     """Read the runs, write the page, print where it is and what could not be read."""
     from analysis.records import read_runs
     from analysis.report.page import page
-    from harness.files import write_bytes
+    from harness.storage.files import write_bytes
 
     runs = read_runs(*arguments.runs)
     target = arguments.out / FILE

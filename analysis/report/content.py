@@ -12,7 +12,7 @@ from analysis.report import runs as each
 from analysis.report.citation import Citation, citations
 from analysis.report.columns import columns
 from analysis.report.verdicts import Verdicts, verdicts
-from harness.record import Status
+from harness.storage.record import Status
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from analysis.table import filtering
 from analysis.table.grouped import DEFAULT, grouped
 from analysis.table.settings import Settings
 from analysis.table.writing import show, shown, shown_comparisons, shown_pareto, write
-from harness.files import require_writable, write_bytes
-from harness.record import Status
+from harness.storage.files import require_writable, write_bytes
+from harness.storage.record import Status
 
 
 def run(settings: Settings) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.answers import Answers, answers
 from analysis.configurations import UNIT, blocks, configured, newest
 from analysis.statistics import from_intervals
-from harness.record import Status
+from harness.storage.record import Status
 
 DEFAULT = (UNIT, "learning_rate")
 MEANS = (

@@ -14,8 +14,8 @@ from analysis.compare import Comparisons, signed
 from analysis.configurations import UNIT
 from analysis.records.intruders import changes_no_matrix
 from analysis.table.grouped import DEFAULT
-from harness.files import write_bytes
-from harness.record import Status
+from harness.storage.files import write_bytes
+from harness.storage.record import Status
 
 WIDTH = 10_000
 LEFT = ("configuration", "model", "task", "method", "note", "where", "first", "second", "test", "verdict")

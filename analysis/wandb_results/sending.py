@@ -17,7 +17,7 @@ from analysis.records import history, record, samples
 from analysis.wandb_results.findings import Findings, cells, findings
 from harness import track
 from harness.errors import first_line
-from harness.files import write_json
+from harness.storage.files import write_json
 
 NOTE = Path("wandb") / "analysis.json"
 """In a run's folder: the hash of the findings that were sent last, and where to."""

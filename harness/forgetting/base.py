@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.config import RunConfig
+    from harness.execution.session import Prepared
     from harness.forgetting.subject import Subject
-    from harness.session import Prepared
 
 PROBES: Registry[Probe] = Registry("probe")
 Statistic = Callable[[Any], Any]

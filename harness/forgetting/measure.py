@@ -15,21 +15,21 @@ from safetensors.torch import load_file, save_file
 
 from harness.config import RunConfig, Unfit
 from harness.errors import ConfigError, NotApplicable, first_line
-from harness.evaluate import precision
-from harness.files import new_folder, write_json
+from harness.execution.evaluate import precision
+from harness.execution.machine import versions
 from harness.forgetting.base import Change, Items, Measured, Probe
 from harness.forgetting.subject import Subject, undisturbed
 from harness.identity import digest, plain
-from harness.machine import versions
 from harness.models import device_of, load_backbone
-from harness.record import parquet
+from harness.storage.files import new_folder, write_json
+from harness.storage.record import parquet
 from harness.tasks.base import Outcome
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from harness.session import Prepared
+    from harness.execution.session import Prepared
 
 log = logging.getLogger(__name__)
 

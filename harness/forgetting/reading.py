@@ -22,8 +22,8 @@ from harness.forgetting.texts import Material, Row
 from harness.objectives.base import mask, pad
 
 if TYPE_CHECKING:
-    from harness.assets import Files
     from harness.forgetting.subject import Subject
+    from harness.storage.assets import Files
 
 TOKENS = 2048
 """Tokens of a batch with their padding: 400 MB of logits on SmolLM2, whose vocabulary has 49,152 words."""

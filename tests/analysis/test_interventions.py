@@ -31,10 +31,10 @@ from analysis.intruders.settings import Settings as Counting
 from analysis.intruders.sources import jobs
 from analysis.weights import Pair
 from harness.errors import ConfigError, HarnessError
-from harness.evaluate import answer
-from harness.files import write_json
+from harness.execution.evaluate import answer
+from harness.execution.reload import config_of, load_run
 from harness.methods.peft import quiet_peft
-from harness.reload import config_of, load_run
+from harness.storage.files import write_json
 from harness.tasks.base import Score
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -79,7 +79,7 @@ def composed_run(output_dir: Path, *overrides: str) -> Path:
     from dataclasses import replace
 
     from harness.compose import compose
-    from harness.execute import execute
+    from harness.execution.execute import execute
 
     config = replace(
         compose("tracker=none", "train.per_device_train_batch_size=4", *overrides), output_dir=str(output_dir)

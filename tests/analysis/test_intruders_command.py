@@ -30,9 +30,9 @@ from analysis.intruders.settings import Settings, parse
 from analysis.intruders.sources import jobs
 from analysis.intruders.tables import SCHEMAS
 from harness.errors import ConfigError
-from harness.files import write_json
-from harness.record import read_record
-from harness.reload import config_of, load_run
+from harness.execution.reload import config_of, load_run
+from harness.storage.files import write_json
+from harness.storage.record import read_record
 
 METHODS = {
     "full": ["method=full"],

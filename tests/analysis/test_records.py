@@ -17,9 +17,9 @@ from made_runs import Made, make_run, make_sweep
 from analysis.errors import AnalysisError
 from analysis.intruders.tables import SCHEMAS
 from analysis.records import ROW, history, intruder_tables, items, read_runs, record, samples
-from harness.execute import execute
+from harness.execution.execute import execute
 from harness.forgetting.base import PROBES
-from harness.record import read_record
+from harness.storage.record import read_record
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -18,7 +18,7 @@ from analysis.table.grouped import grouped
 from analysis.table.settings import parse
 from analysis.table.writing import latex, markdown, shown
 from harness.errors import ConfigError, HarnessError
-from harness.record import read_record
+from harness.storage.record import read_record
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -26,7 +26,7 @@ from analysis.wandb_results.findings import NUMBERS, PREFIX, SINGULAR_VALUES, VE
 from analysis.wandb_results.sending import NOTE, place, send
 from analysis.wandb_results.verdicts import summary, verdicts
 from harness import track
-from harness.files import write_json
+from harness.storage.files import write_json
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from exported_runs import Room, Trained, configure, logits
 
-from harness import execute, identity
+from harness import identity
 from harness.config import RunConfig
-from harness.record import Status, read_record
+from harness.execution import execute
+from harness.storage.record import Status, read_record
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,8 @@ def test_command_line_refuses_in_one_line(tmp_path: Path) -> None:
 
 
 def test_nothing_heavy_is_imported_before_the_arguments_are_valid() -> None:
-    code = "import sys, harness.export, harness.reload; print({'torch', 'transformers', 'peft'} & set(sys.modules))"
+    modules = "harness.export, harness.execution.reload"
+    code = f"import sys, {modules}; print({{'torch', 'transformers', 'peft'}} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

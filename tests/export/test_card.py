@@ -13,7 +13,7 @@ from harness import export
 from harness.export import Request
 from harness.methods.peft import quiet_peft
 from harness.methods.qlora import keep_unpacked
-from harness.record import read_record
+from harness.storage.record import read_record
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -76,7 +76,7 @@ def test_a_hub_base_is_named_by_its_id(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: Room
 ) -> None:
     """A record of a hub model: the id and commit go into the adapter, the files come from the hub's cache."""
-    from harness import assets
+    from harness.storage import assets
 
     run = trained("decoder", "prompt_text")
     folder = copied(run, tmp_path)

@@ -24,10 +24,11 @@ from exported_runs import (
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness import execute, export, identity, reload
+from harness import export, identity
 from harness.errors import ConfigError
+from harness.execution import execute, reload
 from harness.export import Request
-from harness.record import Status
+from harness.storage.record import Status
 
 pytestmark = pytest.mark.usefixtures("quick")
 

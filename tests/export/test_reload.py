@@ -15,8 +15,9 @@ import torch
 from exported_runs import METHODS, Room, cases, configure, copied, logits
 from safetensors.torch import load_file, save_file
 
-from harness import export, identity, reload
+from harness import export, identity
 from harness.errors import RecordError
+from harness.execution import reload
 from harness.export import Request
 
 pytestmark = pytest.mark.usefixtures("quick")

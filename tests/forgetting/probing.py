@@ -9,8 +9,8 @@ from typing import Any
 import small_runs
 
 from harness.config import RunConfig
-from harness.execute import execute
-from harness.record import read_record
+from harness.execution.execute import execute
+from harness.storage.record import read_record
 
 SETTINGS = (
     "forgetting=default",

@@ -16,10 +16,10 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import nn
 
-from harness import session
 from harness.config import RunConfig
 from harness.errors import ConfigError
-from harness.execute import load
+from harness.execution import session
+from harness.execution.execute import load
 from harness.forgetting.lm_eval_model import InMemory, quiet
 from harness.forgetting.probes import abilities
 from harness.forgetting.probes.abilities import EMBEDDED, TASK_FILES, WHOLE, Abilities

@@ -21,16 +21,17 @@ from probing import run as run_config
 from probing import small
 from small_runs import assert_same_run, assert_same_tensors, run
 
-from harness import session, table
+from harness import table
 from harness.config import RunConfig, Unfit
 from harness.errors import ConfigError
+from harness.execution import session
 from harness.forgetting.measure import Probing, Store, fit, read_series
 from harness.forgetting.probes.lm_loss import LanguageModelLoss, Objective
 from harness.forgetting.subject import undisturbed
 from harness.identity import identity, run_id
-from harness.record import Status, comparable, read_items
+from harness.storage.record import Status, comparable, read_items
 from harness.sweep import Planned, prepare
-from harness.trainer import HarnessTrainer
+from harness.training.trainer import HarnessTrainer
 
 pytestmark = pytest.mark.usefixtures("quick")
 METHODS: dict[str, list[str]] = {
@@ -293,7 +294,7 @@ def test_without_probes_the_identity_is_what_it_was(overrides: Overrides) -> Non
 
 
 def test_record_comes_back_as_the_configuration(overrides: Overrides, tmp_path: Path) -> None:
-    from harness.reload import config_of
+    from harness.execution.reload import config_of
 
     _, record = run(tmp_path, *overrides("llama"))
     config = small_runs.configure(tmp_path, *overrides("llama"))

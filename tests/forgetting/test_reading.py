@@ -13,9 +13,9 @@ from scipy.special import rel_entr
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from harness import session
 from harness.config import RunConfig
-from harness.execute import load
+from harness.execution import session
+from harness.execution.execute import load
 from harness.forgetting.probes.lm_loss import LanguageModelLoss
 from harness.forgetting.reading import OutputHead, batches, read
 from harness.forgetting.subject import Subject, undisturbed

@@ -12,9 +12,9 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn.functional import normalize
 
-from harness import session
 from harness.errors import ConfigError
-from harness.execute import load
+from harness.execution import session
+from harness.execution.execute import load
 from harness.forgetting.base import estimate
 from harness.forgetting.probes import retrieval
 from harness.forgetting.probes.retrieval import Pairs, Retrieval, embed, spearman

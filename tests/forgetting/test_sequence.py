@@ -16,13 +16,13 @@ from small_runs import assert_same_run
 from harness.compose import compose
 from harness.config import Between, RunConfig
 from harness.errors import ConfigError
-from harness.evaluate import answer
-from harness.execute import execute
+from harness.execution.evaluate import answer
+from harness.execution.execute import execute
+from harness.execution.reload import load_run
 from harness.forgetting.sequence import intervals, transfer
 from harness.identity import run_id
-from harness.record import Status, read_items, read_record
-from harness.reload import load_run
-from harness.trainer import HarnessTrainer
+from harness.storage.record import Status, read_items, read_record
+from harness.training.trainer import HarnessTrainer
 
 pytestmark = pytest.mark.usefixtures("quick")
 KINDS = ("classification", "multiple_choice", "instruction")
@@ -178,7 +178,7 @@ def test_cut_sequence_ends_as_a_whole_one(
 
 
 def test_encoder_resumes_between_tasks(bert: Callable[..., RunConfig], tmp_path: Path) -> None:
-    from harness import sequence
+    from harness.execution import sequence
 
     whole, _ = run(bert(folder=tmp_path / "whole"))
     config = bert(folder=tmp_path / "cut")

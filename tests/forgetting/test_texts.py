@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from harness import session
 from harness.compose import compose
 from harness.config import RunConfig
 from harness.errors import ConfigError, DataError
+from harness.execution import session
 from harness.forgetting import texts
 from harness.forgetting.texts import Text, load, masked_rows, next_token_rows, nothing_to_read, trains_on
 

@@ -26,10 +26,10 @@ from transformers import (
 )
 
 import harness.methods
-from harness.assets import Files
 from harness.methods.base import METHODS
 from harness.methods.peft import quiet_peft
 from harness.models import Backbone
+from harness.storage.assets import Files
 
 METHODS.discover(harness.methods)
 

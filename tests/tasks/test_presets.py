@@ -12,9 +12,9 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from harness import assets
 from harness.compose import conf_folder, register, to_run_config
 from harness.config import ModelConfig
+from harness.storage import assets
 from harness.tasks.base import SPLITS, TASKS, Splits, Task
 from harness.tasks.source import Source
 

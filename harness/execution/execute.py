@@ -14,23 +14,24 @@ import torch
 import transformers
 from torch import nn
 
-from harness import identity, machine, progress, session, track
-from harness.checkpoint import finish_checkpoints
+from harness import identity, progress, track
 from harness.config import RunConfig
 from harness.errors import HarnessError, NotApplicable, RecordError, TrainingError, first_line
-from harness.evaluate import HELD_OUT, Baseline, Outcomes, Questions, answer, scores
-from harness.files import disk_full, new_folder
+from harness.execution import machine, session
+from harness.execution.evaluate import HELD_OUT, Baseline, Outcomes, Questions, answer, scores
+from harness.execution.machine import Meter
+from harness.execution.session import Prepared
 from harness.forgetting.events import Events
 from harness.forgetting.measure import Probing, fit
-from harness.machine import Meter
 from harness.methods.base import trainable
 from harness.models import Backbone, device_of, load_backbone
-from harness.record import SCHEMA_VERSION, RunFolder, Status
-from harness.session import Prepared
+from harness.storage.files import disk_full, new_folder
+from harness.storage.record import SCHEMA_VERSION, RunFolder, Status
 from harness.table import summary
 from harness.track import Tracker
-from harness.train import Trained, train
-from harness.watch import Clock, Watch
+from harness.training.checkpoint import finish_checkpoints
+from harness.training.train import Trained, train
+from harness.training.watch import Clock, Watch
 
 SAMPLES = 8
 FINAL = (Status.done, Status.not_applicable)
@@ -152,7 +153,7 @@ def _new_record(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
 
 def _work(config: RunConfig, folder: RunFolder, tracker: Tracker) -> dict[str, Any]:
     if config.sequence:
-        from harness.sequence import work  # which is built on this module
+        from harness.execution.sequence import work  # which is built on this module
 
         return work(config, folder, tracker)
     device = device_of(config.train.use_cpu)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
 
-from harness.files import remove_partial
+from harness.storage.files import remove_partial
 
 RESUME = "resume"
 """The folder of a checkpoint that holds what only resuming needs, apart from the trained state."""

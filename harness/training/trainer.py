@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from harness.checkpoint import RESUME, load_state, prune, random_state, restore_random_state, save_state
 from harness.errors import TrainingError
-from harness.files import new_folder
 from harness.methods.base import Method
 from harness.objectives.base import Features, Objective
-from harness.order import Items, Order, order_by_length
-from harness.record import RunFolder
-from harness.watch import Clock
+from harness.storage.files import new_folder
+from harness.storage.record import RunFolder
+from harness.training.checkpoint import RESUME, load_state, prune, random_state, restore_random_state, save_state
+from harness.training.order import Items, Order, order_by_length
+from harness.training.watch import Clock
 
 
 class HarnessTrainer(Trainer):

@@ -16,14 +16,14 @@ from harness.errors import ConfigError, NotApplicable, RecordError, first_line, 
 from harness.forgetting.base import PROBES
 from harness.forgetting.texts import Text
 from harness.methods.base import METHODS
-from harness.record import Status, read_record
+from harness.storage.record import Status, read_record
 from harness.tasks.base import TASKS
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from harness.execution.session import Prepared
     from harness.models import Backbone
-    from harness.session import Prepared
 
 
 def done_record(folder: Path) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def load_run(folder: Path) -> tuple[nn.Module, Backbone, Prepared]:
     Raises a :class:`HarnessError` in one line where the record, the base's files, the data or the trained
     state cannot be had or are not those of the run.
     """
-    from harness import session
+    from harness.execution import session
 
     record = done_record(folder)
     config = config_of(record)
@@ -113,10 +113,10 @@ def load_run(folder: Path) -> tuple[nn.Module, Backbone, Prepared]:
 
 def prepare_without_data(config: RunConfig) -> Prepared:
     """Return what loading the model needs and no items: the data a run was trained on may be gone since."""
-    from harness import assets
+    from harness.execution.session import Prepared
     from harness.models import kind_of, load_tokenizer
     from harness.objectives import build
-    from harness.session import Prepared
+    from harness.storage import assets
     from harness.tasks.base import Splits
 
     files = assets.fetch_model(config.model, assets.cache_root(config.cache_dir))
@@ -129,14 +129,14 @@ def load_tuned(
     record: dict[str, Any], config: RunConfig, prepared: Prepared, folder: Path
 ) -> tuple[nn.Module, Backbone]:
     """Return the tuned model in evaluation mode and its backbone, attached as for training."""
-    from harness.execute import attach, load
+    from harness.execution.execute import attach, load
     from harness.models import device_of
 
     _require_same_files(record, prepared)
     try:
         backbone = load(config, prepared)
         if config.sequence:
-            from harness.sequence import restore_start
+            from harness.execution.sequence import restore_start
 
             restore_start(backbone.model, folder / "trained")
         model = attach(config, backbone, device_of(config.train.use_cpu))

@@ -16,11 +16,11 @@ from torch import nn
 from harness import progress
 from harness.config import TrainConfig
 from harness.errors import first_line
-from harness.files import write_bytes, write_json
+from harness.execution.machine import versions
 from harness.identity import digest
-from harness.machine import versions
 from harness.objectives.base import Objective
-from harness.record import parquet, read_items
+from harness.storage.files import write_bytes, write_json
+from harness.storage.record import parquet, read_items
 from harness.tasks.base import Outcome, Task
 
 log = logging.getLogger(__name__)

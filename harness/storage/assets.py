@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.config import ModelConfig
 from harness.errors import AssetError, ConfigError, first_line
-from harness.manifest import (
+from harness.storage.manifest import (
     disk_errors,
     entry_of,
     intact,
@@ -30,8 +30,8 @@ from harness.manifest import (
     temporary_beside,
     write_manifest,
 )
+from harness.storage.wheels import UNSAFE, fetch_member, wheel_key
 from harness.tasks.source import Source
-from harness.wheels import UNSAFE, fetch_member, wheel_key
 
 log = logging.getLogger(__name__)
 

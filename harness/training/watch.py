@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from harness import progress
 from harness.errors import TrainingError
 from harness.methods.base import trainable
-from harness.record import RunFolder
+from harness.storage.record import RunFolder
 
 
 class Clock:

@@ -6,15 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from harness import assets
-from harness.assets import Files
 from harness.config import RunConfig
 from harness.errors import DataError
-from harness.evaluate import HELD_OUT, Questions
+from harness.execution.evaluate import HELD_OUT, Questions
 from harness.identity import model_identity, task_identity
 from harness.models import kind_of, load_tokenizer
 from harness.objectives import build
 from harness.objectives.base import Features, Objective
+from harness.storage import assets
+from harness.storage.assets import Files
 from harness.tasks.base import Splits, Task
 
 

@@ -9,18 +9,18 @@ from typing import Any
 from torch import nn
 
 from harness import progress
-from harness.arguments import arguments
-from harness.checkpoint import latest, step_of
 from harness.config import RunConfig
 from harness.errors import TrainingError
-from harness.files import remove_partial
 from harness.identity import learning_rate
 from harness.methods.base import trainable
 from harness.objectives.base import Features, Objective
-from harness.order import steps_of
-from harness.record import RunFolder
-from harness.trainer import HarnessTrainer
-from harness.watch import CheckGradients, Clock, Watch
+from harness.storage.files import remove_partial
+from harness.storage.record import RunFolder
+from harness.training.arguments import arguments
+from harness.training.checkpoint import latest, step_of
+from harness.training.order import steps_of
+from harness.training.trainer import HarnessTrainer
+from harness.training.watch import CheckGradients, Clock, Watch
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.errors import RecordError
-from harness.files import finite, flush, remove_partial, write_bytes, write_json
+from harness.storage.files import finite, flush, remove_partial, write_bytes, write_json
 from harness.tasks.base import SPLITS, Outcome
 
 SCHEMA_VERSION = 1

@@ -22,29 +22,29 @@ from typing import TYPE_CHECKING, Any, cast
 import transformers
 from safetensors.torch import load_file, load_model, save_file, save_model
 
-from harness import execute as run
-from harness import session
-from harness.checkpoint import finish_checkpoints
 from harness.config import Between, RunConfig
 from harness.errors import NotApplicable
-from harness.evaluate import Outcomes, answer
-from harness.files import new_folder, write_bytes, write_json
+from harness.execution import execute as run
+from harness.execution import session
+from harness.execution.evaluate import Outcomes, answer
+from harness.execution.machine import Meter
 from harness.forgetting.measure import Probing, fit, read_series
 from harness.forgetting.sequence import DEFINITIONS, HEADLINE, VERSION, intervals, unsuitable
 from harness.forgetting.subject import plain
-from harness.machine import Meter
 from harness.methods.base import DirectMethod, trainable
 from harness.methods.peft import head_modules
 from harness.models import Backbone, device_of
-from harness.record import RunFolder, parquet
+from harness.storage.files import new_folder, write_bytes, write_json
+from harness.storage.record import RunFolder, parquet
 from harness.tasks.base import Outcome
-from harness.train import Trained
+from harness.training.checkpoint import finish_checkpoints
+from harness.training.train import Trained
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from harness.session import Prepared
+    from harness.execution.session import Prepared
     from harness.track import Tracker
 
 START = "start/weights.safetensors"

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from harness.config import Wheel
 from harness.errors import AssetError
-from harness.manifest import (
+from harness.storage.manifest import (
     disk_errors,
     entry_of,
     intact,
