@@ -76,7 +76,7 @@ def test_what_changes_no_result_changes_no_id(override: str, base: list[str]) ->
         "train.bf16=true",
         "train.lr_scheduler_type=cosine",
         "train.neftune_noise_alpha=1",
-        "+train.other.dataloader_drop_last=true",
+        "+train.other.use_liger_kernel=true",
         "model.dtype=bfloat16",
         "task.max_length=99",
         "task.max_train=50",
