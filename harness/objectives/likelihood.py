@@ -170,20 +170,20 @@ class Likelihood(AnswerObjective[ChoiceTask]):
         return [self._outcome(item, scores[n], lengths[n]) for n, item in enumerate(questions.items)]
 
     def _score(self, model: nn.Module, rows: list[Row]) -> list[float]:
-        """Return log p of each answer of each row, summed over its tokens."""
+        """Return log p of each answer of each row, summed over its tokens.
+
+        All tokens of the batch are looked up at once and sent to the CPU together; a lookup for each answer
+        would wait for the GPU each time.
+        """
         ids = [row.ids for row in rows]
         longest = max(map(len, ids))
         keep = longest - min(len(row.prompt) for row in rows) + 1
         batch = to_device({"input_ids": pad(ids, self.tokenizer.pad_token_id), "attention_mask": mask(ids)}, model)
         logits = last_logits(model, batch, keep).float()
-        log_p = logits - logits.logsumexp(-1, keepdim=True)
-        picks = []
-        for index, row in enumerate(rows):
-            first = len(row.prompt) - 1 - (longest - keep)
-            for _, _, answer in row.answers:
-                positions = torch.arange(first, first + len(answer), device=log_p.device)
-                picks.append(log_p[index, positions, torch.tensor(answer, device=log_p.device)].sum())
-        values: list[float] = torch.stack(picks).tolist()
+        index, position, token = torch.tensor(_lookups(rows, longest - keep), device=logits.device).T
+        log_p = (logits[index, position, token] - logits.logsumexp(-1)[index, position]).cpu()
+        lengths = [len(answer) for row in rows for _, _, answer in row.answers]
+        values: list[float] = torch.stack([one.sum() for one in log_p.split(lengths)]).tolist()
         return values
 
     def _outcome(self, item: Item, scores: dict[int, float], lengths: dict[int, int]) -> Outcome:
@@ -191,3 +191,13 @@ class Likelihood(AnswerObjective[ChoiceTask]):
         best = max(scores, key=lambda choice: scores[choice] / answers[choice].weight)
         right = float(best == gold)
         return Outcome(item.id, answers[best].name, answers[gold].name, right, -scores[gold], lengths[gold])
+
+
+def _lookups(rows: Sequence[Row], skipped: int) -> list[tuple[int, int, int]]:
+    """Return (row, position, token) of every answer's tokens, positions counted after the `skipped` first."""
+    return [
+        (index, len(row.prompt) - 1 - skipped + offset, token)
+        for index, row in enumerate(rows)
+        for _, _, answer in row.answers
+        for offset, token in enumerate(answer)
+    ]
