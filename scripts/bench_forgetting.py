@@ -24,7 +24,8 @@ from harness.execution import session
 from harness.execution.execute import load
 from harness.forgetting.lm_eval_model import InMemory, quiet
 from harness.forgetting.measure import Probing, fit
-from harness.forgetting.reading import batches, inputs, read
+from harness.forgetting.predictors import inputs
+from harness.forgetting.reading import batches, read
 from harness.forgetting.subject import Subject, undisturbed
 
 
@@ -40,7 +41,7 @@ class Bench:
         self.text = self.probing.fitted["lm_loss"].material
 
     def subject(self) -> Subject:
-        return Subject(self.backbone.model, self.config, self.prepared, lambda: self.backbone.model)
+        return Subject(self.backbone.model, self.config, self.prepared)
 
     def lm_eval(self, scorer: Callable[[], Any]) -> float:
         """Items/s of lm-eval with a model class."""
@@ -69,7 +70,7 @@ class Bench:
         """Tokens/s of the loss probe's pass over the text."""
         begin = time.perf_counter()
         with undisturbed(self.backbone.model):
-            read(self.subject(), self.text.rows, masked=False)
+            read(self.subject(), self.text, head=None)
         return self.tokens / (time.perf_counter() - begin)
 
     def bare(self) -> float:

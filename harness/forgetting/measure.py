@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,17 @@ from harness.errors import ConfigError, NotApplicable, first_line
 from harness.execution.evaluate import precision
 from harness.execution.machine import versions
 from harness.forgetting.base import Change, Items, Measured, Probe
+from harness.forgetting.heads import OutputHead, untouched_head
+from harness.forgetting.passes import Passes
 from harness.forgetting.subject import Subject, undisturbed
 from harness.identity import digest, plain
-from harness.models import device_of, load_backbone
+from harness.models import device_of
 from harness.storage.files import new_folder, write_json
 from harness.storage.record import parquet
 from harness.tasks.base import Outcome
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
 
     from harness.execution.session import Prepared
 
@@ -56,6 +58,8 @@ class Probing:
     unfit: dict[str, tuple[Probe, str]] = field(default_factory=dict)
     """Probes that are not applicable, with the reason."""
     base: Found = field(default_factory=dict)
+    loaded_heads: list[OutputHead] = field(default_factory=list, repr=False)
+    """The untouched model's output head once it was needed; :meth:`without_head` shares it."""
 
     def without_head(self) -> Probing:
         """Return those probes that read no head of an encoder: during another task of a sequence it is that one's."""
@@ -65,50 +69,47 @@ class Probing:
 
     def measure_base(self, untouched: Callable[[], nn.Module]) -> None:
         """Fill in the base's numbers, from disk where an earlier run left them; else `untouched` is called once."""
-        loaded: list[Subject] = []
-
-        def subject() -> Subject:
-            if not loaded:
-                loaded.append(self._subject(untouched()))
-                self._announce(loaded[0], {})
-            return loaded[0]
-
+        passes = cache(lambda: self._passes(untouched(), {}))
         for label in list(self.fitted):
             try:
-                self.base[label] = self._kept_or_measured(label, subject)
+                self.base[label] = self._kept_or_measured(label, passes)
             except NotApplicable as error:
                 self.unfit[label] = (self.fitted.pop(label).probe, str(error))
 
-    def _kept_or_measured(self, label: str, subject: Callable[[], Subject]) -> Measured:
+    def _kept_or_measured(self, label: str, passes: Callable[[], Passes]) -> Measured:
         store = self.store(label)
         with store.lock():
             found = store.read()
             if found is None:
-                found = self._measure(label, subject(), None)
+                found = self._measure(label, passes(), None)
                 store.write(found)
         return found
 
     def measure(self, model: nn.Module) -> Found:
         """Measure the tuned model as it is now, and leave it as it is."""
-        subject = self._subject(model)
-        self._announce(subject, self.base)
-        return {label: self._measure(label, subject, self.base[label]) for label in self.fitted}
+        passes = self._passes(model, self.base)
+        return {label: self._measure(label, passes, self.base[label]) for label in self.fitted}
 
-    def _measure(self, label: str, subject: Subject, base: Measured | None) -> Measured:
-        fitted = self.fitted[label]
+    def _measure(self, label: str, passes: Passes, base: Measured | None) -> Measured:
+        probe, material, subject = self.fitted[label].probe, self.fitted[label].material, passes.subject
         with undisturbed(subject.model), precision(self.config.train, subject.device):
-            return fitted.probe.measure(subject, fitted.material, base)
+            readings = passes.readings(probe, material)
+            found = probe.measure(replace(subject, readings=readings), material, base)
+            if base is None:
+                found.tensors |= passes.states(probe, material)
+            return found
 
-    def _announce(self, subject: Subject, base: Found) -> None:
+    def _passes(self, model: nn.Module, base: Found) -> Passes:
+        passes = Passes(Subject(model, self.config, self.prepared), self.head)
         for label, fitted in self.fitted.items():
-            fitted.probe.announce(subject, fitted.material, base.get(label))
+            passes.add(fitted.probe, fitted.material, base.get(label))
+        return passes
 
-    def _subject(self, model: nn.Module) -> Subject:
-        return Subject(model, self.config, self.prepared, self._load_untouched)
-
-    def _load_untouched(self) -> PreTrainedModel:
-        outputs, seed = self.prepared.objective.outputs, self.config.seed
-        return load_backbone(self.prepared.files, self.config.model, outputs, None, seed).model
+    def head(self) -> OutputHead:
+        """Return the untouched model's output head, loaded once for all passes of the run."""
+        if not self.loaded_heads:
+            self.loaded_heads.append(untouched_head(self.config, self.prepared))
+        return self.loaded_heads[0]
 
     def store(self, label: str) -> Store:
         """Return where the base's numbers for a probe are kept."""

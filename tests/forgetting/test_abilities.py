@@ -64,7 +64,7 @@ def subject_of(config: RunConfig) -> Subject:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    return Subject(model.eval(), config, prepared, lambda: model)  # type: ignore[arg-type, return-value]
+    return Subject(model.eval(), config, prepared)
 
 
 def measured(probe: Abilities, subject: Subject) -> Any:

@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from harness.config import RunConfig
 from harness.execution import session
 from harness.execution.execute import load
+from harness.forgetting.heads import OutputHead, untouched_head
 from harness.forgetting.probes.lm_loss import LanguageModelLoss
-from harness.forgetting.reading import OutputHead, batches, read
+from harness.forgetting.reading import batches, read
 from harness.forgetting.subject import Subject, undisturbed
 from harness.forgetting.texts import Document, Material, Row, masked_rows, next_token_rows
-from harness.models import load_backbone
 
 pytestmark = pytest.mark.usefixtures("quick")
 TEXTS = ["the film here was lovely and so was the talk by the sea", "a dull book", "it was warm " * 9]
@@ -46,10 +46,7 @@ def subject_of(config: RunConfig, trained: bool) -> Subject:
         for parameter in model.parameters():
             if trained and parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    outputs, seed = prepared.objective.outputs, config.seed
-    return Subject(
-        model.eval(), config, prepared, lambda: load_backbone(prepared.files, config.model, outputs, None, seed).model
-    )
+    return Subject(model.eval(), config, prepared)
 
 
 def rows_of(subject: Subject, masked: bool, length: int = 12) -> list[Row]:
@@ -60,7 +57,8 @@ def rows_of(subject: Subject, masked: bool, length: int = 12) -> list[Row]:
 
 def reading(subject: Subject, rows: list[Row], masked: bool = False, **options: Any) -> Any:
     with undisturbed(subject.model):
-        return read(subject, rows, masked, **options)
+        head = untouched_head(subject.config, subject.prepared)
+        return read(subject, Material([], rows, masked), head, **options)
 
 
 def test_uniform_model_has_the_loss_of_its_vocabulary(llama: list[str]) -> None:
@@ -86,8 +84,8 @@ def test_known_probabilities_give_known_losses_and_bits(llama: list[str]) -> Non
 
     documents = [Document(str(number), text, "mine") for number, text in enumerate(TEXTS)]
     probe, material = LanguageModelLoss(), Material(documents, rows, masked=False)
-    with undisturbed(subject.model):
-        items = probe.measure(subject, material, None).items
+    subject.readings = {"text": reading(subject, rows)}
+    items = probe.measure(subject, material, None).items
     change = probe.compare(items, items)
     size = sum(len(text.encode()) for text in TEXTS)
     assert change["loss"].after.value == pytest.approx(sum(wanted) / len(wanted))
@@ -183,7 +181,7 @@ def test_output_head_gives_the_models_own_logits(gpt2_folder: Path) -> None:
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         output = model(input_ids=ids, output_hidden_states=True)
-        head = OutputHead(model, torch.device("cpu"))
+        head = OutputHead(model)
         assert torch.equal(head(output.hidden_states[-1]), output.logits)
 
 
@@ -195,7 +193,7 @@ def test_scaled_logits_are_in(gpt2_folder: Path) -> None:
     model = GraniteForCausalLM(GraniteConfig(**sizes, num_attention_heads=2, num_key_value_heads=2, logits_scaling=8.0))
     with torch.no_grad():
         output = model.eval()(input_ids=torch.tensor([[5, 6, 7]]), output_hidden_states=True)
-        assert torch.equal(OutputHead(model, torch.device("cpu"))(output.hidden_states[-1]), output.logits)
+        assert torch.equal(OutputHead(model)(output.hidden_states[-1]), output.logits)
 
 
 def test_batches_hold_every_row_once() -> None:

@@ -63,7 +63,7 @@ def test_embeddings_are_means_over_the_real_tokens(method: str, data_folder: Pat
     config = small_runs.configure("runs", *overrides)
     prepared = session.prepare(config)
     model = config.method.attach(load(config, prepared))
-    subject = Subject(model.eval(), config, prepared, lambda: model)  # type: ignore[arg-type, return-value]
+    subject = Subject(model.eval(), config, prepared)
     texts = prepared.objective.tokenizer(["a dull book", "the film was lovely here", "warm"]).input_ids
     with undisturbed(model):
         found = embed(subject, texts)

@@ -59,7 +59,7 @@ class Retrieval(Probe):
 
     def unsuitable(self, config: RunConfig, prepared: Prepared) -> str | None:
         """It needs an encoder of sentences; one with a masked-language-model head is measured by its loss."""
-        from harness.forgetting.reading import no_masked_head
+        from harness.forgetting.heads import no_masked_head
 
         if prepared.kind != "encoder":
             return "retrieval needs a sentence encoder; this model is a decoder"
