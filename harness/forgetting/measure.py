@@ -22,7 +22,7 @@ from harness.forgetting.base import Change, Items, Measured, Probe
 from harness.forgetting.heads import OutputHead, untouched_head
 from harness.forgetting.passes import Passes
 from harness.forgetting.subject import Subject, undisturbed
-from harness.identity import digest, plain
+from harness.identity import digest, probe_identity
 from harness.models import device_of
 from harness.storage.files import new_folder, write_json
 from harness.storage.record import parquet
@@ -122,7 +122,7 @@ class Probing:
                 "kind": self.prepared.kind,
                 "precision": [config.train.bf16, config.train.fp16, device_of(config.train.use_cpu).type],
                 "batch": config.train.per_device_eval_batch_size,
-                "probe": {"name": fitted.probe.name, "version": fitted.probe.version, **plain(fitted.probe)},
+                "probe": probe_identity(label, fitted.probe),
                 "material": fitted.fingerprint,
                 "head_seed": config.seed if has_new_head else None,
             },

@@ -270,3 +270,19 @@ def test_lm_evals_own_tasks_over_local_files(name: str, overrides: list[str], tm
     subject = subject_of(small_runs.configure("runs", *overrides, "method=lora"))
     found = measured(Abilities(tasks=[str(tmp_path / "mine.yaml")], limit=-1), subject)
     assert len(found["mine/acc"]) == 4
+
+
+def test_files_in_the_home_folder_are_found_and_an_edit_is_seen(
+    own: Callable[..., Path], overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_runs.configure("runs", *overrides)
+    path = own("even", "multiple_choice", "answer", "acc", "doc_to_choice: choices")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    by_file, by_name = (
+        Abilities(tasks=["~/tasks/even.yaml"], limit=2),
+        Abilities(tasks=["own_even"], include_path="~/tasks", limit=2),
+    )
+    first, same = (probe.prepare(config, session.prepare(config)).fingerprint for probe in (by_file, by_name))
+    assert first == same
+    path.write_text(path.read_text(encoding="utf-8").replace("{{question}}", "{{question}} now"), encoding="utf-8")
+    assert by_file.prepare(config, session.prepare(config)).fingerprint != first
