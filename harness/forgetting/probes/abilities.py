@@ -77,8 +77,8 @@ class Abilities(Probe):
         """Return the user's own task files, those of `include_path`, and all that they name."""
         from harness.forgetting.lm_eval_files import task_file, task_folder
 
-        given = {f"tasks.{n}": Path(task) for n, task in enumerate(self.tasks) if task.endswith(ENDINGS)}
-        found = {setting: task_file(path.expanduser()) for setting, path in given.items()}
+        own = {f"tasks.{number}": task for number, task in enumerate(self.tasks) if task.endswith(ENDINGS)}
+        found = {setting: task_file(Path(task).expanduser()) for setting, task in own.items()}
         if self.include_path:
             found["include_path"] = task_folder(Path(self.include_path).expanduser())
         return {

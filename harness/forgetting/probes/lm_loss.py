@@ -97,12 +97,12 @@ def mismatch(objective: Objective, prepared: Prepared) -> str | None:
     """
     from harness.forgetting.heads import no_masked_head
 
-    wanted = {"decoder": Objective.next_token, "encoder": Objective.masked}[prepared.kind]
-    if objective not in (Objective.auto, wanted):
+    own = {"decoder": Objective.next_token, "encoder": Objective.masked}[prepared.kind]
+    if objective not in (Objective.auto, own):
         key = "forgetting.probes.lm_loss.objective"
         article = {"decoder": "a decoder", "encoder": "an encoder"}[prepared.kind]
-        raise ConfigError(key, objective.value, f"the model is {article}; it needs auto or {wanted.value}")
-    return no_masked_head(prepared.files) if wanted is Objective.masked else None
+        raise ConfigError(key, objective.value, f"the model is {article}; it needs auto or {own.value}")
+    return no_masked_head(prepared.files) if own is Objective.masked else None
 
 
 def nats(outcomes: list[Outcome]) -> list[tuple[float, int]]:
