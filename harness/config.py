@@ -286,7 +286,7 @@ class TrackerConfig:
 
 @dataclass
 class ForgettingConfig:
-    """What is measured of what a run lost: probes before, after, and where asked during training."""
+    """What is measured of what a run forgot: probes before, after, and where asked during training."""
 
     probes: dict[str, Any] = field(default_factory=dict)
     """By label. ``+probe@forgetting.probes.<label>=<probe>`` adds one, ``~forgetting.probes.<label>`` drops one."""

@@ -13,6 +13,7 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn.functional import normalize
 
+from harness import runtime
 from harness.compose import compose
 from harness.errors import ConfigError
 from harness.execution import session
@@ -65,10 +66,11 @@ def test_embeddings_are_means_over_the_real_tokens(method: str, data_folder: Pat
     overrides = ["model=minilm_l6", *small_runs.task("classification", data_folder), f"method={method}", "rank=4"]
     config = small_runs.configure("runs", *overrides)
     prepared = session.prepare(config)
-    model = config.method.attach(load(config, prepared))
-    subject = Subject(model.eval(), config, prepared, lambda: model)  # type: ignore[arg-type, return-value]
+    here = runtime.resolve(config)
+    model = config.method.attach(load(config, prepared, here))
+    subject = Subject(model.eval(), config, prepared)
     texts = prepared.objective.tokenizer(["a dull book", "the film was lovely here", "warm"]).input_ids
-    with undisturbed(model):
+    with undisturbed(model, here):
         found = embed(subject, texts)
         for ids, ours in zip(texts, found, strict=True):
             row = torch.tensor([ids])
