@@ -14,9 +14,10 @@ import small_runs
 import torch
 from torch import nn
 
+from harness import runtime
 from harness.config import RunConfig
 from harness.execution import session
-from harness.execution.execute import load
+from harness.execution.loading import load
 from harness.execution.session import Prepared
 from harness.objectives.base import IGNORED, by_length, fit, mask, pad
 from harness.objectives.generation import Generation
@@ -36,7 +37,7 @@ def ready(data_folder: Path, llama_folder: Path, gpt2_folder: Path, tmp_path: Pa
         chosen = ["model=custom", f"model.path={folders[model]}"] if model in folders else [f"model={model}"]
         config = small_runs.configure(tmp_path, *chosen, *small_runs.task(kind, data_folder), "rank=4", *more)
         prepared = session.prepare(config)
-        backbone = load(config, prepared)
+        backbone = load(config, prepared, runtime.resolve(config))
         torch.manual_seed(0)
         adapted = config.method.attach(backbone).eval()
         with torch.no_grad():  # off its start, where most methods change nothing

@@ -20,7 +20,7 @@ from harness import runtime
 from harness.config import RunConfig
 from harness.errors import ConfigError
 from harness.execution import session
-from harness.execution.execute import load
+from harness.execution.loading import load
 from harness.forgetting.lm_eval_model import InMemory, quiet
 from harness.forgetting.probes import abilities
 from harness.forgetting.probes.abilities import EMBEDDED, TASK_FILES, WHOLE, Abilities

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from harness import runtime
 from harness.config import RunConfig
 from harness.execution import session
-from harness.execution.execute import load
+from harness.execution.loading import load
 from harness.forgetting.heads import OutputHead, untouched_head
 from harness.forgetting.probes.lm_loss import LanguageModelLoss
 from harness.forgetting.reading import batches, read

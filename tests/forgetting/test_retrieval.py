@@ -17,7 +17,7 @@ from harness import runtime
 from harness.compose import compose
 from harness.errors import ConfigError
 from harness.execution import session
-from harness.execution.execute import load
+from harness.execution.loading import load
 from harness.forgetting.base import estimate
 from harness.forgetting.probes import retrieval
 from harness.forgetting.probes.retrieval import Pairs, Retrieval, embed, spearman
