@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import nn
 
 from harness import progress
@@ -20,6 +19,7 @@ from harness.execution.machine import versions
 from harness.identity import digest
 from harness.objectives.base import Objective
 from harness.storage.files import write_bytes, write_json
+from harness.storage.locks import exclusive
 from harness.storage.record import parquet, read_items
 from harness.tasks.base import Outcome, Task
 
@@ -92,10 +92,9 @@ class Baseline:
             log.warning("%s is damaged (%s); computing it again", file, first_line(error))
             return None
 
-    def lock(self) -> FileLock:
+    def lock(self) -> AbstractContextManager[bool]:
         """Return a lock that lets one process compute what others wait for."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.path / ".lock")
+        return exclusive(self.path / ".lock", f"the base's answers in {self.path}")
 
     def write(self, outcomes: Outcomes) -> None:
         """Keep outcomes, and what they are outcomes of."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +22,7 @@ from harness.forgetting.subject import Subject, undisturbed
 from harness.identity import digest, plain
 from harness.models import device_of, load_backbone
 from harness.storage.files import new_folder, write_json
+from harness.storage.locks import exclusive
 from harness.storage.record import parquet
 from harness.tasks.base import Outcome
 
@@ -196,10 +197,9 @@ class Store:
         self.key = digest(self.identity, 16)
         self.path = folder / f"probe-{self.key}"
 
-    def lock(self) -> FileLock:
+    def lock(self) -> AbstractContextManager[bool]:
         """Return a lock that lets one process compute what others wait for."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        return exclusive(self.path.with_name(f".{self.path.name}.lock"), f"the base's numbers in {self.path}")
 
     def read(self) -> Measured | None:
         """Return what is kept, None where there is nothing yet or it is damaged."""

@@ -19,10 +19,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from harness.errors import RecordError
 from harness.storage.files import finite, flush, remove_partial, write_bytes, write_json
+from harness.storage.locks import exclusive
 from harness.tasks.base import SPLITS, Outcome
 
 SCHEMA_VERSION = 1
@@ -104,22 +103,12 @@ class RunFolder:
 
     @contextmanager
     def lock(self, wait: bool) -> Iterator[bool]:
-        """Hold the run against other processes; yield False where another one has it.
-
-        The operating system frees the lock of a process that dies, so none is ever left behind.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            yield False
-            return
-        try:
-            remove_partial(self.path)
-            yield True
-        finally:
-            lock.release()
+        """Hold the run against other processes and hosts; yield False where another one has it."""
+        with exclusive(self.path / ".lock", self.path, wait) as mine:
+            if mine:
+                for folder in [self.path, *self.path.glob("stages/*")]:
+                    remove_partial(folder)
+            yield mine
 
     def read(self) -> dict[str, Any] | None:
         """Return the record, None where the run has not begun.
