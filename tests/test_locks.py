@@ -7,6 +7,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import platform
 import signal
 import threading
 import time
@@ -45,7 +46,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each thread be a host of its own, named by :func:`on`, whose native lock excludes no other."""
     monkeypatch.setattr(locks, "FileLock", NodeLocal)
     monkeypatch.setattr(locks, "machine", lambda: getattr(_host, "name", "node1"))
-    monkeypatch.setattr(locks.platform, "node", lambda: getattr(_host, "name", "node1"))
+    monkeypatch.setattr(platform, "node", lambda: getattr(_host, "name", "node1"))
     monkeypatch.setattr(locks, "POLL_SECONDS", (0.001, 0.01))
     monkeypatch.setattr(locks, "CONFIRM_SECONDS", 0.1)
 
@@ -86,7 +87,8 @@ def holder(path: Path) -> Iterator[tuple[Any, Event]]:
     try:
         yield process, end
     finally:
-        end.set()
+        if process.is_alive():  # an event waits for ever for one that was killed while it slept
+            end.set()
         process.join()
 
 
@@ -210,8 +212,7 @@ def test_stale_holder_is_taken_over_by_one_of_several(tmp_path: Path, hosts: Non
 
 
 def race_of_processes(path: Path, log: Path, machine: str) -> None:
-    locks.machine = lambda: machine
-    locks.FileLock = NodeLocal  # type: ignore[misc,assignment]
+    vars(locks).update(machine=lambda: machine, FileLock=NodeLocal)
     with exclusive(path, "it"), log.open("a", encoding="utf-8") as file:
         for word in ("in", "out"):
             file.write(f"{machine} {word}\n")

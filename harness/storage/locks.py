@@ -26,6 +26,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness import progress
+from harness.storage.files import process_runs
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +159,11 @@ class HolderFile:
     def _alive(self, found: Found, process_locked: bool) -> bool:
         """Return whether a holder is alive, as far as this host can know."""
         holder = found.holder
-        if holder is not None and holder.machine == self.me.machine and (process_locked or not _runs(holder.pid)):
+        if (
+            holder is not None
+            and holder.machine == self.me.machine
+            and (process_locked or not process_runs(holder.pid))
+        ):
             return False
         return self._now() - found.modified < (UNWRITTEN_SECONDS if holder is None else STALE_SECONDS)
 
@@ -203,17 +208,6 @@ class HolderFile:
 
     def _beside(self, ending: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{ending}")
-
-
-def _runs(pid: int) -> bool:
-    """Return whether there is a process with this id on this host."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
 
 
 class Lock:
