@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +16,9 @@ from wandb_server import KEY, SECRET, Server, own_session, read, serve
 from harness import track
 from harness.config import ModelConfig, RunConfig, SweepConfig, TrackerConfig, TrackerMode, TrainConfig
 from harness.errors import ConfigError
+from harness.methods.lora import LoRA
+from harness.tasks.base import Task
+from harness.tasks.classification import Classification
 
 ROWS: list[dict[str, Any]] = [
     {"input": "How far is it?", "tuned": "NUM"},
@@ -39,8 +42,8 @@ def configured(mode: str = "offline", **tracker: Any) -> RunConfig:
     """Return a run's configuration that tracks in `mode`."""
     return RunConfig(
         model=ModelConfig(path="models/tiny"),
-        task=SimpleNamespace(name="trec"),
-        method=SimpleNamespace(name="lora", rank=8),
+        task=Classification(dataset="trec"),
+        method=LoRA(rank=8),
         train=TrainConfig(),
         tracker=TrackerConfig(mode=TrackerMode(mode), **tracker),
         sweep=SweepConfig(name="sweep-1"),
@@ -142,6 +145,31 @@ def test_a_run_started_again_keeps_its_id(tmp_path: Path) -> None:
     for part in ("a", "b"):
         trained(configured(), tmp_path / part)
     assert read(tmp_path / "a").run.run_id == read(tmp_path / "b").run.run_id
+
+
+def test_a_run_that_starts_over_has_a_run_of_its_own(tmp_path: Path) -> None:
+    for restarts in (0, 1, 2):
+        track.start(configured(), {}, "a.b", tmp_path / str(restarts), restarts).finish("failed")
+    assert [read(tmp_path / str(part)).run.run_id for part in (0, 1, 2)] == ["a-b", "a-b-retry1", "a-b-retry2"]
+
+
+def test_a_retry_leaves_the_failed_curve_and_a_resumed_run_goes_on(server: Server, tmp_path: Path) -> None:
+    for restarts, steps in ((0, (1, 2)), (1, (1,)), (1, (2, 3))):  # failed; started over and cut; resumed
+        tracker = track.start(configured("online"), {}, "abc", tmp_path / "run", restarts)
+        for step in steps:
+            tracker.log({"train/loss": float(step)}, step)
+        tracker.finish("done")
+    assert list(dict.fromkeys(run["name"] for run in server.runs)) == ["abc", "abc-retry1"]
+    steps_sent = [line["_step"] for line in server.stream["wandb-history.jsonl"]]
+    assert steps_sent == [1, 2, 1, 2, 3]
+
+
+def test_runs_are_named_by_their_data() -> None:
+    config = configured()
+    assert track.label(config) == "lora-r8-trec-tiny-s3"
+    tasks: dict[str, Task] = {"one": Classification(dataset="boolq"), "two": Classification(dataset="trec")}
+    config = replace(config, sequence=["two", "one"], sequence_tasks=tasks)
+    assert track.label(config) == "lora-r8-trec+boolq-tiny-s3"
 
 
 def test_no_secret_command_or_host_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from harness.identity import digest
 from harness.objectives.base import Objective
 from harness.storage.files import write_bytes, write_json
 from harness.storage.locks import exclusive
+from harness.storage.privacy import masked
 from harness.storage.record import parquet, read_items
 from harness.tasks.base import Outcome, Task
 
@@ -98,6 +99,6 @@ class Baseline:
 
     def write(self, outcomes: Outcomes) -> None:
         """Keep outcomes, and what they are outcomes of."""
-        write_json(self.path / "identity.json", json.loads(json.dumps(self.identity)))
+        write_json(self.path / "identity.json", masked(json.loads(json.dumps(self.identity))))
         rows = [{"phase": "before", "split": split, **asdict(o)} for split, found in outcomes.items() for o in found]
         write_bytes(self.path / "items.parquet", parquet(rows))

@@ -7,7 +7,6 @@ import gc
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from harness.forgetting.measure import Probing, fit
 from harness.methods.base import trainable
 from harness.models import Backbone, device_of, load_backbone
 from harness.storage.files import disk_full, new_folder
+from harness.storage.privacy import expanded
 from harness.storage.record import SCHEMA_VERSION, RunFolder, Status
 from harness.table import summary
 from harness.track import Tracker
@@ -91,7 +91,7 @@ def _next_attempt(config: RunConfig, folder: RunFolder) -> Status:
 def _attempt(config: RunConfig, folder: RunFolder) -> Status:
     record = _new_record(config, folder)
     folder.write(record)
-    tracker = track.start(config, record["config"], folder.id, folder.path)
+    tracker = track.start(config, record["config"], folder.id, folder.path, record.get("restarts", 0))
     ended = "interrupted"
     try:
         record |= _outcome_of(config, folder, tracker) | {"tracker": tracker.url_or_folder}
@@ -226,7 +226,7 @@ def base_outcomes(config: RunConfig, prepared: Prepared, backbone: Backbone, dev
         "kind": backbone.kind,
         "head_seed": config.seed if backbone.head else None,
     }
-    baseline = Baseline(Path(config.output_dir) / ".base", shared)
+    baseline = Baseline(expanded(config.output_dir) / ".base", shared)
     with baseline.lock():
         found = baseline.read()
         if found is None:

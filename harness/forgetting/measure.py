@@ -23,6 +23,7 @@ from harness.identity import digest, plain
 from harness.models import device_of, load_backbone
 from harness.storage.files import new_folder, write_json
 from harness.storage.locks import exclusive
+from harness.storage.privacy import expanded, masked
 from harness.storage.record import parquet
 from harness.tasks.base import Outcome
 
@@ -116,7 +117,7 @@ class Probing:
         fitted, config = self.fitted[label], self.config
         has_new_head = fitted.probe.reads_head and self.prepared.kind == "encoder"
         return Store(
-            Path(config.output_dir) / ".base",
+            expanded(config.output_dir) / ".base",
             {
                 "model": self.prepared.files.hashes | {"dtype": config.model.dtype.value},
                 "kind": self.prepared.kind,
@@ -215,7 +216,7 @@ class Store:
     def write(self, found: Measured) -> None:
         """Keep what was found, and what it was found of."""
         with new_folder(self.path) as folder:
-            write_json(folder / "identity.json", json.loads(json.dumps(self.identity)))
+            write_json(folder / "identity.json", masked(json.loads(json.dumps(self.identity))))
             rows = [{"split": name, **asdict(o)} for name, outcomes in found.items.items() for o in outcomes]
             (folder / "items.parquet").write_bytes(parquet(rows))
             tensors = {name: tensor.contiguous() for name, tensor in found.tensors.items()}

@@ -22,6 +22,7 @@ from typing import Any
 from harness.errors import RecordError
 from harness.storage.files import finite, flush, remove_partial, write_bytes, write_json
 from harness.storage.locks import exclusive
+from harness.storage.privacy import expanded, masked
 from harness.tasks.base import SPLITS, Outcome
 
 SCHEMA_VERSION = 1
@@ -97,7 +98,7 @@ class RunFolder:
 
     def __init__(self, output_dir: str | Path, run_id: str) -> None:
         self.id = run_id
-        self.path = Path(output_dir) / run_id
+        self.path = expanded(output_dir) / run_id
         self.checkpoints = self.path / "checkpoints"
         self.trained = self.path / "trained"
 
@@ -128,8 +129,8 @@ class RunFolder:
         return None if record is None else Status(record["status"])
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write the record atomically."""
-        write_json(self.path / "record.json", record)
+        """Write the record atomically, without who the user is."""
+        write_json(self.path / "record.json", masked(record))
 
     def start_over(self) -> None:
         """Remove what a failed attempt left, so that a retry trains from the start."""
