@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, nearest
+from harness.storage.privacy import expanded
 
 
 def require(fine: bool, key: str, value: object, allowed: str) -> None:
@@ -32,7 +32,7 @@ def read(arguments: list[str], settings: type[Any], rest_is: str = "") -> tuple[
     rest = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not equals or Path(argument).is_dir():
+        if not equals or expanded(argument).is_dir():
             rest.append(argument)
             continue
         require(key in known, key, value, f"no such option; {nearest(key, known)}")

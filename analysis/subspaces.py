@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from analysis import program
 from analysis.arguments import read, require
 from harness.errors import ConfigError, NotApplicable
+from harness.storage.privacy import expanded
 
 if TYPE_CHECKING:
     from analysis.changes import Change
@@ -52,7 +53,7 @@ class Settings:
     def __post_init__(self) -> None:
         require(len(self.runs) == 2, "runs", " ".join(self.runs), "give two run folders; --help shows all")
         for run in self.runs:
-            there = (Path(run).expanduser() / "record.json").is_file()
+            there = (expanded(run) / "record.json").is_file()
             require(there, "run", run, "holds no run: there is no record.json in it")
         require(self.n >= 1, "n", self.n, "must be at least 1")
         require(self.jobs >= 1, "jobs", self.jobs, "must be at least 1")
@@ -134,7 +135,7 @@ def run(settings: Settings) -> None:
 
     pairs = [pair_of(name, settings) for name in settings.runs]
     names = shared_names(pairs, settings.runs)
-    out = Path(settings.out or Path(settings.runs[0]) / "analysis").expanduser()
+    out = expanded(settings.out or Path(settings.runs[0]) / "analysis")
     require_writable(out, 2**20)
     work = partial(compare, (pairs[0][1], pairs[1][1]), settings.n)
     labels = {"run": pairs[0][0], "other": pairs[1][0]}

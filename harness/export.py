@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from harness.errors import AssetError, ConfigError, HarnessError, NotApplicable, RecordError, first_line, nearest
 from harness.model_card import MARK, adapter_card, base_of, merged_card
 from harness.storage.files import disk_full, new_folder, write_bytes
+from harness.storage.privacy import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -99,9 +100,9 @@ def _boolean(key: str, value: str) -> bool:
 
 def find_run(run: str, output_dir: str) -> Path:
     """Return the folder of a run named by its id, a beginning of it that no other run shares, or its path."""
-    if (Path(run).expanduser() / "record.json").is_file():
-        return Path(run).expanduser()
-    runs = Path(output_dir).expanduser()
+    if (expanded(run) / "record.json").is_file():
+        return expanded(run)
+    runs = expanded(output_dir)
     if not runs.is_dir():
         raise ConfigError("output_dir", output_dir, "there is no such folder")
     ids = sorted(path.parent.name for path in runs.glob("*/record.json"))
@@ -153,7 +154,7 @@ def _require_possible(record: dict[str, Any], config: RunConfig, request: Reques
 
 def _target(request: Request) -> Path:
     """Return the folder to write, refusing to replace anything but an earlier export."""
-    to = Path(request.to).expanduser().resolve()
+    to = expanded(request.to).resolve()
     if not to.exists() or (to.is_dir() and not any(to.iterdir())):
         return to
     if not to.is_dir():

@@ -14,6 +14,7 @@ from harness.config import ForgettingConfig, ModelConfig, RunConfig, require
 from harness.errors import ConfigError
 from harness.storage.assets import model_hashes
 from harness.storage.manifest import sha256_of
+from harness.storage.privacy import expanded
 from harness.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def digest(value: Any, length: int = 10) -> str:
 def model_identity(model: ModelConfig) -> dict[str, Any]:
     """Return what decides a model: pinned source, or the hashes of a local folder's files; and its precision."""
     values = {key: value for key, value in plain(model).items() if key not in DESCRIPTIVE | {"path"}}
-    return values | ({"files": folder_hashes(Path(model.path))} if model.path else {})
+    return values | ({"files": folder_hashes(expanded(model.path))} if model.path else {})
 
 
 def folder_hashes(folder: Path) -> dict[str, str]:
@@ -88,9 +89,9 @@ def task_identity(task: Task) -> dict[str, Any]:
     values = {key: value for key, value in plain(task).items() if key not in DESCRIPTIVE}
     for name, source in task.data.items():
         if source.path:
-            if not Path(source.path).is_file():
+            if not expanded(source.path).is_file():
                 raise ConfigError(f"task.data.{name}.path", source.path, "no such file")
-            values["data"][name]["path"] = sha256_of(Path(source.path))
+            values["data"][name]["path"] = sha256_of(expanded(source.path))
     return values | {"kind": task.name}
 
 

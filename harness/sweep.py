@@ -14,6 +14,7 @@ from harness.compose import to_run_config
 from harness.config import Retry, RunConfig
 from harness.errors import RecordError
 from harness.identity import digest, learning_rate, run_id
+from harness.storage.privacy import expanded
 from harness.storage.record import RunFolder, Status
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Planned:
     @property
     def folder(self) -> Path:
         """Return the run's folder."""
-        return Path(self.config.output_dir) / self.id
+        return expanded(self.config.output_dir) / self.id
 
     @property
     def pending(self) -> bool:
@@ -94,7 +95,7 @@ def prepare(runs: Sequence[Planned]) -> None:
     for run in runs:
         config = run.config
         track.check(config.tracker)
-        require_writable(Path(config.output_dir), 64 * 2**20)
+        require_writable(expanded(config.output_dir), 64 * 2**20)
         config.method.preflight()
         here = runtime.resolve(config)
         check_arguments(replace(config, method=config.method.on(here)), here)

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from harness.config import RunConfig, TrackerConfig, TrackerMode, require
 from harness.errors import ConfigError
+from harness.storage.privacy import mask_files, masked
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class WandbTracker:
     def __init__(self, run: Any, online: bool, log_adapter: bool) -> None:
         self._run, self._log_adapter, self._warned = run, log_adapter, False
         self._folder = Path(run.dir).resolve().parent
-        self.url_or_folder: str | None = str(run.url) if online else str(self._folder)
+        self.url_or_folder: str | None = str(run.url) if online else masked(str(self._folder))
 
     @contextmanager
     def _guarded(self, what: str) -> Iterator[None]:
@@ -142,6 +143,8 @@ class WandbTracker:
             except TimeoutError:
                 _pause()
                 raise
+            finally:
+                mask_files(self._folder / "logs", "*.log")
 
 
 def check(tracker: TrackerConfig) -> None:
@@ -158,8 +161,9 @@ def check(tracker: TrackerConfig) -> None:
 
 
 def start(config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path, restarts: int = 0) -> Tracker:
-    """Begin tracking the run `run_id` with files in ``folder/wandb``; the same id continues its W&B run.
+    """Begin tracking the run `run_id` with files in ``folder/wandb``; a run that was cut continues its W&B run.
 
+    One that has started over, `restarts` times, has a W&B run of its own: W&B drops steps that are there already.
     Where W&B cannot be reached within ``tracker.init_timeout`` seconds the run is tracked offline instead.
     """
     try:
@@ -169,7 +173,7 @@ def start(config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path
         mode = TrackerMode.offline
     if mode is TrackerMode.none:
         return NullTracker()
-    return _first_that_starts(mode, config, resolved, run_id, folder)
+    return _first_that_starts(mode, config, masked(resolved), wandb_id(run_id, restarts), folder)
 
 
 def tracking_mode(tracker: TrackerConfig) -> TrackerMode:
@@ -204,7 +208,13 @@ def label(config: RunConfig) -> str:
     """Name a run for people: ``lora-r16-trec-smollm2_135m-s0``."""
     rank = getattr(config.method, "rank", None)
     method = config.method.name if rank is None else f"{config.method.name}-r{rank}"
-    return f"{method}-{config.task.name}-{config.model.name}-s{config.seed}"
+    return f"{method}-{data_sets(config)}-{config.model.name}-s{config.seed}"
+
+
+def data_sets(config: RunConfig) -> str:
+    """Name the data a run learns, of a sequence in order: ``trec+boolq``."""
+    tasks = [config.sequence_tasks[name] for name in config.sequence] or [config.task]
+    return "+".join(task.dataset for task in tasks)
 
 
 def summarised(record: Mapping[str, Any]) -> dict[str, float | str]:
@@ -225,9 +235,9 @@ def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, float | str]
     return leaves
 
 
-def wandb_id(run_id: str) -> str:
-    """Return the id that a run has in W&B, which takes letters, digits, _ and - only."""
-    return re.sub(r"[^\w-]", "-", run_id)
+def wandb_id(run_id: str, restarts: int = 0) -> str:
+    """Return the id that a run has in W&B after so many restarts; W&B takes letters, digits, _ and - only."""
+    return re.sub(r"[^\w-]", "-", f"{run_id}-retry{restarts}" if restarts else run_id)
 
 
 def _may_have_key() -> bool:
@@ -257,14 +267,14 @@ def _session() -> Any:
 
 
 def _first_that_starts(
-    mode: TrackerMode, config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path
+    mode: TrackerMode, config: RunConfig, resolved: dict[str, Any], key: str, folder: Path
 ) -> Tracker:
     """Start the run as `mode` says, offline if that fails, and untracked if that fails too."""
     online = mode is TrackerMode.online and time.monotonic() >= _network.retry_at
     # Offline is tried twice: the first failure clears away a W&B service that died during an earlier run.
     for attempt in ("online" if online else "offline", "offline"):
         try:
-            run = _init(attempt, config, resolved, run_id, folder)
+            run = _init(attempt, config, resolved, key, folder)
         except Exception as error:
             reason = _reason(error)
             _after_failed(attempt, reason)
@@ -274,10 +284,10 @@ def _first_that_starts(
     return NullTracker()
 
 
-def _init(mode: str, config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path) -> Any:
+def _init(mode: str, config: RunConfig, resolved: dict[str, Any], key: str, folder: Path) -> Any:
     """Call ``wandb.init``; if it raises, its half-made folder is removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    tracker, key = config.tracker, wandb_id(run_id)
+    tracker = config.tracker
     before = set(folder.glob("wandb/*run-*"))
     try:
         return wandb_library().init(

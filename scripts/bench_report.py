@@ -19,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from harness.storage.privacy import expanded
+
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "analysis"), str(Path(__file__).parents[1] / "tests")]
 
 READY = "performance.getEntriesByName('ready')[0].startTime"
@@ -73,7 +75,7 @@ def main() -> None:
     from analysis.report.page import page
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="?", type=Path, help="run folders; made ones unless given")
+    parser.add_argument("runs", nargs="?", type=expanded, help="run folders; made ones unless given")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--times", type=int, default=5)
     arguments = parser.parse_args()

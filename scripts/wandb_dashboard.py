@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 import sys
 from argparse import Namespace, RawDescriptionHelpFormatter
-from pathlib import Path
 
 from analysis.flags import Parser, fail
 from harness.errors import HarnessError
 from harness.storage.files import write_json
+from harness.storage.privacy import expanded
 
 NAME = "wandb_dashboard"
 
@@ -28,8 +28,8 @@ class Arguments(Parser):
 def parse(given: list[str]) -> Namespace:
     parser = Arguments(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("place", metavar="entity/project", help="whose project, as in its address on W&B")
-    parser.add_argument("--runs", type=Path, nargs="+", help="show what these runs measured, not what any may have")
-    parser.add_argument("--out", type=Path, help="write the specification to this file and send nothing")
+    parser.add_argument("--runs", type=expanded, nargs="+", help="show what these runs measured, not what any may have")
+    parser.add_argument("--out", type=expanded, help="write the specification to this file and send nothing")
     arguments = parser.parse_args(given)
     if re.fullmatch(r"[^/\\#?%:\s]+/[^/\\#?%:]+", arguments.place) is None:
         parser.error(f"{arguments.place}: give entity/project, as in https://wandb.ai/entity/project")

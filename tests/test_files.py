@@ -6,10 +6,13 @@ import errno
 import json
 import multiprocessing
 import os
+import platform
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +83,113 @@ def test_folder_takes_its_place_once_complete(tmp_path: Path) -> None:
     assert (tmp_path / "trained" / "sub" / "weights").read_text(encoding="utf-8") == "new"
 
 
+class Killed(BaseException):
+    """Ends a process at once: nothing after it runs, not even what tidies up."""
+
+
+def die_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the `number`-th rename or removal of a folder, and all after it, raise as if the process were gone."""
+    calls = iter(range(10**6))
+
+    def dying(real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(calls) >= number:
+                raise Killed
+            return real(*arguments, **options)
+
+        return call
+
+    for owner, name in ((Path, "rename"), (shutil, "rmtree"), (files, "_flush_names")):
+        monkeypatch.setattr(owner, name, dying(getattr(owner, name)))
+
+
+def write_trained(folder: Path, content: str) -> None:
+    with new_folder(folder / "trained") as target:
+        (target / "weights").write_text(content, encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_killed_between_two_renames_one_copy_is_always_left(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_trained(tmp_path, "old")
+    with monkeypatch.context() as patch:
+        die_at(patch, number)
+        if number < 4:  # rename away, rename into place, flush, remove
+            with pytest.raises(Killed):
+                write_trained(tmp_path, "new")
+        else:
+            write_trained(tmp_path, "new")
+    remove_partial(tmp_path)
+    assert names(tmp_path) == ["trained"]
+    expected = "old" if number < 2 else "new"
+    assert (tmp_path / "trained" / "weights").read_text(encoding="utf-8") == expected
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_killed_while_recovering_loses_nothing_either(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_trained(tmp_path, "old")
+    (tmp_path / "trained").rename(tmp_path / ".trained.old")
+    (tmp_path / ".trained.node1.12.part").mkdir()
+    with monkeypatch.context() as patch, suppress(Killed):
+        die_at(patch, number)
+        remove_partial(tmp_path)
+    remove_partial(tmp_path)
+    assert names(tmp_path) == ["trained"]
+    assert (tmp_path / "trained" / "weights").read_text(encoding="utf-8") == "old"
+
+
+def test_the_only_copy_survives_the_next_writing_too(tmp_path: Path) -> None:
+    write_trained(tmp_path, "old")
+    (tmp_path / "trained").rename(tmp_path / ".trained.old")
+    with pytest.raises(ValueError, match="no"), new_folder(tmp_path / "trained"):
+        raise ValueError("no")
+    assert names(tmp_path) == ["trained"]
+    write_trained(tmp_path, "new")
+    assert names(tmp_path) == ["trained"]
+
+
+def test_failed_rename_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_trained(tmp_path, "old")
+    real = Path.rename
+
+    def fails(path: Path, target: Path) -> Path:
+        if path.name.endswith(".part"):
+            raise OSError(errno.EIO, "the disk is gone")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="the disk is gone"):
+        write_trained(tmp_path, "new")
+    assert (tmp_path / "trained" / "weights").read_text(encoding="utf-8") == "old"
+
+
+def test_processes_and_hosts_write_under_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    for host, pid in (("node1.cluster", 7), ("node2.cluster", 7), ("node2.cluster", 8)):
+        monkeypatch.setattr(platform, "node", lambda host=host: host)
+        monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
+        with suppress(Killed), new_folder(tmp_path / str(pid) / "trained") as folder:
+            found.add(folder.name)
+    assert found == {".trained.node1-cluster.7.part", ".trained.node2-cluster.7.part", ".trained.node2-cluster.8.part"}
+
+
+def test_only_what_dead_processes_began_is_removed_without_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "node", lambda: "node1")
+    dead = multiprocessing.get_context("fork").Process(target=int)
+    dead.start()
+    dead.join()
+    kept = [f".trained.node1.{os.getppid()}.part", f".trained.node2.{dead.pid}.part"]
+    for name in (*kept, f".trained.node1.{dead.pid}.part"):
+        (tmp_path / name).mkdir()
+    write_trained(tmp_path, "new")
+    assert names(tmp_path) == sorted([*kept, "trained"])
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_failure_leaves_the_old_folder_and_nothing_else(error: type[BaseException], tmp_path: Path) -> None:
     with new_folder(tmp_path / "trained") as folder:
@@ -102,13 +212,13 @@ def test_crash_before_the_rename_leaves_no_folder(tmp_path: Path, monkeypatch: p
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    for name in (".checkpoint-4.part", ".trained.old"):
+    for name in (".checkpoint-4.node1.12.part", ".trained.old", "trained"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").touch()
     for name in (".record.json.12.part", "record.json", ".lock"):
         (tmp_path / name).touch()
     remove_partial(tmp_path)
-    assert names(tmp_path) == [".lock", "record.json"]
+    assert names(tmp_path) == [".lock", "record.json", "trained"]
 
 
 def test_full_disk_is_known_by_number_and_by_words(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +16,10 @@ from wandb_server import KEY, SECRET, Server, own_session, read, serve
 from harness import track
 from harness.config import ModelConfig, RunConfig, SweepConfig, TrackerConfig, TrackerMode, TrainConfig
 from harness.errors import ConfigError
+from harness.methods.lora import LoRA
+from harness.tasks.base import Task
+from harness.tasks.classification import Classification
+from harness.tasks.source import Source, Sources
 
 ROWS: list[dict[str, Any]] = [
     {"input": "How far is it?", "tuned": "NUM"},
@@ -35,12 +39,22 @@ def _own_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         yield
 
 
+def questions(dataset: str) -> Classification:
+    """Return a task over a file of this data set."""
+    return Classification(
+        dataset=dataset,
+        data=Sources(all=Source(path="a.jsonl")),
+        columns={"text": "t", "label": "l"},
+        labels={"pos": " good", "neg": " bad"},
+    )
+
+
 def configured(mode: str = "offline", **tracker: Any) -> RunConfig:
     """Return a run's configuration that tracks in `mode`."""
     return RunConfig(
         model=ModelConfig(path="models/tiny"),
-        task=SimpleNamespace(name="trec"),
-        method=SimpleNamespace(name="lora", rank=8),
+        task=questions("trec"),
+        method=LoRA(rank=8),
         train=TrainConfig(),
         tracker=TrackerConfig(mode=TrackerMode(mode), **tracker),
         sweep=SweepConfig(name="sweep-1"),
@@ -142,6 +156,30 @@ def test_a_run_started_again_keeps_its_id(tmp_path: Path) -> None:
     for part in ("a", "b"):
         trained(configured(), tmp_path / part)
     assert read(tmp_path / "a").run.run_id == read(tmp_path / "b").run.run_id
+
+
+def test_a_run_that_starts_over_has_a_run_of_its_own(tmp_path: Path) -> None:
+    for restarts in (0, 1, 2):
+        track.start(configured(), {}, "a.b", tmp_path / str(restarts), restarts).finish("failed")
+    assert [read(tmp_path / str(part)).run.run_id for part in (0, 1, 2)] == ["a-b", "a-b-retry1", "a-b-retry2"]
+
+
+def test_a_retry_that_was_cut_goes_on_in_its_own_run(server: Server, tmp_path: Path) -> None:
+    for steps in ((1,), (2, 3)):
+        tracker = track.start(configured("online"), {}, "abc", tmp_path / "run", 1)
+        for step in steps:
+            tracker.log({"train/loss": float(step)}, step)
+        tracker.finish("done")
+    assert {run["name"] for run in server.runs} == {"abc-retry1"}
+    assert [line["_step"] for line in server.stream["wandb-history.jsonl"]] == [1, 2, 3]
+
+
+def test_runs_are_named_by_their_data() -> None:
+    config = configured()
+    assert track.label(config) == "lora-r8-trec-tiny-s3"
+    tasks: dict[str, Task] = {"one": questions("boolq"), "two": questions("trec")}
+    config = replace(config, sequence=["two", "one"], sequence_tasks=tasks)
+    assert track.label(config) == "lora-r8-trec+boolq-tiny-s3"
 
 
 def test_no_secret_command_or_host_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

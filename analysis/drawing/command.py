@@ -17,6 +17,7 @@ from analysis.records import read_runs
 from analysis.table import filtering
 from harness.errors import HarnessError
 from harness.storage.files import require_writable
+from harness.storage.privacy import expanded
 
 
 def figures(names: tuple[str, ...] = ()) -> list[Figure]:
@@ -29,7 +30,7 @@ def draw_all(settings: Settings) -> int:
     """Draw every figure of every model and task, print a line for each; return how many files were written."""
     chosen = figures(settings.only)
     runs = read_runs(*settings.runs)
-    out = Path(settings.out).expanduser()
+    out = expanded(settings.out)
     require_writable(out, 2**20)
     for problem in runs.problems:
         print(f"left out: {problem}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from analysis.arguments import read, require
 from harness.errors import nearest
+from harness.storage.privacy import expanded
 
 FORMATS = ("png", "pdf", "svg")
 USAGE = """\
@@ -38,7 +38,7 @@ class Settings:
     def __post_init__(self) -> None:
         require(bool(self.runs), "runs", "", "give run folders or a folder of them; --help shows all")
         for run in self.runs:
-            require(Path(run).expanduser().is_dir(), "runs", run, "there is no such folder")
+            require(expanded(run).is_dir(), "runs", run, "there is no such folder")
         for condition in self.where:
             require("=" in condition, "where", condition, "must be column=value")
         for kind in self.formats:

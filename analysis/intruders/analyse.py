@@ -23,6 +23,7 @@ from analysis.krylov import Product
 from analysis.processes import each
 from analysis.weights import Pair
 from harness.errors import ConfigError
+from harness.storage.privacy import expanded
 
 Row = dict[str, Any]
 
@@ -59,7 +60,7 @@ def cache_folder(settings: Settings) -> Path:
     """Return where decompositions are kept."""
     from harness.storage.assets import cache_root
 
-    return Path(settings.cache).expanduser() if settings.cache else cache_root(None) / "spectra"
+    return expanded(settings.cache) if settings.cache else cache_root(None) / "spectra"
 
 
 def algorithm_for(matrix: Matrix, settings: Settings) -> str:

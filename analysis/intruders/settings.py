@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from analysis.arguments import read, require, require_choice
+from harness.storage.privacy import expanded
 
 USAGE = """\
 Count intruder dimensions and measure the spectra of what fine-tuning changed.
@@ -95,7 +95,7 @@ class Settings:
         require(self.base is None or self.out is not None, "out", "", "must be given: the folder for the tables")
         require(not (self.runs and self.quantised), "quantised", self.quantised, "is known from a run's record")
         for run in self.runs:
-            require(Path(run).expanduser().is_dir(), "run", run, "there is no such folder")
+            require(expanded(run).is_dir(), "run", run, "there is no such folder")
 
 
 def parse(arguments: list[str]) -> Settings:

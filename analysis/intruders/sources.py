@@ -14,6 +14,7 @@ from analysis.quantised import Quantisation
 from analysis.weights import Pair, Wanted
 from harness.errors import ConfigError, NotApplicable, RecordError
 from harness.execution.reload import config_of
+from harness.storage.privacy import expanded
 from harness.storage.record import read_record
 
 
@@ -46,7 +47,7 @@ def run_folders(given: tuple[str, ...]) -> list[Path]:
     """Return the run folders among what was given: a run's own, or all in a folder of runs."""
     found: dict[Path, None] = {}
     for name in given:
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         inside = (
             [folder] if (folder / "record.json").is_file() else sorted(p.parent for p in folder.glob("*/record.json"))
         )
@@ -63,7 +64,7 @@ def _wanted(settings: Settings) -> Wanted:
 def _out(settings: Settings, folder: Path, several: bool) -> Path:
     if settings.out is None:
         return folder / "analysis" / ("+".join(settings.modules) or ".")
-    out = Path(settings.out).expanduser()
+    out = expanded(settings.out)
     return out / folder.name if several else out
 
 
@@ -138,7 +139,7 @@ def _tuned(folder: Path) -> Checkpoint | Adapter:
 
 
 def _two_models(settings: Settings) -> Job:
-    tuned_folder = Path(str(settings.tuned)).expanduser()
+    tuned_folder = expanded(str(settings.tuned))
     tuned = _tuned(tuned_folder)
     base = model_folder(str(settings.base))
     if isinstance(tuned, Adapter):
@@ -147,7 +148,7 @@ def _two_models(settings: Settings) -> Job:
     if quantisation and not isinstance(tuned, Adapter):
         raise ConfigError("quantised", settings.quantised, "is for adapters trained over a quantised base")
     pair = Pair(Checkpoint(base, "base"), tuned, _wanted(settings), quantisation, None, settings.vocabulary)
-    out = Path(str(settings.out)).expanduser()
+    out = expanded(str(settings.out))
     try:
         if isinstance(tuned, Adapter):
             _ = tuned.config
@@ -163,8 +164,8 @@ def model_folder(name: str) -> Path:
     from harness.errors import nearest
     from harness.storage.assets import cache_root, fetch_model
 
-    if Path(name).expanduser().is_dir():
-        return Path(name).expanduser()
+    if expanded(name).is_dir():
+        return expanded(name)
     presets = sorted(path.stem for path in (conf_folder() / "model").glob("*.yaml"))
     if name in presets:
         return fetch_model(compose(f"model={name}").model, cache_root(None)).folder
@@ -178,9 +179,11 @@ def _require_own_base(adapter: Adapter, given: str, folder: Path) -> None:
     own = adapter.config.get("base_model_name_or_path")
     if not own or not isinstance(own, str):
         return
-    if Path(own).is_dir():
-        _require_same_weights(adapter, Path(own), folder)
-    elif own.count("/") == 1 and given.count("/") == 1 and not Path(given).exists() and own.lower() != given.lower():
+    if expanded(own).is_dir():
+        _require_same_weights(adapter, expanded(own), folder)
+        return
+    hub_ids = own.count("/") == 1 and given.count("/") == 1 and not expanded(given).exists()
+    if hub_ids and own.lower() != given.lower():
         raise ConfigError("base", given, f"the adapter {adapter.folder} is of another base, {own}")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.flags import Parser, fail
 from harness.errors import HarnessError, nearest
+from harness.storage.privacy import expanded
 
 NAME, COMMANDS = "peft_suite", ("import", "export")
 
@@ -32,11 +33,12 @@ def parse(given: list[str]) -> Namespace:
     parser = Arguments(prog="python -m analysis.peft_suite", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="import|export", parser_class=Arguments)
     taken = commands.add_parser("import", help="read result files of PEFT's method comparison")
-    taken.add_argument("results", type=Path, help="folder of results/*.json, or one file")
-    taken.add_argument("--runs", type=Path, default=Path("runs"), help="your runs; copies go to its foreign/ (runs)")
+    taken.add_argument("results", type=expanded, help="folder of results/*.json, or one file")
+    place = "your runs; copies go to its foreign/ (runs)"
+    taken.add_argument("--runs", type=expanded, default=Path("runs"), help=place)
     written = commands.add_parser("export", help="write your runs that are done in PEFT's schema")
-    written.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some")
-    written.add_argument("--out", type=Path, required=True, help="folder for the result files")
+    written.add_argument("runs", type=expanded, nargs="+", help="run folders, or folders that hold some")
+    written.add_argument("--out", type=expanded, required=True, help="folder for the result files")
     first = next((word for word in given if not word.startswith("-")), None)
     if first is not None and first not in COMMANDS:
         parser.error(f"{first}: no such command; {nearest(first, COMMANDS)}")

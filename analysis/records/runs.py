@@ -15,6 +15,7 @@ from analysis.errors import AnalysisError
 from analysis.records.columns import ROW, Row, row
 from analysis.records.intruders import intruder_columns
 from harness.errors import HarnessError, RecordError
+from harness.storage.privacy import expanded
 from harness.storage.record import Status, read_record
 
 WHY = {Status.running: "another process trains it, or it was cut off; the same command resumes it"}
@@ -65,9 +66,9 @@ def table(rows: list[Row]) -> pd.DataFrame:
 
 def _folders(paths: tuple[str | Path, ...]) -> Iterator[Path]:
     for path in map(Path, paths):
-        if not path.expanduser().is_dir():
+        if not expanded(path).is_dir():
             raise AnalysisError(f"{path}: there is no such folder")
-        yield from _below(path.expanduser())
+        yield from _below(expanded(path))
 
 
 def _below(top: Path) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis import flags
 from harness.errors import HarnessError
+from harness.storage.privacy import expanded
 
 FILE = "index.html"
 
@@ -21,8 +22,8 @@ class Parser(flags.Parser):
 def parse(given: list[str]) -> Namespace:
     """Return the arguments."""
     parser = Parser(prog="python -m analysis.report", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some")
-    parser.add_argument("--out", type=Path, default=Path("report"), help=f"folder for {FILE} (report)")
+    parser.add_argument("runs", type=expanded, nargs="+", help="run folders, or folders that hold some")
+    parser.add_argument("--out", type=expanded, default=Path("report"), help=f"folder for {FILE} (report)")
     parser.add_argument("--title", default="Fine-tuning runs", help="the page's heading (Fine-tuning runs)")
     parser.add_argument("--against", metavar="CONFIGURATION", help="compare with this one only, as its row is named")
     return parser.parse_args(given)

@@ -17,6 +17,7 @@ from analysis.table.grouped import DEFAULT, grouped
 from analysis.table.settings import Settings
 from analysis.table.writing import show, shown, shown_comparisons, shown_pareto, write
 from harness.storage.files import require_writable, write_bytes
+from harness.storage.privacy import expanded
 from harness.storage.record import Status
 
 
@@ -25,7 +26,7 @@ def run(settings: Settings) -> None:
     runs = read_runs(*settings.runs)
     table = filtering.chosen(runs.table, settings.where)
     keys = filtering.columns(settings.group, table) or list(DEFAULT)
-    out = Path(settings.out).expanduser()
+    out = expanded(settings.out)
     require_writable(out, 2**20)
     picked = fair(table)
     problems = [*runs.problems, *print_table(table, picked.chosen, keys, settings, out)]

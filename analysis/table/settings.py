@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from analysis.arguments import read, require, require_choice
+from harness.storage.privacy import expanded
 
 USAGE = """\
 Turn folders of runs into a table over seeds, and say what may be said of it.
@@ -46,7 +46,7 @@ class Settings:
         require(bool(self.runs), "runs", "", "give one or more folders of runs; --help shows all")
         require_choice("rates", self.rates, RATES)
         for run in self.runs:
-            require(Path(run).expanduser().is_dir(), "runs", run, "there is no such folder")
+            require(expanded(run).is_dir(), "runs", run, "there is no such folder")
         for condition in self.where:
             require("=" in condition, "where", condition, "must be column=value")
         require(self.against is None or self.compare, "against", self.against, "needs compare=true")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.flags import Parser, fail
 from harness.errors import HarnessError
+from harness.storage.privacy import expanded
 
 NAME = "wandb_results"
 
@@ -21,7 +22,7 @@ class Arguments(Parser):
 def parse(given: list[str]) -> Namespace:
     """Return the arguments."""
     parser = Arguments(prog="python -m analysis.wandb_results", description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders that hold some")
+    parser.add_argument("runs", type=expanded, nargs="+", help="run folders, or folders that hold some")
     return parser.parse_args(given)
 
 

@@ -18,6 +18,7 @@ from analysis.wandb_results.findings import Findings, cells, findings
 from harness import track
 from harness.errors import first_line
 from harness.storage.files import write_json
+from harness.storage.privacy import masked
 
 NOTE = Path("wandb") / "analysis.json"
 """In a run's folder: the hash of the findings that were sent last, and where to."""
@@ -75,10 +76,10 @@ def send(tracked: dict[str, Any], folder: Path, found: Findings) -> str | None:
     if where.mode == "online" and not track.logged_in():
         raise AnalysisError(f"{tracked['id']}: was tracked online; run `wandb login` or set WANDB_API_KEY to add to it")
     try:
-        with _resumed(where, track.wandb_id(tracked["id"]), folder) as run:
+        with _resumed(where, track.wandb_id(tracked["id"], tracked.get("restarts", 0)), folder) as run:
             run.summary.update(_so_far(tracked, folder) | found.summary)
             run.summary.update({name: _table(table) for name, table in found.tables.items()})
-            to = str(run.url) if where.mode == "online" else str(Path(run.dir).resolve().parent)
+            to = str(run.url) if where.mode == "online" else masked(str(Path(run.dir).resolve().parent))
     except Exception as error:  # whatever W&B raises costs this run's line, not the others'
         reason = first_line(error)
         raise AnalysisError(f"{tracked['id']}: W&B did not take the findings: {reason}") from None

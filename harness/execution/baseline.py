@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,6 +13,7 @@ from harness.execution.evaluate import Baseline, Outcomes
 from harness.execution.heads import Head, head_of
 from harness.execution.loading import load, load_untouched
 from harness.models import Backbone
+from harness.storage.privacy import expanded
 
 
 def fill_baseline(run: Run) -> None:
@@ -76,7 +76,7 @@ def base_outcomes(run: Run, stage: Stage, untouched: Untouched) -> Outcomes:
         "kind": prepared.kind,
         "head_seed": config.seed if prepared.kind == "encoder" else None,
     }
-    baseline = Baseline(Path(config.output_dir) / ".base", shared)
+    baseline = Baseline(expanded(config.output_dir) / ".base", shared)
     with baseline.lock():
         found = baseline.read()
         if found is None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import nn
 
 from harness import progress
@@ -19,6 +19,8 @@ from harness.identity import digest
 from harness.objectives.base import Objective
 from harness.runtime import Runtime, versions
 from harness.storage.files import write_bytes, write_json
+from harness.storage.locks import exclusive
+from harness.storage.privacy import masked
 from harness.storage.record import parquet, read_items
 from harness.tasks.base import Outcome, Task
 
@@ -88,13 +90,12 @@ class Baseline:
             log.warning("%s is damaged (%s); computing it again", file, first_line(error))
             return None
 
-    def lock(self) -> FileLock:
+    def lock(self) -> AbstractContextManager[bool]:
         """Return a lock that lets one process compute what others wait for."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.path / ".lock")
+        return exclusive(self.path / ".lock", f"the base's answers in {self.path}")
 
     def write(self, outcomes: Outcomes) -> None:
         """Keep outcomes, and what they are outcomes of."""
-        write_json(self.path / "identity.json", json.loads(json.dumps(self.identity)))
+        write_json(self.path / "identity.json", masked(json.loads(json.dumps(self.identity))))
         rows = [{"phase": "before", "split": split, **asdict(o)} for split, found in outcomes.items() for o in found]
         write_bytes(self.path / "items.parquet", parquet(rows))

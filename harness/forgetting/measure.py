@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -23,6 +23,8 @@ from harness.forgetting.subject import Subject, undisturbed
 from harness.identity import digest, probe_identity
 from harness.runtime import Runtime, versions
 from harness.storage.files import new_folder, write_json
+from harness.storage.locks import exclusive
+from harness.storage.privacy import expanded, masked
 from harness.storage.record import parquet
 from harness.tasks.base import Outcome
 
@@ -123,7 +125,7 @@ class Probing:
         fitted, config = self.fitted[label], self.config
         has_new_head = fitted.probe.reads_head and self.prepared.kind == "encoder"
         return Store(
-            Path(config.output_dir) / ".base",
+            expanded(config.output_dir) / ".base",
             {
                 "model": self.prepared.files.hashes,
                 "kind": self.prepared.kind,
@@ -204,10 +206,9 @@ class Store:
         self.key = digest(self.identity, 16)
         self.path = folder / f"probe-{self.key}"
 
-    def lock(self) -> FileLock:
+    def lock(self) -> AbstractContextManager[bool]:
         """Return a lock that lets one process compute what others wait for."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        return exclusive(self.path.with_name(f".{self.path.name}.lock"), f"the base's numbers in {self.path}")
 
     def read(self) -> Measured | None:
         """Return what is kept, None where there is nothing yet or it is damaged."""
@@ -223,7 +224,7 @@ class Store:
     def write(self, found: Measured) -> None:
         """Keep what was found, and what it was found of."""
         with new_folder(self.path) as folder:
-            write_json(folder / "identity.json", json.loads(json.dumps(self.identity)))
+            write_json(folder / "identity.json", masked(json.loads(json.dumps(self.identity))))
             rows = [{"split": name, **asdict(o)} for name, outcomes in found.items.items() for o in outcomes]
             (folder / "items.parquet").write_bytes(parquet(rows))
             tensors = {name: tensor.contiguous() for name, tensor in found.tensors.items()}

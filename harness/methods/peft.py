@@ -16,6 +16,7 @@ from harness.config import require
 from harness.errors import ConfigError, NotApplicable, first_line, nearest
 from harness.library_names import enum_values
 from harness.methods.base import METHODS, TRAINED, Method, check_names, load_tensors, save_tensors, trainable
+from harness.storage.privacy import mask_files
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -74,6 +75,7 @@ class PeftMethod(Method):
         """Write a PEFT adapter folder."""
         # False: "auto" asks the hub whether the vocabulary was resized.
         cast("PeftModel", model).save_pretrained(str(folder), save_embedding_layers=False)
+        mask_files(folder, "*.json", "*.md")  # PEFT writes the base's folder into both
         if computes_prompt(model):
             save_tensors(trainable(model), folder / TRAINED)
 

@@ -30,6 +30,7 @@ from harness.storage.manifest import (
     temporary_beside,
     write_manifest,
 )
+from harness.storage.privacy import expanded
 from harness.storage.wheels import UNSAFE, fetch_member, wheel_key
 from harness.tasks.source import Source
 
@@ -70,7 +71,7 @@ class Files:
 
 def cache_root(cache_dir: str | None) -> Path:
     """Return the cache folder: the setting, else ``$PEFT_HARNESS_CACHE``, else ``~/.cache/peft-harness``."""
-    return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or "~/.cache/peft-harness").expanduser().absolute()
+    return expanded(cache_dir or os.environ.get(CACHE_VARIABLE) or "~/.cache/peft-harness").absolute()
 
 
 def fetch_model(model: ModelConfig, cache: Path) -> Files:
@@ -91,7 +92,7 @@ def fetch_model(model: ModelConfig, cache: Path) -> Files:
 def fetch_source(source: Source, cache: Path, licence: str | None = None) -> Path | None:
     """Return the file that holds the source's rows, or None for a hub data set, which `datasets` fetches."""
     if source.path:
-        path = Path(source.path).expanduser()
+        path = expanded(source.path)
         if not path.is_file():
             raise ConfigError("task.data.path", source.path, "there is no such file")
         return path
@@ -103,7 +104,7 @@ def fetch_source(source: Source, cache: Path, licence: str | None = None) -> Pat
 
 
 def _local_model(path: str) -> Files:
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if not folder.is_dir():
         raise ConfigError("model.path", path, "there is no such folder")
     _require_model(folder, "model.path", path)

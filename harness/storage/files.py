@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import math
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +24,7 @@ def write_bytes(path: Path, content: bytes, flush: bool = True) -> None:
     What can be made again and is checked when it is read needs no flush, which takes 1.5 ms.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = _partial(path)
     try:
         with partial.open("wb") as file:
             file.write(content)
@@ -51,15 +54,26 @@ def finite(value: Any) -> Any:
     return value
 
 
+def _partial(path: Path) -> Path:
+    """Return the name under which this process alone writes what becomes `path`."""
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.part")
+
+
+def _host() -> str:
+    """Return this host's name as a part of a file's name, without the dots that separate the parts."""
+    return re.sub(r"[^\w-]", "-", platform.node()) or "host"
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a folder to fill; it takes the place of `path` only once it is complete and on disk.
 
     Where filling it fails, nothing is left of it: a full disk has room again for the record that says so.
     """
-    partial = path.with_name(f".{path.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    partial = _partial(path)
+    partial.mkdir()
     try:
         yield partial
         for file in partial.rglob("*"):
@@ -68,13 +82,33 @@ def new_folder(path: Path) -> Iterator[Path]:
         _move(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        _recover(_old(path))
         raise
 
 
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes of this host that are gone, or an earlier try of this one, had begun to write of `path`."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        host, _, pid = partial.name.removeprefix(f".{path.name}.").removesuffix(".part").rpartition(".")
+        if host == _host() and pid.isdecimal() and (int(pid) == os.getpid() or not process_runs(int(pid))):
+            _remove(partial)
+
+
+def process_runs(pid: int) -> bool:
+    """Return whether there is a process with this id on this host."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
 def _move(partial: Path, path: Path) -> None:
-    """Rename `partial` to `path`, whose place it takes."""
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    """Rename `partial` to `path`, whose place it takes; what was there is ``.<name>.old`` for a moment."""
+    old = _old(path)
+    _recover(old)
     if path.exists():
         path.rename(old)
     partial.rename(path)
@@ -82,10 +116,32 @@ def _move(partial: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _recover(old: Path) -> None:
+    """Put back what a process that was killed between two renames left as the only copy; remove it otherwise."""
+    path = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
+    if old.exists() and not path.exists():
+        old.rename(path)
+        _flush_names(path.parent)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def remove_partial(folder: Path) -> None:
-    """Remove what a process that was killed had begun to write in `folder`."""
-    for path in [*folder.glob(".*.part"), *folder.glob(".*.old")]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """Remove what a process that was killed had begun to write in `folder`, and put back what it was replacing.
+
+    The caller holds the lock of `folder`, so no process that lives is writing there.
+    """
+    for old in folder.glob(".*.old"):
+        _recover(old)
+    for path in folder.glob(".*.part"):
+        _remove(path)
 
 
 def flush(file: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import AssetError, first_line
+from harness.storage.locks import exclusive
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +86,7 @@ def _fits(file: Path, entry: Entry) -> bool:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Let one process at a time fill `folder`; the lock of a process that died is free at once."""
-    from filelock import FileLock
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{folder.name}.lock"):
+    with exclusive(folder.parent / f".{folder.name}.lock", folder):
         yield
 
 

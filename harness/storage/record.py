@@ -19,10 +19,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from harness.errors import RecordError
 from harness.storage.files import finite, flush, remove_partial, write_bytes, write_json
+from harness.storage.locks import exclusive
+from harness.storage.privacy import expanded, masked
 from harness.tasks.base import SPLITS, Outcome
 
 SCHEMA_VERSION = 2
@@ -101,28 +101,18 @@ class RunFolder:
 
     def __init__(self, output_dir: str | Path, run_id: str) -> None:
         self.id = run_id
-        self.path = Path(output_dir) / run_id
+        self.path = expanded(output_dir) / run_id
         self.checkpoints = self.path / "checkpoints"
         self.trained = self.path / "trained"
 
     @contextmanager
     def lock(self, wait: bool) -> Iterator[bool]:
-        """Hold the run against other processes; yield False where another one has it.
-
-        The operating system frees the lock of a process that dies, so none is ever left behind.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            yield False
-            return
-        try:
-            remove_partial(self.path)
-            yield True
-        finally:
-            lock.release()
+        """Hold the run against other processes and hosts; yield False where another one has it."""
+        with exclusive(self.path / ".lock", self.path, wait) as mine:
+            if mine:
+                for folder in [self.path, *self.path.glob("stages/*")]:
+                    remove_partial(folder)
+            yield mine
 
     def read(self) -> dict[str, Any] | None:
         """Return the record, None where the run has not begun.
@@ -142,8 +132,8 @@ class RunFolder:
         return None if record is None else Status(record["status"])
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write the record atomically."""
-        write_json(self.path / "record.json", record)
+        """Write the record atomically, without who the user is."""
+        write_json(self.path / "record.json", masked(record))
 
     def start_over(self) -> None:
         """Remove what earlier attempts left, so that the next one trains from the start."""

@@ -206,7 +206,7 @@ def test_a_run_that_was_not_tracked_is_one_line_and_the_rest_goes_on(
 
 def test_what_wandb_raises_costs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tracked(tmp_path)
-    monkeypatch.setattr(track, "wandb_id", lambda _: "no/such:id#")
+    monkeypatch.setattr(track, "wandb_id", lambda *_: "no/such:id#")
     with pytest.raises(AnalysisError, match="W&B did not take the findings") as caught:
         send(record(run), run, Findings({"x": 1}))
     assert "\n" not in str(caught.value) and not (run / NOTE).exists()
