@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from harness.identity import COUNTED_IN, DESCRIPTIVE, OPERATIONAL
+from harness.identity import DESCRIPTIVE, OPERATIONAL
 
 BLOCK = ("model", "task", "metric", "data_hash")
 """Only runs that share these are ever compared."""
 KEYS = ("method", "rank")
-RATES = {"learning_rate"} | COUNTED_IN
+RATES = {"learning_rate", "learning_rate_factor"}
 SETTINGS = ("config.method.", "config.train.", "config.task.", "config.model.", "config.sequence_between")
 UNIT = "configuration"
 
@@ -30,7 +30,7 @@ def configured(table: pd.DataFrame) -> pd.DataFrame:
 
 def _counts(name: str) -> bool:
     last = name.rpartition(".")[2]
-    return last not in RATES | DESCRIPTIVE | OPERATIONAL | {"rank", "use_cpu"}
+    return last not in {*RATES, *DESCRIPTIVE, *OPERATIONAL, "rank", "use_cpu"}
 
 
 def _label(row: pd.Series[object], differing: list[str]) -> str:

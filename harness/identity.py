@@ -20,11 +20,31 @@ from harness.tasks.base import Task
 if TYPE_CHECKING:
     from harness.forgetting.base import Probe
 
-# What is said of a data set or model for people, or decides only what is kept: it changes no result.
-DESCRIPTIVE = {"licence", "citation", "source", "note", "name", "dataset"}
-OPERATIONAL = {"logging_steps", "save_steps", "keep_checkpoints", "dataloader_num_workers"}
-COUNTED_IN = {"learning_rate_factor"}
-"""Counts within the learning rate."""
+SAID = "is said for people and read by nothing that computes"
+DESCRIPTIVE = dict.fromkeys(("licence", "citation", "source", "note", "name", "dataset"), SAID)
+"""Fields of models, tasks and texts that change no result, and why."""
+OPERATIONAL = {
+    "logging_steps": "how often a loss is written",
+    "save_steps": "how often a checkpoint is written; a resumed run ends as one that was not cut",
+    "keep_checkpoints": "what stays on disk; a finished run says that it did not keep them",
+    "dataloader_num_workers": "who reads the items, whose order is written down before",
+    "learning_rate_factor": "counts within the learning rate",
+}
+"""Fields of ``train`` that change no result, and why."""
+OUTSIDE = {
+    "tracker": "where numbers are shown",
+    "sweep": "a run's place in its sweep",
+    "rank": "counts where a method's own field holds it",
+    "sequence_task": "counts within the tasks of the sequence",
+    "retry": "which runs a command trains again",
+    "resume": "whether a cut run may go on elsewhere; the record says if it did",
+    "output_dir": "where runs are kept",
+    "dry_run": "whether anything is done at all",
+    "cache_dir": "where fetched files are kept, each checked by its hash",
+}
+"""Keys of the whole configuration that change no result, and why."""
+UNFIT = {"unfit": "whether a probe that does not fit ends the run or stands in the record as not applicable"}
+"""The field of ``forgetting`` that changes no result."""
 
 
 def plain(value: Any) -> Any:
@@ -73,7 +93,7 @@ def digest(value: Any, length: int = 10) -> str:
 
 def model_identity(model: ModelConfig) -> dict[str, Any]:
     """Return what decides a model: pinned source, or the hashes of a local folder's files; and its precision."""
-    values = {key: value for key, value in plain(model).items() if key not in DESCRIPTIVE | {"path"}}
+    values = {key: value for key, value in plain(model).items() if key not in {*DESCRIPTIVE, "path"}}
     return values | ({"files": folder_hashes(expanded(model.path))} if model.path else {})
 
 
@@ -101,7 +121,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
     The top-level rank is left out: it counts only where the method's own fields hold it, so
     ``method=full rank=8,16`` is one run.
     """
-    train = {key: value for key, value in plain(config.train).items() if key not in OPERATIONAL | COUNTED_IN}
+    train = {key: value for key, value in plain(config.train).items() if key not in OPERATIONAL}
     method = plain(config.method) | {"name": config.method.name}
     train["learning_rate"] = method["learning_rate"] = learning_rate(config)
     return (
@@ -124,7 +144,7 @@ def forgetting_identity(settings: ForgettingConfig) -> dict[str, Any]:
     """
     if not settings.active:
         return {}
-    values = {key: value for key, value in plain(settings).items() if key != "unfit"}
+    values = {key: value for key, value in plain(settings).items() if key not in UNFIT}
     values["probes"] = {label: probe_identity(label, probe) for label, probe in settings.probes.items()}
     for name, text in settings.texts.items():
         described = {key: value for key, value in plain(text).items() if key not in DESCRIPTIVE}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.config import require
+from harness.config import require, require_at_least
 from harness.errors import ConfigError, NotApplicable, first_line, nearest
 from harness.library_names import enum_values
 from harness.methods.base import METHODS, TRAINED, Method, check_names, load_tensors, save_tensors, trainable
@@ -179,7 +179,9 @@ class AnyPeftTuner(PeftMethod):
         return self.options.get("r")
 
     def preflight(self) -> None:
-        """Refuse options that the tuner's configuration does not have."""
+        """Refuse options that the tuner's configuration does not have, and a rank that no tuner takes."""
+        if isinstance(self.options.get("r"), int):
+            require_at_least("method.options.r", self.options["r"], 1)
         known = {f.name for f in dataclasses.fields(self._config_class())}
         for name, value in self.options.items():
             require(

@@ -137,7 +137,7 @@ def test_misspelt_option_names_the_nearest() -> None:
     ("name", "options", "said"),
     [
         ("LORA", {"target_modules": ["nothing"]}, r"method.target_modules=\['nothing'\]: names no layer"),
-        ("LORA", {"r": 0}, "`r` should be a positive integer"),
+        ("LORA", {"r": 0}, "method.options.r=0: must be at least 1"),
         (
             "ADAPTION_PROMPT",
             {},
@@ -148,7 +148,9 @@ def test_misspelt_option_names_the_nearest() -> None:
 )
 def test_options_that_do_not_serve_are_refused(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises((ConfigError, NotApplicable), match=said):
-        AnyPeftTuner(peft_type=name, options=options).attach(tiny("llama"))
+        method = AnyPeftTuner(peft_type=name, options=options)
+        method.preflight()
+        method.attach(tiny("llama"))
 
 
 def test_rank_is_shown_where_there_is_one() -> None:
