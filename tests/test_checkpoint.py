@@ -115,6 +115,15 @@ def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
     assert same(draw(), expected)
 
 
+def test_random_state_of_a_gpu_is_restored_where_there_is_none(tmp_path: Path) -> None:
+    here = runtime.resolve(small_runs.configure(tmp_path, "train.use_cpu=true"))
+    state = random_state(here)
+    assert state["cuda"] == []
+    expected = draw()
+    restore_random_state(state | {"cuda": [torch.zeros(16, dtype=torch.uint8)]}, here)
+    assert same(draw(), expected)
+
+
 def test_latest_is_the_newest_that_can_be_resumed_from(tmp_path: Path) -> None:
     assert latest(tmp_path / "none") is None
     for name in ("checkpoint-9", "checkpoint-10", ".checkpoint-30.part"):

@@ -55,5 +55,6 @@ def load_head(head: Head, file: Path) -> None:
     """Read the tensors of a head back into its modules, in the dtype that they were trained in."""
     stored = load_file(file)
     for module, held in head.items():
-        own = {name.split("|")[1]: tensor for name, tensor in stored.items() if name.startswith(f"{module}|")}
+        # Cloned: as views of the file they would lie at other addresses, which MKL may round by.
+        own = {n.split("|")[1]: tensor.clone() for n, tensor in stored.items() if n.startswith(f"{module}|")}
         held.load_state_dict(own, assign=True)
