@@ -8,10 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import Ended, call
+
+from harness.run import cli
 
 
-def harness(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line in `cwd` and return what it printed."""
+def harness(*arguments: str, cwd: Path) -> Ended:
+    """Run the command line in `cwd`, in this process, and return what it printed."""
+    return call(cli, *arguments, cwd=cwd)
+
+
+def process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in `cwd` as a user does, in a process of its own."""
     command = [sys.executable, "-m", "harness.run", *arguments]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | {"WANDB_MODE": "offline"}
@@ -70,6 +78,14 @@ def test_a_mistake_is_one_line(arguments: list[str], line: str, tmp_path: Path) 
     assert not list(tmp_path.rglob("record.json"))
 
 
+@pytest.mark.parametrize("arguments", [["method=lroa"], ["-m", "rank=8,0"], ["metod=lora"]], ids=" ".join)
+def test_a_process_says_what_a_call_of_the_entry_function_says(arguments: list[str], tmp_path: Path) -> None:
+    """What the other tests here rest on: one mistake that composing finds, one of a sweep, one of Hydra's own."""
+    found, called = process(*arguments, cwd=tmp_path), harness(*arguments, cwd=tmp_path)
+    assert (found.returncode, found.stdout, found.stderr) == (called.returncode, called.stdout, called.stderr)
+    assert found.returncode == 1
+
+
 def test_dry_run_leaves_out_the_duplicates_of_methods_without_a_rank(tmp_path: Path) -> None:
     methods = "full,lora,rslora,qlora,prefix,prompt,bitfit,adapter"
     found = harness("-m", f"method={methods}", "rank=8,16", "dry_run=true", cwd=tmp_path)
@@ -80,7 +96,7 @@ def test_dry_run_leaves_out_the_duplicates_of_methods_without_a_rank(tmp_path: P
 
 
 def test_help_lists_methods_models_and_tasks(tmp_path: Path) -> None:
-    found = harness("--help", cwd=tmp_path)
+    found = process("--help", cwd=tmp_path)
     assert found.returncode == 0
     for word in ("lora", "adapter", "smollm2_135m", "trec", "quickstart", "dry_run=true"):
         assert word in found.stdout
