@@ -67,7 +67,11 @@ def test_each_run_command_composes(command: str, tmp_path: Path) -> None:
 
 
 def test_fewer_combinations_still_have_every_method() -> None:
-    assert fewer("python -m harness.run -m experiment=encoder_study") == ["rank=1", "train.learning_rate_factor=1", "seed=0"]
+    assert fewer("python -m harness.run -m experiment=encoder_study") == [
+        "rank=1",
+        "train.learning_rate_factor=1",
+        "seed=0",
+    ]
     assert fewer("python -m harness.run") == []
 
 
