@@ -19,7 +19,7 @@ import harness.forgetting.probes
 import harness.forgetting.texts  # registers the group `text`
 import harness.methods
 import harness.tasks
-from harness.config import ForgettingConfig, ModelConfig, RunConfig, TrackerConfig, TrainConfig
+from harness.config import DType, ForgettingConfig, ModelConfig, ModelKind, RunConfig, TrackerConfig, TrainConfig
 from harness.errors import ConfigError, first_line, nearest
 from harness.forgetting.base import PROBES
 from harness.methods.base import METHODS
@@ -52,9 +52,20 @@ def to_run_config(config: DictConfig) -> RunConfig:
     """Return the composed configuration as dataclasses, each checked by its ``__post_init__``."""
     # Jobs of a sweep still carry Hydra's own node, which has mandatory values nobody filled in.
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    forget_preset(own.model, [str(o).lstrip("+") for o in OmegaConf.select(config, "hydra.overrides.task") or []])
     values: Any = OmegaConf.to_object(own)
     made = values if isinstance(values, RunConfig) else RunConfig(**values)
     return with_sequence(made) if made.sequence else made
+
+
+def forget_preset(model: DictConfig, overrides: list[str]) -> None:
+    """Drop the kind and dtype that a preset has for its own model where the command line names another model."""
+    named = {override.partition("=")[0] for override in overrides}
+    if "model=custom" in overrides or not named & {"model.path", "model.id"}:
+        return
+    for key, default in (("kind", ModelKind.auto), ("dtype", DType.float32)):
+        if f"model.{key}" not in named:
+            model[key] = default
 
 
 def with_sequence(config: RunConfig) -> RunConfig:

@@ -49,6 +49,26 @@ class Unfit(Enum):
     """End with an error before anything is trained."""
 
 
+class Retry(Enum):
+    """Which runs the same command trains again."""
+
+    failed = "failed"
+    """Failed ones, from the phase that failed; one whose training diverged starts over."""
+    none = "none"
+    """None: failed ones stay as they are."""
+    all = "all"
+    """All, from the start, done and not applicable ones too: what they left is replaced."""
+
+
+class Resume(Enum):
+    """Under which versions and on which device a run that was cut goes on."""
+
+    same = "same"
+    """Those that it was begun with."""
+    force = "force"
+    """Any; the record and every table then say so."""
+
+
 class Between(Enum):
     """What becomes of the trained state between two tasks of a sequence."""
 
@@ -132,52 +152,32 @@ class ModelConfig:
         self.licence = self.citation = self.source = self.note = None
 
 
-DECIDED = frozenset(
+OTHER = frozenset(
     [
-        "activation_checkpointing",
-        "activation_checkpointing_kwargs",
-        "batch_eval_metrics",
-        "deepspeed",
-        "disable_tqdm",
-        "do_eval",
-        "do_predict",
-        "do_train",
-        "eval_delay",
-        "eval_on_start",
-        "eval_strategy",
-        "fsdp",
-        "fsdp_config",
-        "ignore_data_skip",
-        "include_for_metrics",
-        "include_num_input_tokens_seen",
-        "label_names",
-        "label_smoothing_factor",
-        "load_best_model_at_end",
-        "local_rank",
-        "logging_nan_inf_filter",
-        "logging_strategy",
-        "output_dir",
-        "parallelism_config",
-        "remove_unused_columns",
-        "report_to",
-        "restore_callback_states_from_checkpoint",
-        "resume_from_checkpoint",
-        "run_name",
-        "save_only_model",
-        "save_strategy",
-        "save_total_limit",
-        "seed",
-        "train_sampling_strategy",
+        "dataloader_multiprocessing_context",
+        "dataloader_persistent_workers",
+        "dataloader_pin_memory",
+        "dataloader_prefetch_factor",
+        "liger_kernel_config",
+        "log_level",
+        "logging_first_step",
+        "optim_target_modules",
+        "torch_compile_backend",
+        "torch_compile_mode",
+        "torch_empty_cache_steps",
+        "use_liger_kernel",
     ]
 )
-"""TrainingArguments that a run sets itself, or that its loss, its checkpoints or one process cannot honour."""
+"""TrainingArguments that ``train.other`` passes on. The rest a run decides itself, or they would change nothing, as
+``data_seed`` (the order of items comes from ``seed``), or make the record untrue, as ``auto_find_batch_size``."""
 
 
 @dataclass
 class TrainConfig:
     """Options of ``transformers.TrainingArguments``, under its own names, and a few of ours.
 
-    Every field but `keep_checkpoints`, `learning_rate_factor`, `eval_steps` and `other` is passed through unchanged.
+    Every field but `master_weights`, `keep_checkpoints`, `learning_rate_factor`, `eval_steps` and `other` is passed
+    through unchanged.
     """
 
     max_steps: int = 60
@@ -203,7 +203,10 @@ class TrainConfig:
     """None takes the method's own default, ``adamw_torch`` for most."""
     optim_args: str | None = None
     bf16: bool = False
+    """Compute in bfloat16 by autocast; so does a model loaded by ``model.dtype=bfloat16``."""
     fp16: bool = False
+    master_weights: bool = True
+    """Every method trains float32 copies of what it trains; false holds all in ``model.dtype``, without autocast."""
     tf32: bool | None = None
     gradient_checkpointing: bool = False
     gradient_checkpointing_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -220,7 +223,7 @@ class TrainConfig:
     keep_checkpoints: bool = False
     """Keep the trained state of every checkpoint after the run, for spectra along training."""
     other: dict[str, Any] = field(default_factory=dict)
-    """Any further TrainingArguments by name: ``+train.other.torch_empty_cache_steps=10``."""
+    """Further TrainingArguments of :data:`OTHER` by name: ``+train.other.torch_empty_cache_steps=10``."""
 
     def __post_init__(self) -> None:
         self._check_counts()
@@ -252,9 +255,9 @@ class TrainConfig:
         )
         for name, value in self.other.items():
             require(name not in own, f"train.other.{name}", value, f"write it as train.{name}")
-            ours = name in DECIDED or name.startswith(("hub_", "push_"))
-            require(not ours, f"train.other.{name}", value, "cannot be set: a run decides it itself")
-            require(name in known, f"train.other.{name}", value, f"no such option; {nearest(name, known)}")
+            require(name in known, f"train.other.{name}", value, f"no such option; {nearest(name, OTHER)}")
+            decided = f"a run decides it itself, or it would change nothing; {nearest(name, OTHER)}"
+            require(name in OTHER, f"train.other.{name}", value, decided)
 
     def _check_counts(self) -> None:
         allowed = "must be at least 1, or -1 to train num_train_epochs"
@@ -354,6 +357,8 @@ class RunConfig:
     """Fields that every task of the sequence takes in place of its preset's: ``+sequence_task.max_test=50``."""
     sequence_tasks: dict[str, Any] = field(default_factory=dict)
     """The tasks themselves by name, filled in from their presets; `task` is then the last of them."""
+    retry: Retry = Retry.failed
+    resume: Resume = Resume.same
     output_dir: str = "runs"
     dry_run: bool = False
     cache_dir: str | None = None

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -241,10 +241,11 @@ def _opened(loaded: Loaded, target: Path) -> nn.Module:
     from harness.methods.peft import quiet_peft
     from harness.methods.qlora import keep_unpacked
     from harness.models import load_backbone
+    from harness.runtime import device_of
 
     config, prepared = loaded.config, loaded.prepared
-    quantization, outputs = config.method.quantization(), prepared.objective.outputs
-    base = load_backbone(prepared.files, config.model, outputs, quantization, config.seed + 1).model
+    wanted = replace(prepared.pretrained(config), seed=config.seed + 1)
+    base = load_backbone(wanted, device_of(config.train), config.method.quantization()).model
     keep_unpacked(base)
     try:
         with quiet_peft():
@@ -257,10 +258,12 @@ def _opened(loaded: Loaded, target: Path) -> nn.Module:
 def _reloaded(loaded: Loaded, target: Path) -> nn.Module:
     """Load the merged model from its folder, as a base without any adapter."""
     from harness.models import load_backbone
+    from harness.runtime import device_of
     from harness.storage.assets import Files
 
-    config, outputs = loaded.config, loaded.prepared.objective.outputs
-    return load_backbone(Files(target, {}, "export"), config.model, outputs, None, config.seed + 1).model
+    config = loaded.config
+    wanted = replace(loaded.prepared.pretrained(config), files=Files(target, {}, "export"), seed=config.seed + 1)
+    return load_backbone(wanted, device_of(config.train)).model
 
 
 def logits_of(model: nn.Module) -> torch.Tensor:
@@ -302,9 +305,9 @@ def _product(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 def _require_equal(loaded: Loaded, wanted: torch.Tensor, written: nn.Module, what: str) -> None:
     """Refuse an export whose logits are not the tuned model's; print by how much they differ."""
-    from harness.models import device_of
+    from harness.runtime import device_of
 
-    found = logits_of(written.to(device_of(loaded.config.train.use_cpu)))
+    found = logits_of(written.to(device_of(loaded.config.train)))
     largest = float(wanted.abs().max())
     difference = float((found - wanted).abs().max())
     allowed = tolerance(loaded.config)

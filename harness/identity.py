@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.config import ForgettingConfig, ModelConfig, RunConfig, require
 from harness.errors import ConfigError
+from harness.storage.assets import model_hashes
 from harness.storage.manifest import sha256_of
 from harness.tasks.base import Task
 
@@ -40,6 +41,8 @@ def resolved(config: RunConfig) -> dict[str, Any]:
     whole = plain(config)
     whole["task"]["kind"] = config.task.name
     whole["method"]["name"] = config.method.name
+    for name in ("retry", "resume"):  # of this command, not of the run
+        whole.pop(name)
     whole["train"] |= {"learning_rate": learning_rate(config), "learning_rate_factor": 1.0}
     for name, task in config.sequence_tasks.items():
         whole["sequence_tasks"][name]["kind"] = task.name
@@ -74,8 +77,7 @@ def folder_hashes(folder: Path) -> dict[str, str]:
     """Return the hash of each file of a model folder that decides its outputs."""
     if not (folder / "config.json").is_file():
         raise ConfigError("model.path", folder, "no such model folder: it needs a config.json and *.safetensors")
-    names = sorted(path for pattern in ("*.json", "*.safetensors", "*.model", "*.txt") for path in folder.glob(pattern))
-    return {path.name: sha256_of(path) for path in names}
+    return model_hashes(folder)
 
 
 def task_identity(task: Task) -> dict[str, Any]:

@@ -22,10 +22,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.pytorch_utils import Conv1D
 
 from harness.config import ModelConfig, ModelKind
 from harness.errors import ConfigError, first_line
+from harness.runtime import torch_dtype
 from harness.storage.assets import Files
 
 # A head that is new and weights that go unused are expected here; each is checked in `_load` instead.
@@ -44,10 +49,29 @@ class Backbone:
     head: tuple[str, ...]
     """Modules that always train: what the checkpoint did not have, and an encoder's output module besides."""
     files: Files
+    parameters: int
+    """How many the base has, before a method adds any."""
 
     def in_head(self, parameter: str) -> bool:
         """Return whether the parameter of this name belongs to the new head."""
         return any(parameter.startswith(f"{module}.") for module in self.head)
+
+    def head_modules(self) -> list[str]:
+        """Return the outermost modules that hold only parameters of the new head.
+
+        For a classifier of two layers that is ``classifier`` itself, not ``classifier.dense`` and
+        ``classifier.out_proj``: PEFT wraps ``classifier`` whole in any case, and could not load the layers
+        wrapped once more inside of it.
+        """
+        return sorted({self._outermost(module) for module in self.head})
+
+    def _outermost(self, module: str) -> str:
+        """Return the outermost module around `module` of which every parameter is the head's."""
+        parent = module.rpartition(".")[0]
+        if not parent:
+            return module
+        names = [f"{parent}.{name}" for name, _ in self.model.get_submodule(parent).named_parameters()]
+        return self._outermost(parent) if all(map(self.in_head, names)) else module
 
     @property
     def peft_task(self) -> str:
@@ -60,20 +84,57 @@ class Backbone:
         return any(isinstance(module, Conv1D) for module in self.model.modules())
 
 
+@dataclass(frozen=True)
+class Pretrained:
+    """What to load: a model's files, how they are read, and the new head that the task needs."""
+
+    files: Files
+    model: ModelConfig
+    outputs: int
+    """The width of an encoder's head."""
+    seed: int
+    """What a new head starts as."""
+
+
 def kind_of(folder: Path, model: ModelConfig) -> str:
-    """Return ``decoder`` or ``encoder`` by the checkpoint's architecture, or as ``model.kind`` says."""
-    if model.kind is not ModelKind.auto:
-        return model.kind.value
+    """Return ``decoder`` or ``encoder``, by the checkpoint's architecture.
+
+    Raises :class:`ConfigError` where ``model.kind`` contradicts it, or is needed because nothing else tells.
+    """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("is_encoder_decoder"):
         raise ConfigError("model", model.name, "is an encoder-decoder; a decoder or an encoder is needed")
+    found, asked = _kind_by_architecture(config), model.kind
+    if asked is ModelKind.auto and found is None:
+        described = config.get("model_type") or "its architecture"
+        raise ConfigError("model.kind", "auto", f"cannot tell for {described}; set it to decoder or encoder")
+    if asked is not ModelKind.auto and found not in (None, asked.value):
+        named = ", ".join(config.get("architectures") or []) or config.get("model_type")
+        raise ConfigError("model.kind", asked.value, f"{model.name} is {named}, of kind {found}; leave it out")
+    return found or asked.value
+
+
+def _kind_by_architecture(config: dict[str, Any]) -> str | None:
+    """Return a checkpoint's kind by its class, or where it names none by what transformers makes of its type."""
     names = config.get("architectures") or []
-    return "decoder" if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) else "encoder"
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+        return "decoder"
+    kind = config.get("model_type")
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "encoder"
+    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "decoder"
+    return "encoder" if names else None
+
+
+def load_tokenizer(files: Files) -> PreTrainedTokenizerBase:
+    """Load a tokenizer once a process, and again where its files have changed."""
+    return _tokenizer(files.folder, tuple(sorted(files.hashes.items())))
 
 
 @cache
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer once a process; padding falls back to the end-of-sequence token."""
+def _tokenizer(folder: Path, hashes: tuple[tuple[str, str], ...]) -> PreTrainedTokenizerBase:
+    """Load a tokenizer; padding falls back to the end-of-sequence token."""
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -81,41 +142,47 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_backbone(files: Files, model: ModelConfig, outputs: int, quantization: Any, seed: int) -> Backbone:
-    """Load the model: a causal language model, or an encoder with a head of `outputs` numbers.
+def load_backbone(wanted: Pretrained, device: torch.device, quantization: Any = None) -> Backbone:
+    """Load a causal language model, or an encoder with a head; a quantised one is put on `device` at once.
 
-    `seed` sets what a new head starts as. Raises :class:`ConfigError` where the files do not load.
+    Raises :class:`ConfigError` where the files do not load.
     """
-    kind = kind_of(files.folder, model)
-    loaded, missing = _load(files, model, kind, outputs, None if kind == "encoder" else quantization, seed)
+    kind = kind_of(wanted.files.folder, wanted.model)
+    placed = _placed(None if kind == "encoder" else quantization, device)
+    loaded, missing = _load(wanted, kind, placed)
     head = _modules(missing | _outputs(loaded, kind))
     if kind == "encoder" and quantization is not None:
         # Which modules are new is known only after a load; new ones must stay out of quantisation.
         quantization.llm_int8_skip_modules = list(head)
-        loaded, _ = _load(files, model, kind, outputs, quantization, seed)
+        loaded, _ = _load(wanted, kind, _placed(quantization, device))
+    tokenizer = load_tokenizer(wanted.files)
     if loaded.config.pad_token_id is None:
-        loaded.config.pad_token_id = load_tokenizer(files.folder).pad_token_id
-    return Backbone(loaded, load_tokenizer(files.folder), kind, head, files)
+        loaded.config.pad_token_id = tokenizer.pad_token_id
+    return Backbone(loaded, tokenizer, kind, head, wanted.files, sum(map(size, loaded.parameters())))
 
 
-def _load(
-    files: Files, model: ModelConfig, kind: str, outputs: int, quantization: Any, seed: int
-) -> tuple[PreTrainedModel, set[str]]:
-    transformers.set_seed(seed)
+def _placed(quantization: Any, device: torch.device) -> dict[str, Any]:
+    """Return how a model is quantised and where; nothing for one that is not."""
+    if quantization is None:
+        return {}
+    return {"quantization_config": quantization, "device_map": {"": str(device)}}
+
+
+def _load(wanted: Pretrained, kind: str, placed: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    transformers.set_seed(wanted.seed)
+    model = wanted.model
     auto: Any = AutoModelForCausalLM if kind == "decoder" else AutoModelForSequenceClassification
-    options: dict[str, Any] = {} if kind == "decoder" else {"num_labels": outputs}
-    if quantization is not None:
-        options["quantization_config"] = quantization
-        options["device_map"] = {"": 0 if torch.cuda.is_available() else "cpu"}
+    head: dict[str, Any] = {} if kind == "decoder" else {"num_labels": wanted.outputs}
     try:
         loaded, info = auto.from_pretrained(
-            files.folder,
-            dtype=getattr(torch, model.dtype.value),
+            wanted.files.folder,
+            dtype=torch_dtype(model.dtype),
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **options,
+            **head,
+            **placed,
         )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError("model", model.name, f"cannot be loaded: {first_line(error)}") from error
@@ -146,6 +213,7 @@ def _modules(parameters: set[str]) -> tuple[str, ...]:
     return tuple(sorted({name.rsplit(".", 1)[0] for name in parameters}))
 
 
-def device_of(use_cpu: bool) -> torch.device:
-    """Return the GPU where there is one and it is not declined."""
-    return torch.device("cuda" if torch.cuda.is_available() and not use_cpu else "cpu")
+def size(parameter: torch.Tensor) -> int:
+    """Return a parameter's number of values; bitsandbytes packs two of 4 bits in a byte, the true shape aside."""
+    state = getattr(parameter, "quant_state", None)
+    return int(state.shape.numel()) if state is not None else parameter.numel()

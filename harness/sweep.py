@@ -6,15 +6,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from harness.compose import to_run_config
-from harness.config import RunConfig
+from harness.config import Retry, RunConfig
 from harness.errors import RecordError
 from harness.identity import digest, learning_rate, run_id
 from harness.storage.record import RunFolder, Status
+
+if TYPE_CHECKING:
+    from harness.runtime import Runtime
 
 Job = Sequence[str]
 FINAL = {"done", "not_applicable"}
@@ -38,8 +41,10 @@ class Planned:
 
     @property
     def pending(self) -> bool:
-        """Return whether there is something to train."""
-        return self.status not in FINAL | {"damaged"}
+        """Return whether there is something to do."""
+        retry = self.config.retry
+        left = FINAL if retry is Retry.failed else FINAL | {"failed"} if retry is Retry.none else set()
+        return self.status not in left | {"damaged"}
 
 
 def plan(jobs: Sequence[Job], compose: Callable[[Job], DictConfig]) -> list[Planned]:
@@ -65,19 +70,22 @@ def status_of(folder: RunFolder) -> str:
 def describe(runs: Sequence[Planned], jobs: int) -> str:
     """Return the plan as text: a line a run, then what was left out as duplicates."""
     lines = [f"{'status':<15} {'learning rate':>13}  run"]
-    lines += [f"{_meaning(run.status):<15} {learning_rate(run.config):>13g}  {run.folder}" for run in runs]
+    lines += [f"{_meaning(run):<15} {learning_rate(run.config):>13g}  {run.folder}" for run in runs]
     pending = sum(run.pending for run in runs)
     repeated = f", {jobs - len(runs)} duplicates left out" if jobs > len(runs) else ""
     return "\n".join([*lines, f"{len(runs)} runs{repeated}: {pending} to train, {len(runs) - pending} not"])
 
 
-def _meaning(status: str) -> str:
-    return {"new": "to train", "running": "cut: resume", "failed": "failed: retry"}.get(status, status)
+def _meaning(run: Planned) -> str:
+    if run.pending and run.config.retry is Retry.all:
+        return "to train"
+    meanings = {"new": "to train", "running": "cut: resume", "failed": "failed: retry"}
+    return meanings.get(run.status, run.status) if run.pending else run.status
 
 
 def prepare(runs: Sequence[Planned]) -> None:
     """Fetch and check models, data, method options, tracker and disk: all that can go wrong before training."""
-    from harness import track
+    from harness import runtime, track
     from harness.execution import session
     from harness.storage.files import require_writable
     from harness.training.arguments import check_arguments
@@ -88,16 +96,17 @@ def prepare(runs: Sequence[Planned]) -> None:
         track.check(config.tracker)
         require_writable(Path(config.output_dir), 64 * 2**20)
         config.method.preflight()
-        check_arguments(config)
+        here = runtime.resolve(config)
+        check_arguments(replace(config, method=config.method.on(here)), here)
         key = digest([config.model, config.task, config.sequence_tasks, config.cache_dir])
         if key not in seen:
             for task in config.sequence_tasks.values() or [config.task]:
                 session.fetch(replace(config, task=task))
             seen.add(key)
-        check_forgetting(config, seen)
+        check_forgetting(config, here, seen)
 
 
-def check_forgetting(config: RunConfig, seen: set[str]) -> None:
+def check_forgetting(config: RunConfig, here: Runtime, seen: set[str]) -> None:
     """Refuse probes that do not fit or cannot read what they need; a model and task with the same ones once."""
     from harness.errors import NotApplicable
     from harness.execution.session import prepare
@@ -108,7 +117,7 @@ def check_forgetting(config: RunConfig, seen: set[str]) -> None:
         return
     seen.add(key)
     with suppress(NotApplicable):  # a task that this kind of model cannot do: its run says so
-        fit(config, prepare(config))
+        fit(config, prepare(config), here)
 
 
 def run_sweep(

@@ -157,7 +157,7 @@ def check(tracker: TrackerConfig) -> None:
         raise ConfigError("tracker.mode", "online", f"needs a W&B login: {ways}")
 
 
-def start(config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path) -> Tracker:
+def start(config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path, restarts: int = 0) -> Tracker:
     """Begin tracking the run `run_id` with files in ``folder/wandb``; the same id continues its W&B run.
 
     Where W&B cannot be reached within ``tracker.init_timeout`` seconds the run is tracked offline instead.

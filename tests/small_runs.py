@@ -20,10 +20,11 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from harness import runtime
 from harness.compose import conf_folder, register, to_run_config
 from harness.config import RunConfig
 from harness.execution import session
-from harness.execution.evaluate import Outcomes
+from harness.execution.evaluate import Outcomes, Questions, evaluator
 from harness.execution.execute import execute
 from harness.storage.record import RunFolder, comparable, read_items, read_record
 
@@ -179,6 +180,11 @@ def run(output_dir: Path | str, *overrides: str) -> tuple[Path, dict[str, Any]]:
     execute(config)
     folder = folder_of(config)
     return folder, read_record(folder)
+
+
+def answer(model: Any, objective: Any, questions: Questions, config: RunConfig) -> Outcomes:
+    """Answer questions as a run of this configuration does."""
+    return evaluator(config, runtime.resolve(config)).answer(model, objective, questions, "test")
 
 
 def folder_of(config: RunConfig) -> Path:

@@ -18,7 +18,7 @@ from small_runs import assert_same_run, assert_same_tensors, run, tensors
 from torch import nn
 
 from harness.execution import execute as execution
-from harness.execution.evaluate import Baseline, answer
+from harness.execution.evaluate import Baseline
 from harness.execution.execute import execute
 from harness.execution.reload import load_run
 from harness.storage.record import Status, comparable, read_items, read_record
@@ -87,7 +87,7 @@ def trains_and_comes_back(overrides: list[str], tmp_path: Path) -> None:
     assert record["status"] == Status.done, record["reason"]
     model, _, prepared = load_run(folder)
     config = small_runs.configure(tmp_path, *overrides)
-    again = answer(model, prepared.objective, prepared.questions, config.train, "again")
+    again = small_runs.answer(model, prepared.objective, prepared.questions, config)
     found = read_items(folder / "items.parquet")
     assert repr(again) == repr(found["after"])
     assert repr(again) != repr(found["before"])

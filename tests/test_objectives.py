@@ -16,7 +16,6 @@ from torch import nn
 
 from harness.config import RunConfig
 from harness.execution import session
-from harness.execution.evaluate import answer
 from harness.execution.execute import load
 from harness.execution.session import Prepared
 from harness.objectives.base import IGNORED, by_length, fit, pad
@@ -90,7 +89,7 @@ def test_likelihoods_are_those_of_a_loop(kind: str, method: str, batch_size: int
     """Multi-token label words, choices of different lengths and numbers: scored in batches and one by one."""
     config, prepared, adapted = ready(kind, "gpt2", method, f"train.per_device_eval_batch_size={batch_size}")
     config.train.per_device_eval_batch_size = batch_size
-    found = answer(adapted, prepared.objective, prepared.questions, config.train, "test")["test"]
+    found = small_runs.answer(adapted, prepared.objective, prepared.questions, config)["test"]
     items = prepared.splits.test
     with torch.no_grad():
         expected = [chosen_by_loop(prepared.objective, adapted, item) for item in items]
@@ -134,7 +133,7 @@ def test_answers_of_one_token_share_a_run(ready: Callable[..., Ready]) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_generation_in_groups_is_generation_one_by_one(method: str, model: str, ready: Callable[..., Ready]) -> None:
     config, prepared, adapted = ready("instruction", model, method)
-    found = answer(adapted, prepared.objective, prepared.questions, config.train, "test")["test"]
+    found = small_runs.answer(adapted, prepared.objective, prepared.questions, config)["test"]
     with torch.no_grad():
         expected = [greedy(prepared, adapted, item) for item in prepared.splits.test]
     assert [outcome.prediction for outcome in found] == expected
@@ -164,7 +163,7 @@ def test_next_token_loss_is_that_of_labels(method: str, ready: Callable[..., Rea
         losses = [float(adapted(**one_block(block)).loss) * (len(block["input_ids"]) - 1) for block in blocks]
     assert float(got) == pytest.approx(sum(losses), rel=1e-4)
     assert prepared.objective.units(batch) == sum(len(block["input_ids"]) - 1 for block in blocks)
-    outcomes = answer(adapted, prepared.objective, {"test": blocks}, config.train, "test")["test"]
+    outcomes = small_runs.answer(adapted, prepared.objective, {"test": blocks}, config)["test"]
     assert [o.loss for o in outcomes] == pytest.approx(losses, rel=1e-4)
     perplexity = config.task.score(outcomes)["perplexity"].value
     assert perplexity == pytest.approx(math.exp(sum(losses) / sum(o.tokens for o in outcomes)), rel=1e-4)
@@ -196,7 +195,7 @@ def test_head_loss_is_the_models_own(method: str, kind: str, ready: Callable[...
         got = prepared.objective.loss(adapted, batch) / prepared.objective.units(batch)
         own = adapted(**inputs, labels=batch["labels"])
     torch.testing.assert_close(got, own.loss, rtol=1e-5, atol=1e-6)
-    outcomes = answer(adapted, prepared.objective, prepared.questions, config.train, "test")["test"]
+    outcomes = small_runs.answer(adapted, prepared.objective, prepared.questions, config)["test"]
     for outcome, (item, features) in zip(outcomes, prepared.questions["test"], strict=True):
         one = prepared.objective.collate([features])
         with torch.no_grad():
@@ -218,7 +217,7 @@ def assert_outcome(outcome: Outcome, item: Item, logits: torch.Tensor, prepared:
 
 def test_choices_of_different_number_are_scored_item_by_item(ready: Callable[..., Ready]) -> None:
     config, prepared, adapted = ready("multiple_choice", "bert_tiny")
-    outcomes = answer(adapted, prepared.objective, prepared.questions, config.train, "test")["test"]
+    outcomes = small_runs.answer(adapted, prepared.objective, prepared.questions, config)["test"]
     assert {len(item.choices) for item in prepared.splits.test} == {2, 3, 4}
     tokenizer = prepared.objective.tokenizer
     for outcome, item in zip(outcomes, prepared.splits.test, strict=True):
@@ -356,6 +355,6 @@ def test_evaluation_leaves_mode_and_random_numbers_alone(ready: Callable[..., Re
         torch.manual_seed(3)
         expected = torch.rand(1)
         torch.manual_seed(3)
-        answer(adapted, prepared.objective, prepared.questions, config.train, "test")
+        small_runs.answer(adapted, prepared.objective, prepared.questions, config)
         assert torch.equal(torch.rand(1), expected)
         assert adapted.training == training

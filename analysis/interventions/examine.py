@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.interventions.scaling import Weights
-from harness.execution.evaluate import answer
+from harness import runtime
+from harness.execution.evaluate import evaluator
+from harness.execution.loading import load_untouched
 from harness.execution.reload import config_of, done_record, load_tuned
 from harness.forgetting.base import Items
 from harness.forgetting.measure import Probing, fit
@@ -44,7 +46,8 @@ class Examination:
         # The base's numbers are beside the run, wherever the folder of runs has been moved to.
         config = replace(config, output_dir=str(folder.resolve().parent))
         prepared = session.prepare(config)
-        probing = fit(config, prepared) if probes else Probing(config, prepared)
+        here = runtime.resolve(config)
+        probing = fit(config, prepared, here) if probes else Probing(config, prepared, here)
         return Examination(record, config, probing, split, folder)
 
     def measure_base(self) -> None:
@@ -53,11 +56,8 @@ class Examination:
             self.probing.measure_base(self._untouched)
 
     def _untouched(self) -> nn.Module:
-        from harness.models import device_of, load_backbone
-
-        files, outputs = self.probing.prepared.files, self.probing.prepared.objective.outputs
-        base = load_backbone(files, self.config.model, outputs, None, self.config.seed).model
-        return base.to(device_of(self.config.train.use_cpu))
+        here = self.probing.runtime
+        return load_untouched(self.config, self.probing.prepared, here).model.to(here.device)
 
     def load(self) -> Weights:
         """Load the tuned model and merge it, in float32."""
@@ -72,5 +72,6 @@ class Examination:
         assert self.model is not None
         prepared = self.probing.prepared
         questions = {self.split: prepared.questions[self.split]}
-        found: Items = dict(answer(self.model, prepared.objective, questions, self.config.train, "intervention"))
+        answering = evaluator(self.config, self.probing.runtime)
+        found: Items = dict(answering.answer(self.model, prepared.objective, questions, "intervention"))
         return found | self.probing.items(self.probing.measure(self.model))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from filelock import FileLock
 from torch import nn
 
 from harness import progress
-from harness.config import TrainConfig
+from harness.config import RunConfig
 from harness.errors import first_line
-from harness.execution.machine import versions
 from harness.identity import digest
 from harness.objectives.base import Objective
+from harness.runtime import Runtime, versions
 from harness.storage.files import write_bytes, write_json
 from harness.storage.record import parquet, read_items
 from harness.tasks.base import Outcome, Task
@@ -30,37 +29,34 @@ Outcomes = dict[str, list[Outcome]]
 Questions = dict[str, Any]
 
 
-def precision(train: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """Return the precision the Trainer trains in, so that scores are taken in the same."""
-    if train.bf16 or train.fp16:
-        return torch.autocast(device.type, torch.bfloat16 if train.bf16 else torch.float16)
-    return nullcontext()
+@dataclass(frozen=True)
+class Evaluator:
+    """Answers questions with a model, in the precision that the run trains in."""
+
+    runtime: Runtime
+    batch_size: int
+
+    def answer(self, model: nn.Module, objective: Objective[Any], questions: Questions, label: str) -> Outcomes:
+        """Answer the questions of each split; leaves the model's mode and the random state as they were.
+
+        Gradients are off by ``no_grad``: what a model keeps from ``inference_mode`` could not be trained with.
+        """
+        was_training = model.training
+        model.eval()
+        outcomes = {}
+        try:
+            with torch.no_grad(), torch.random.fork_rng(self.runtime.generators), self.runtime.autocast():
+                for split, asked in questions.items():
+                    with progress.bar(f"{label} {split}", count(asked)) as bar:
+                        outcomes[split] = objective.answer(model, asked, self.batch_size, bar.advance)
+        finally:
+            model.train(was_training)
+        return outcomes
 
 
-def answer(
-    model: nn.Module, objective: Objective[Any], questions: Questions, train: TrainConfig, label: str
-) -> Outcomes:
-    """Answer the questions of each split; leaves the model's mode and the random state as they were.
-
-    Gradients are off by ``no_grad``: what a model keeps from ``inference_mode`` could not be trained with.
-    """
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    outcomes = {}
-    try:
-        with torch.no_grad(), torch.random.fork_rng(_gpus(device)), precision(train, device):
-            for split, asked in questions.items():
-                with progress.bar(f"{label} {split}", count(asked)) as bar:
-                    outcomes[split] = objective.answer(model, asked, train.per_device_eval_batch_size, bar.advance)
-    finally:
-        model.train(was_training)
-    return outcomes
-
-
-def _gpus(device: torch.device) -> list[torch.device]:
-    """Return the devices besides the CPU whose random state matters."""
-    return [] if device.type == "cpu" else [device]
+def evaluator(config: RunConfig, runtime: Runtime) -> Evaluator:
+    """Return the evaluator of a run."""
+    return Evaluator(runtime, config.train.per_device_eval_batch_size)
 
 
 def count(questions: Any) -> int:

@@ -48,7 +48,8 @@ def config_of(record: dict[str, Any]) -> RunConfig:
     try:
         stored = dict(record["config"])
         method, task = dict(stored["method"]), dict(stored["task"])
-        stored["method"] = _built(METHODS[method.pop("name")], method, f"{where}: method")
+        made_there = record.get("runtime", {}).get("method", {})  # by the device that trained it, not by this one
+        stored["method"] = _built(METHODS[method.pop("name")], method | made_there, f"{where}: method")
         stored["task"] = _built(TASKS[task.pop("kind")], task, f"{where}: task")
         tasks = {name: dict(member) for name, member in stored.get("sequence_tasks", {}).items()}
         stored["sequence_tasks"] = {
@@ -121,7 +122,7 @@ def prepare_without_data(config: RunConfig) -> Prepared:
 
     files = assets.fetch_model(config.model, assets.cache_root(config.cache_dir))
     kind = kind_of(files.folder, config.model)
-    objective = build(config.task, kind, load_tokenizer(files.folder))
+    objective = build(config.task, kind, load_tokenizer(files))
     return Prepared(files, kind, config.task, Splits([], [], []), objective, [], {})
 
 
@@ -129,17 +130,16 @@ def load_tuned(
     record: dict[str, Any], config: RunConfig, prepared: Prepared, folder: Path
 ) -> tuple[nn.Module, Backbone]:
     """Return the tuned model in evaluation mode and its backbone, attached as for training."""
-    from harness.execution.execute import attach, load
-    from harness.models import device_of
+    from harness import runtime
+    from harness.execution.loading import attach, load
+    from harness.execution.model import restore_start
 
     _require_same_files(record, prepared)
     try:
-        backbone = load(config, prepared)
-        if config.sequence:
-            from harness.execution.sequence import restore_start
-
-            restore_start(backbone.model, folder / "trained")
-        model = attach(config, backbone, device_of(config.train.use_cpu))
+        here = runtime.resolve(config)
+        backbone = load(config, prepared, here)
+        restore_start(backbone.model, folder / "trained")
+        model = attach(config, backbone, here)
     except NotApplicable as error:
         raise RecordError(f"{folder}: the method no longer applies to the model: {error}") from error
     _read_trained(config, model, folder / "trained")

@@ -10,7 +10,7 @@ from harness.config import RunConfig
 from harness.errors import DataError
 from harness.execution.evaluate import HELD_OUT, Questions
 from harness.identity import model_identity, task_identity
-from harness.models import kind_of, load_tokenizer
+from harness.models import Pretrained, kind_of, load_tokenizer
 from harness.objectives import build
 from harness.objectives.base import Features, Objective
 from harness.storage import assets
@@ -30,6 +30,10 @@ class Prepared:
     features: list[Features]
     questions: Questions
 
+    def pretrained(self, config: RunConfig) -> Pretrained:
+        """Return what to load for a run over these items."""
+        return Pretrained(self.files, config.model, self.objective.outputs, config.seed)
+
 
 _PREPARED: dict[str, Prepared] = {}
 _SPLITS: dict[str, Splits] = {}
@@ -44,6 +48,7 @@ def fetch(config: RunConfig) -> tuple[Files, Splits]:
     """
     cache = assets.cache_root(config.cache_dir)
     files = assets.fetch_model(config.model, cache)
+    kind_of(files.folder, config.model)  # refuses a kind that is not the model's, before anything is trained
     key = json.dumps(task_identity(config.task), sort_keys=True)
     if key not in _SPLITS:
         _SPLITS[key] = config.task.load(lambda source: assets.fetch_source(source, cache, config.task.licence))
@@ -66,7 +71,7 @@ def prepare(config: RunConfig) -> Prepared:
 def _tokenise(config: RunConfig) -> Prepared:
     files, splits = fetch(config)
     kind = kind_of(files.folder, config.model)
-    objective = build(config.task, kind, load_tokenizer(files.folder))
+    objective = build(config.task, kind, load_tokenizer(files))
     questions = {split: objective.questions(getattr(splits, split)) for split in HELD_OUT}
     features = objective.features(splits.train)
     if not features:

@@ -15,12 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from harness.config import RunConfig, Unfit
 from harness.errors import ConfigError, NotApplicable, first_line
-from harness.execution.evaluate import precision
-from harness.execution.machine import versions
 from harness.forgetting.base import Change, Items, Measured, Probe
 from harness.forgetting.subject import Subject, undisturbed
 from harness.identity import digest, plain
-from harness.models import device_of, load_backbone
+from harness.models import load_backbone
+from harness.runtime import Runtime, versions
 from harness.storage.files import new_folder, write_json
 from harness.storage.record import parquet
 from harness.tasks.base import Outcome
@@ -52,6 +51,7 @@ class Probing:
 
     config: RunConfig
     prepared: Prepared
+    runtime: Runtime
     fitted: dict[str, Fitted] = field(default_factory=dict)
     unfit: dict[str, tuple[Probe, str]] = field(default_factory=dict)
     """Probes that are not applicable, with the reason."""
@@ -96,7 +96,7 @@ class Probing:
 
     def _measure(self, label: str, subject: Subject, base: Measured | None) -> Measured:
         fitted = self.fitted[label]
-        with undisturbed(subject.model), precision(self.config.train, subject.device):
+        with undisturbed(subject.model, self.runtime), self.runtime.autocast():
             return fitted.probe.measure(subject, fitted.material, base)
 
     def _announce(self, subject: Subject, base: Found) -> None:
@@ -107,8 +107,7 @@ class Probing:
         return Subject(model, self.config, self.prepared, self._load_untouched)
 
     def _load_untouched(self) -> PreTrainedModel:
-        outputs, seed = self.prepared.objective.outputs, self.config.seed
-        return load_backbone(self.prepared.files, self.config.model, outputs, None, seed).model
+        return load_backbone(self.prepared.pretrained(self.config), self.runtime.device).model
 
     def store(self, label: str) -> Store:
         """Return where the base's numbers for a probe are kept."""
@@ -117,9 +116,9 @@ class Probing:
         return Store(
             Path(config.output_dir) / ".base",
             {
-                "model": self.prepared.files.hashes | {"dtype": config.model.dtype.value},
+                "model": self.prepared.files.hashes,
                 "kind": self.prepared.kind,
-                "precision": [config.train.bf16, config.train.fp16, device_of(config.train.use_cpu).type],
+                "computed": self.runtime.key(),
                 "batch": config.train.per_device_eval_batch_size,
                 "probe": {"name": fitted.probe.name, "version": fitted.probe.version, **plain(fitted.probe)},
                 "material": fitted.fingerprint,
@@ -169,13 +168,13 @@ def _entry(probe: Probe, status: str, reason: str | None) -> dict[str, Any]:
     return {"probe": probe.name, "version": probe.version, "status": status, "reason": reason, "metrics": {}}
 
 
-def fit(config: RunConfig, prepared: Prepared) -> Probing:
+def fit(config: RunConfig, prepared: Prepared, runtime: Runtime) -> Probing:
     """Return the run's probes, each with what it will measure.
 
     Raises a :class:`HarnessError` in one line where a probe does not fit and ``forgetting.unfit`` is ``refuse``,
     or where what it reads cannot be had.
     """
-    probing = Probing(config, prepared)
+    probing = Probing(config, prepared, runtime)
     for label, probe in config.forgetting.probes.items():
         reason = probe.unsuitable(config, prepared)
         if reason is None:

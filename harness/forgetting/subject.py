@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from harness.config import RunConfig
     from harness.execution.session import Prepared
+    from harness.runtime import Runtime
 
 
 @dataclass
@@ -45,14 +46,14 @@ class Subject:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module, runtime: Runtime) -> Iterator[None]:
     """Measure in evaluation mode and without gradients; put every module's mode and all random states back.
 
     lm-eval seeds Python's and NumPy's generators, loading a model torch's: a training that is measured on its
     way must not draw other numbers than one that is not.
     """
     modes = {module: module.training for module in model.modules()}
-    random = random_state()
+    random = random_state(runtime)
     model.eval()
     try:
         with torch.no_grad():
@@ -60,7 +61,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-        restore_random_state(random)
+        restore_random_state(random, runtime)
 
 
 def plain(model: nn.Module) -> Any:

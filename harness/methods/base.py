@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from harness.config import require_positive
 from harness.errors import ConfigError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.models import Backbone
+    from harness.runtime import Runtime
 
 METHODS: Registry[Method] = Registry("method")
 TRAINED = "trained.safetensors"
@@ -49,6 +50,14 @@ class Method(ABC):
 
     def preflight(self) -> None:  # noqa: B027 a choice, no duty
         """Refuse settings that need a library to judge, before anything is trained."""
+
+    def on(self, runtime: Runtime) -> Self:
+        """Return the method with what its defaults leave to the machine filled in; `resolved` names those fields."""
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the fields that `on` filled in, which the record has besides the configuration."""
+        return {}
 
     def quantization(self) -> Any:
         """Return the ``BitsAndBytesConfig`` the base must be loaded with, None for none."""

@@ -50,7 +50,7 @@ class PeftMethod(Method):
         config.task_type = backbone.peft_task
         config.inference_mode = False
         if backbone.head:
-            config.modules_to_save = head_modules(backbone)  # type: ignore[attr-defined]
+            config.modules_to_save = backbone.head_modules()  # type: ignore[attr-defined]
         try:
             with quiet_peft():
                 model = get_peft_model(backbone.model, config)
@@ -100,25 +100,6 @@ def quiet_peft() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield
-
-
-def head_modules(backbone: Backbone) -> list[str]:
-    """Return the outermost modules that hold only parameters of the new head.
-
-    For a classifier of two layers that is ``classifier`` itself, not ``classifier.dense`` and
-    ``classifier.out_proj``: PEFT wraps ``classifier`` whole in any case, and could not load the layers
-    wrapped once more inside of it.
-    """
-    return sorted({outermost(backbone, module) for module in backbone.head})
-
-
-def outermost(backbone: Backbone, module: str) -> str:
-    """Return the outermost module around `module` of which every parameter is the head's."""
-    parent = module.rpartition(".")[0]
-    if not parent:
-        return module
-    names = [f"{parent}.{name}" for name, _ in backbone.model.get_submodule(parent).named_parameters()]
-    return outermost(backbone, parent) if all(map(backbone.in_head, names)) else module
 
 
 def prompt_shape(backbone: Backbone) -> dict[str, int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from harness.config import require
 from harness.methods.base import METHODS
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.models import Backbone
+    from harness.runtime import Runtime
 
 
 @METHODS.register("qlora")
@@ -27,6 +28,8 @@ class QLoRA(LoRA):
     """Quantise the scales too: 0.127 bit a parameter for them instead of 0.5."""
     compute_dtype: str | None = None
     """The dtype products are computed in; None is bfloat16 on CUDA, as in the paper, and float32 on a CPU."""
+    paged: bool | None = None
+    """Page the optimiser's state out of GPU memory; None does so on CUDA."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,6 +49,15 @@ class QLoRA(LoRA):
             "default or gaussian: the others need the base in full precision",
         )
 
+    def on(self, runtime: Runtime) -> Self:
+        """Choose the compute type and the optimiser by the device."""
+        dtype = self.compute_dtype or ("bfloat16" if runtime.cuda else "float32")
+        return replace(self, compute_dtype=dtype, paged=runtime.cuda if self.paged is None else self.paged)
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the compute type and whether the optimiser is paged."""
+        return {"compute_dtype": self.compute_dtype, "paged": self.paged}
+
     def quantised_base(self) -> tuple[str, bool] | None:
         """Return what `quantization` loads."""
         return ("nf4", self.double_quantisation) if self.bits == 4 else ("int8", False)
@@ -59,19 +71,16 @@ class QLoRA(LoRA):
             # It warns at every layer of every step that LLM.int8 computes in float16, which it always does.
             logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
             return BitsAndBytesConfig(load_in_8bit=True)
-        default = "bfloat16" if torch.cuda.is_available() else "float32"
         return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=self.double_quantisation,
-            bnb_4bit_compute_dtype=getattr(torch, self.compute_dtype or default),
+            bnb_4bit_compute_dtype=getattr(torch, self.compute_dtype or "float32"),
         )
 
     def optimizer(self) -> str:
-        """Page the optimiser's state out of GPU memory where there is a GPU."""
-        import torch
-
-        return "paged_adamw_32bit" if torch.cuda.is_available() else "adamw_torch"
+        """Return the paged AdamW of the paper where it pages."""
+        return "paged_adamw_32bit" if self.paged else "adamw_torch"
 
     def unsuitable(self, backbone: Backbone) -> str | None:
         """A model of which nothing was quantised would be plain LoRA under another name."""

@@ -42,6 +42,7 @@ HASHED = (
     "*.safetensors",
     "*.safetensors.index.json",
     "*.jinja",
+    "additional_chat_templates/*.jinja",
     "*.model",
     "config.json",
     "generation_config.json",
@@ -106,7 +107,7 @@ def _local_model(path: str) -> Files:
     if not folder.is_dir():
         raise ConfigError("model.path", path, "there is no such folder")
     _require_model(folder, "model.path", path)
-    return Files(folder, _model_hashes(folder), f"local folder {folder}")
+    return Files(folder, model_hashes(folder), f"local folder {folder}")
 
 
 def _require_model(folder: Path, key: str, value: str) -> None:
@@ -120,9 +121,10 @@ def _require_model(folder: Path, key: str, value: str) -> None:
     raise ConfigError(key, value, f"weights must be safetensors{found}")
 
 
-def _model_hashes(folder: Path) -> dict[str, str]:
+def model_hashes(folder: Path) -> dict[str, str]:
+    """Return the hash of each file that decides a model's outputs: weights, configuration, tokenizer, chat template."""
     files = {file for pattern in HASHED for file in folder.glob(pattern) if file.is_file()}
-    return {file.name: sha256_of(file) for file in sorted(files)}
+    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in sorted(files)}
 
 
 def _hub_model(model: ModelConfig) -> Files:
@@ -130,7 +132,7 @@ def _hub_model(model: ModelConfig) -> Files:
     name = str(model.id)
     folder = _hub_folder(name, model.revision)
     _require_model(folder, "model.id", name)
-    return Files(folder, _model_hashes(folder), f"hub {name} at {folder.name}")
+    return Files(folder, model_hashes(folder), f"hub {name} at {folder.name}")
 
 
 def _hub_folder(name: str, revision: str | None) -> Path:
@@ -159,10 +161,10 @@ def _wheel_model(model: ModelConfig, cache: Path) -> Files:
     wheel = f"{model.wheel.package} {model.wheel.version} (wheel {str(model.wheel.sha256)[:12]}), {member}"
     if PurePosixPath(member).suffix == ".gguf":
         folder = _converted(model, cache)
-        return Files(folder, _model_hashes(folder), f"{wheel}, {read_manifest(folder)['made_by']}")
+        return Files(folder, model_hashes(folder), f"{wheel}, {read_manifest(folder)['made_by']}")
     folder = fetch_member(model.wheel, member, cache, model.licence)
     _require_model(folder, "model.member", member)
-    return Files(folder, _model_hashes(folder), wheel)
+    return Files(folder, model_hashes(folder), wheel)
 
 
 def _converted(model: ModelConfig, cache: Path) -> Path:

@@ -25,7 +25,7 @@ from harness.errors import RecordError
 from harness.storage.files import finite, flush, remove_partial, write_bytes, write_json
 from harness.tasks.base import SPLITS, Outcome
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 REQUIRED = {"schema_version", "id", "status", "config"}
 
 
@@ -47,6 +47,9 @@ VOLATILE = (
     "memory",
     "machine",
     "attempts",
+    "restarts",
+    "mixed",
+    "runtime",
     "tracker",
     "interruptions",
 )
@@ -143,26 +146,26 @@ class RunFolder:
         write_json(self.path / "record.json", record)
 
     def start_over(self) -> None:
-        """Remove what a failed attempt left, so that a retry trains from the start."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
-        shutil.rmtree(self.trained, ignore_errors=True)
-        for name in ("history.jsonl", "evaluations.jsonl"):
+        """Remove what earlier attempts left, so that the next one trains from the start."""
+        for name in ("phases", "checkpoints", "trained", "stages"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("history.jsonl", "evaluations.jsonl", "items.parquet", "samples.jsonl"):
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / "stages", ignore_errors=True)
 
     def stage(self, name: str) -> RunFolder:
         """Return the folder of one stage of a sequence of tasks, with a history and checkpoints of its own."""
         (self.path / "stages" / name).mkdir(parents=True, exist_ok=True)
         return RunFolder(self.path / "stages", name)
 
-    def finish_stages(self, keep_checkpoints: bool) -> None:
-        """Remove what only resuming a sequence needed; where they are kept, its checkpoints stay."""
-        for stage in (self.path / "stages").glob("*"):
-            for path in stage.iterdir():
-                if path.name != "checkpoints" or not keep_checkpoints:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def tidy(self, keep_checkpoints: bool) -> None:
+        """Remove what only going on with the run needed; where checkpoints are kept, those of all its tasks stay."""
+        shutil.rmtree(self.path / "phases", ignore_errors=True)
         if not keep_checkpoints:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
             shutil.rmtree(self.path / "stages", ignore_errors=True)
+        for path in (self.path / "stages").glob("*/*"):
+            if path.name != "checkpoints":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def trim_history(self, step: int) -> None:
         """Drop history lines after `step`, which a resumed run writes again."""

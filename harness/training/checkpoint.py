@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.trainer import TRAINER_STATE_NAME
 
+from harness.runtime import Runtime
 from harness.storage.files import remove_partial
 
 RESUME = "resume"
@@ -66,7 +67,7 @@ def _unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:
     return tuple(items) if kind == "tuple" else items
 
 
-def random_state() -> dict[str, Any]:
+def random_state(runtime: Runtime) -> dict[str, Any]:
     """Return the state of every random number generator that training draws from."""
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
@@ -80,20 +81,18 @@ def random_state() -> dict[str, Any]:
         ],
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
+    return state | {"cuda": [torch.cuda.get_rng_state(device) for device in runtime.generators]}
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Set every generator to a state that `random_state` returned."""
+def restore_random_state(state: dict[str, Any], runtime: Runtime) -> None:
+    """Set every generator that this process has to a state that `random_state` returned."""
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for device, kept in zip(runtime.generators, state["cuda"], strict=False):  # resumed on a CPU it has none
+        torch.cuda.set_rng_state(kept, device)
 
 
 def latest(folder: Path) -> Path | None:

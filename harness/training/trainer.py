@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,30 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from harness.config import RunConfig
 from harness.errors import TrainingError
-from harness.methods.base import Method
+from harness.meter import Meter
 from harness.objectives.base import Features, Objective
+from harness.runtime import Runtime
 from harness.storage.files import new_folder
 from harness.storage.record import RunFolder
 from harness.training.checkpoint import RESUME, load_state, prune, random_state, restore_random_state, save_state
 from harness.training.order import Items, Order, order_by_length
-from harness.training.watch import Clock
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a model with a method attached, what it is trained on, and where it is kept."""
+
+    config: RunConfig
+    model: nn.Module
+    head: Sequence[str]
+    """The modules of the task's new head."""
+    objective: Objective[Any]
+    features: list[Features]
+    folder: RunFolder
+    meter: Meter
+    runtime: Runtime
 
 
 class HarnessTrainer(Trainer):
@@ -26,19 +44,15 @@ class HarnessTrainer(Trainer):
     optimizer: Any
     lr_scheduler: Any
 
-    def __init__(
-        self,
-        model: nn.Module,
-        arguments: TrainingArguments,
-        objective: Objective[Any],
-        method: Method,
-        folder: RunFolder,
-        features: list[Features],
-        keep: bool,
-    ) -> None:
-        super().__init__(model=model, args=arguments, train_dataset=Items(features), data_collator=objective.collate)
-        self.objective, self.method, self.folder, self.keep = objective, method, folder, keep
-        self.clock = Clock()
+    def __init__(self, arguments: TrainingArguments, job: Job) -> None:
+        objective = job.objective
+        super().__init__(
+            model=job.model, args=arguments, train_dataset=Items(job.features), data_collator=objective.collate
+        )
+        self.job, self.objective, self.method = job, objective, job.config.method
+        self.interruptions = 0
+        self.before = job.meter.state()
+        """What was measured before this training: a checkpoint holds what came after."""
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
 
@@ -76,14 +90,16 @@ class HarnessTrainer(Trainer):
         return super().create_optimizer(model)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        target = self.folder.checkpoints / f"checkpoint-{self.state.global_step}"
-        self.folder.flush_history()
-        with new_folder(target) as folder:
-            self.method.save(self.model, folder)
-            (folder / RESUME).mkdir()
-            save_state(folder / RESUME, "progress", self._progress_state())
-            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-        prune(self.folder.checkpoints, target, self.keep)
+        with self.job.meter.section("checkpoint"):
+            folder = self.job.folder
+            target = folder.checkpoints / f"checkpoint-{self.state.global_step}"
+            folder.flush_history()
+            with new_folder(target) as made:
+                self.method.save(self.model, made)
+                (made / RESUME).mkdir()
+                save_state(made / RESUME, "progress", self._progress_state())
+                self.state.save_to_json(str(made / TRAINER_STATE_NAME))
+            prune(folder.checkpoints, target, self.job.config.train.keep_checkpoints)
 
     def _progress_state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
@@ -91,8 +107,9 @@ class HarnessTrainer(Trainer):
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {k: v for k, v in self.lr_scheduler.state_dict().items() if k != "lr_lambdas"},
             "scaler": scaler.state_dict() if scaler is not None else None,
-            "random": random_state(),
-            "clock": self.clock.state(),
+            "random": random_state(self.job.runtime),
+            "meter": self.job.meter.since(self.before),
+            "interruptions": self.interruptions,
         }
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -105,7 +122,8 @@ class HarnessTrainer(Trainer):
         self._random = state["random"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["scheduler"] | {"lr_lambdas": [None] * len(self.lr_scheduler.base_lrs)})
-        self.clock.resume(state["clock"])
+        self.job.meter.add(state["meter"])
+        self.interruptions = int(state["interruptions"]) + 1
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
@@ -114,4 +132,4 @@ class HarnessTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            restore_random_state(self._random)
+            restore_random_state(self._random, self.job.runtime)

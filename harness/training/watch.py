@@ -1,54 +1,22 @@
-"""What watches a training: its clock, its history and bar, and the check that every tensor learns."""
+"""What watches a training: its history and bar, and the check that every tensor learns."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainerCallback
 
 from harness import progress
 from harness.errors import TrainingError
+from harness.meter import Meter
 from harness.methods.base import trainable
 from harness.storage.record import RunFolder
 
-
-class Clock:
-    """Seconds of training over all attempts, with pauses for what is not training."""
-
-    def __init__(self) -> None:
-        self.earlier = 0.0
-        """Seconds of the attempts before this one, up to the checkpoint it goes on from."""
-        self.interruptions = 0
-        self._begin = time.perf_counter()
-
-    def start(self) -> None:
-        """Begin this attempt."""
-        self._begin = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Return the seconds so far."""
-        return self.earlier + time.perf_counter() - self._begin
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave out what runs inside."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._begin += time.perf_counter() - begin
-
-    def state(self) -> dict[str, float]:
-        """Return what a resumed run needs."""
-        return {"seconds": self.seconds, "interruptions": self.interruptions}
-
-    def resume(self, state: dict[str, float]) -> None:
-        """Go on from what `state` returned."""
-        self.earlier, self.interruptions = state["seconds"], int(state["interruptions"]) + 1
+STEPS = "train"
+"""The section of the meter that has optimiser steps and nothing else."""
 
 
 class CheckGradients(TrainerCallback):
@@ -78,33 +46,48 @@ class CheckGradients(TrainerCallback):
         return any(f".{module}." in f".{name}" for module in self.head)
 
 
+@dataclass
+class Along:
+    """What a training does on its way besides steps: history, tracker, evaluations."""
+
+    log: Callable[[dict[str, float], int], None]
+    """Adds one line to the tracker's history."""
+    evaluate: Callable[[int], dict[str, float]]
+    """Evaluates after the step of this number, in sections of its own."""
+    every: Sequence[int]
+    """Steps between evaluations, and between probes; 0 for none."""
+
+    def due(self, step: int) -> bool:
+        """Return whether something is evaluated after this step."""
+        return any(every > 0 and step % every == 0 for every in self.every)
+
+
 class Watch(TrainerCallback):
     """Writes the history, moves the bar, tells the tracker, and evaluates along the way."""
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        bar: progress.Bar,
-        clock: Clock,
-        per_epoch: float,
-        log: Callable[[dict[str, float], int], None],
-        evaluate: Callable[[int], dict[str, float]],
-        every: Sequence[int],
-    ) -> None:
-        self.folder, self.bar, self.clock, self.per_epoch, self.log = folder, bar, clock, per_epoch, log
-        self.evaluate, self.every = evaluate, every
+    def __init__(self, folder: RunFolder, bar: progress.Bar, meter: Meter, per_epoch: float, along: Along) -> None:
+        self.folder, self.bar, self.meter, self.per_epoch, self.along = folder, bar, meter, per_epoch, along
         self.note = ""
+        self._steps = ExitStack()
+
+    def measured(self) -> ExitStack:
+        """Return a context at whose end the section of steps is closed, also where a step raised."""
+        return self._steps
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock; a resumed run starts its bar where it was cut."""
+        """Start measuring the steps; a resumed run starts its bar where it was cut."""
         state.compute_steps(args, state.max_steps)  # a resumed state has the intervals of the command before
         self.bar.start_at(state.global_step)
-        self.clock.start()
+        self._steps.enter_context(self.meter.section(STEPS))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop measuring the steps."""
+        self._steps.close()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the bar; a step that is saved is logged too, so a resumed history has no seam."""
-        self.bar.advance(1, f"{self.note} {state.num_input_tokens_seen / self.clock.seconds:,.0f} tokens/s")
-        if control.should_save or self._due(state.global_step):
+        self.bar.advance(1, f"{self.note} {state.num_input_tokens_seen / self.meter.elapsed(STEPS):,.0f} tokens/s")
+        if control.should_save or self.along.due(state.global_step):
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -115,11 +98,7 @@ class Watch(TrainerCallback):
         entry = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
         step = state.global_step
         entry |= {"epoch": step * self.per_epoch, "tokens": state.num_input_tokens_seen}
-        if self._due(step):
-            with self.clock.paused():
-                entry |= self.evaluate(step)
-        self.folder.append_history({"step": step} | entry | {"seconds": round(self.clock.seconds, 3)})
-        self.log(entry, step)
-
-    def _due(self, step: int) -> bool:
-        return any(every > 0 and step % every == 0 for every in self.every)
+        if self.along.due(step):
+            entry |= self.along.evaluate(step)
+        self.folder.append_history({"step": step} | entry | {"seconds": round(self.meter.elapsed(STEPS), 3)})
+        self.along.log(entry, step)

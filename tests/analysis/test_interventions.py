@@ -31,7 +31,6 @@ from analysis.intruders.settings import Settings as Counting
 from analysis.intruders.sources import jobs
 from analysis.weights import Pair
 from harness.errors import ConfigError, HarnessError
-from harness.execution.evaluate import answer
 from harness.execution.reload import config_of, load_run
 from harness.methods.peft import quiet_peft
 from harness.storage.files import write_json
@@ -236,7 +235,7 @@ def test_curves_are_what_evaluating_by_hand_gives(tested):
     for row in (row for row in scaled if row["curve"] == "intruder"):
         expected = by_formula(pair.load(row["matrix"])[0], row["index"], 0.5)
         parameters[row["matrix"]].data.copy_(torch.from_numpy(expected))
-    outcomes = answer(merged, prepared.objective, {"test": prepared.questions["test"]}, config.train, "by hand")
+    outcomes = small_runs.answer(merged, prepared.objective, {"test": prepared.questions["test"]}, config)
     expected_loss = [outcome.loss for outcome in outcomes["test"]]
     here = {"curve": "intruder", "lambda": 0.5}
     (row,) = [row for row in rows if row["of"] == "task" and row["headline"] and here.items() <= row.items()]

@@ -16,7 +16,6 @@ from small_runs import assert_same_run
 from harness.compose import compose
 from harness.config import Between, RunConfig
 from harness.errors import ConfigError
-from harness.execution.evaluate import answer
 from harness.execution.execute import execute
 from harness.execution.reload import load_run
 from harness.forgetting.sequence import intervals, transfer
@@ -143,7 +142,7 @@ def check_matrix(record: dict[str, Any], kinds: tuple[str, ...]) -> None:
 def assert_comes_back(folder: Path, config: RunConfig) -> None:
     """Require of the reloaded model the very outcomes that the run recorded of the last task."""
     model, _, prepared = load_run(folder)
-    again = answer(model, prepared.objective, prepared.questions, config.train, "again")
+    again = small_runs.answer(model, prepared.objective, prepared.questions, config)
     assert repr(again) == repr(read_items(folder / "items.parquet")["after"])
 
 

@@ -1,0 +1,90 @@
+"""The untouched model of a run: its answers and what probes find of it, computed once for all runs that share it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from harness import identity
+from harness.execution.context import Run, Stage
+from harness.execution.evaluate import Baseline, Outcomes
+from harness.execution.heads import Head, head_of
+from harness.execution.loading import load, load_untouched
+from harness.models import Backbone
+
+
+def fill_baseline(run: Run) -> None:
+    """Fill in what is known of the untouched model, from disk where an earlier run left it.
+
+    A base that the method quantises is not held beside the whole one: that is measured, and freed, before.
+    """
+    for stage in run.stages:
+        untouched = Untouched(run, stage)
+        with run.meter.section("evaluate_base"):
+            run.base[stage.name] = base_outcomes(run, stage, untouched)
+        if stage.last:
+            with forgetting_section(run, "forgetting_base"):
+                run.probing.measure_base(untouched.model)
+        run.heads[stage.name] = untouched.head()
+
+
+class Untouched:
+    """The untouched model of a stage, loaded once something asks for it, and the head that its task starts with."""
+
+    def __init__(self, run: Run, stage: Stage) -> None:
+        self.run, self.stage = run, stage
+        self.quantised = run.config.method.quantization() is not None
+        # A method that does not fit the model says so here, before anything is measured.
+        self.loaded: Backbone | None = None if self.quantised else self._load()
+
+    def _load(self) -> Backbone:
+        with self.run.meter.section("load"):
+            return load(self.stage.config, self.stage.prepared, self.run.runtime)
+
+    def model(self) -> nn.Module:
+        """Return the model as its files have it, on the device."""
+        if self.loaded is None:
+            self.loaded = load_untouched(self.stage.config, self.stage.prepared, self.run.runtime)
+        return self.loaded.model.to(self.run.runtime.device)
+
+    def head(self) -> Head:
+        """Return a copy of the head, and leave the first stage's base ready to be trained."""
+        if self.quantised:
+            self.loaded = None
+            self.loaded = self._load()
+        assert self.loaded is not None
+        if self.stage.number == 0:
+            self.run.backbone = self.loaded
+        return head_of(self.loaded.model, self.loaded.head_modules())
+
+
+def base_outcomes(run: Run, stage: Stage, untouched: Untouched) -> Outcomes:
+    """Return the untouched model's outcomes, computed by the first run that needs them.
+
+    Untouched means in full precision: what quantisation costs is part of what QLoRA is charged with.
+    """
+    prepared, config = stage.prepared, stage.config
+    shared: dict[str, Any] = {
+        "model": prepared.files.hashes,
+        "task": identity.task_identity(config.task),
+        "items": prepared.splits.fingerprint(),
+        "computed": run.runtime.key(),
+        "batch": config.train.per_device_eval_batch_size,
+        "kind": prepared.kind,
+        "head_seed": config.seed if prepared.kind == "encoder" else None,
+    }
+    baseline = Baseline(Path(config.output_dir) / ".base", shared)
+    with baseline.lock():
+        found = baseline.read()
+        if found is None:
+            found = run.evaluator.answer(untouched.model(), prepared.objective, prepared.questions, "base")
+            baseline.write(found)
+    return found
+
+
+def forgetting_section(run: Run, name: str) -> AbstractContextManager[None]:
+    """Measure a section of probes; a run without any has no such section."""
+    return run.meter.section(name) if run.probing.fitted else nullcontext()

@@ -1,0 +1,110 @@
+"""The run's model at each of its phases: in memory, or brought back from what the last phase left on disk.
+
+A method whose state can be folded into the weights is merged after each task of a sequence and attached afresh, as in
+the continual-learning section of "Illusion of Equivalence" (arXiv 2410.21228); or the same state trains on. An encoder
+has a head of its own for each task: those of earlier tasks stay as they were trained, those of later ones as they
+start, and both read the body as it is.
+"""
+
+from __future__ import annotations
+
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from typing import cast
+
+import transformers
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from harness.config import Between
+from harness.execution.context import Run, Stage
+from harness.execution.heads import put_head
+from harness.execution.loading import attach, load, merge
+from harness.execution.phases import HAND_OVER
+from harness.methods.base import DirectMethod
+from harness.models import Backbone
+
+START = "start/weights.safetensors"
+"""The weights, merged, that the last stage of a sequence started from: its trained state belongs to them."""
+
+
+def take_backbone(run: Run, stage: Stage) -> Backbone:
+    """Return a stage's base, loaded; the first stage's may lie ready from measuring the baseline."""
+    ready = run.backbone if stage.number == 0 else None
+    run.backbone = None
+    return ready or load(stage.config, stage.prepared, run.runtime)
+
+
+def begin(run: Run, stage: Stage) -> tuple[nn.Module, Backbone]:
+    """Return the model of a stage, ready to train: from the stage before, in memory or from disk."""
+    backbone = take_backbone(run, stage)
+    if stage.number == 0:
+        return attach(run.config, backbone, run.runtime), backbone
+    before = handed_over(run, run.stages[stage.number - 1])
+    if merges(run):
+        if run.model is None:
+            load_model(backbone.model, before / START)
+        else:
+            backbone.model = cast("transformers.PreTrainedModel", run.model)
+        return attach(run.config, backbone, run.runtime), backbone
+    if run.model is not None:
+        return run.model, backbone
+    model = attach(run.config, backbone, run.runtime)
+    run.config.method.load(model, before)
+    return model, backbone
+
+
+def tuned(run: Run, stage: Stage) -> nn.Module:
+    """Return the model as a stage's training left it."""
+    if run.model is None:
+        model, _ = begin(run, stage)
+        run.config.method.load(model, stage.trained)
+        put_head(model, run.heads[stage.name], run.runtime.device)
+        run.model = model
+    return run.model
+
+
+def hand_over(run: Run, stage: Stage, folder: Path) -> None:
+    """Write what the next stage starts from: the merged weights, or the state as it is, with the next task's head."""
+    model, following = tuned(run, stage), run.stages[stage.number + 1]
+    model = merge(run.config, model) if merges(run) else model
+    put_head(model, deepcopy(run.heads[following.name]), run.runtime.device)
+    if merges(run):
+        (folder / START).parent.mkdir(parents=True)
+        save_model(model, str(folder / START))
+    else:
+        run.config.method.save(model, folder)
+    run.model = model
+
+
+def drop_hand_over(run: Run, stage: Stage) -> None:
+    """Remove what a stage started from once the next one has what it starts from: merged weights are large."""
+    if stage.number:
+        shutil.rmtree(handed_over(run, run.stages[stage.number - 1]) / Path(START).parent, ignore_errors=True)
+
+
+def handed_over(run: Run, stage: Stage) -> Path:
+    """Return the folder of what `hand_over` wrote after a stage."""
+    return run.phases.place(run.phase(stage, HAND_OVER))
+
+
+def merges(run: Run) -> bool:
+    """Return whether the state is merged between two tasks."""
+    return run.config.sequence_between is Between.merge
+
+
+def keep(run: Run, stage: Stage, model: nn.Module, folder: Path) -> int:
+    """Write a stage's trained state, and the merged weights that it belongs to; return its bytes."""
+    run.config.method.save(model, folder)
+    direct = isinstance(run.config.method, DirectMethod)  # which saves all that ever trained
+    if stage.number and stage.last and merges(run) and not direct:
+        (folder / START).parent.mkdir()
+        shutil.copy(handed_over(run, run.stages[stage.number - 1]) / START, folder / START)
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
+def restore_start(model: nn.Module, folder: Path) -> None:
+    """Read the weights that a sequence's last stage started from, where `folder` has them, into a loaded base."""
+    if (folder / START).exists():
+        load_model(model, folder / START)
