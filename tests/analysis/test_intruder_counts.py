@@ -250,7 +250,8 @@ def test_decompositions_are_kept_under_the_weights_own_hash(tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     with mock.patch.object(eigen, "decompose", side_effect=AssertionError("decomposed again")):
         again = Eigen(base, K, EPS, WIDTH, tmp_path).detect(update)
-    assert (first.left.high == again.left.high).all()
+    # The same base vectors, but what is made of them is computed anew: sums of 320 float32 products.
+    np.testing.assert_allclose(again.left.high, first.left.high, rtol=0, atol=320 * 2.0**-23)
     Eigen(base + 1e-3, K, EPS, WIDTH, tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
@@ -263,7 +264,9 @@ def test_a_damaged_decomposition_is_made_again(tmp_path, damage):
     content = kept.read_bytes()
     kept.write_bytes(damage(content))
     Eigen(base, K, EPS, WIDTH, tmp_path)
-    assert kept.read_bytes() == content
+    assert kept.read_bytes() != damage(content)
+    with mock.patch.object(eigen, "decompose", side_effect=AssertionError("decomposed again")):
+        Eigen(base, K, EPS, WIDTH, tmp_path)  # its own hash holds; its last bits may be others than before
 
 
 def _peft_intruders(base: torch.Tensor, update: LowRank) -> int:

@@ -94,6 +94,22 @@ def test_verdicts_on_the_page_are_those_of_the_comparison(runs_folder: Path, pag
     assert all(line in text for line in picked.warnings) and picked.warnings
 
 
+def test_a_run_resumed_under_other_versions_is_flagged_on_the_page(tmp_path: Path) -> None:
+    make_run(tmp_path, "method=lora", mixed=["torch 2.12.0 → 2.13.0"])
+    make_run(tmp_path, "method=full")
+    text = html.unescape(page(read_runs(tmp_path), "Two"))
+    rows = data_of(text)["rows"]
+    assert dict(zip(rows["label"], rows["mixed"], strict=True)) == {  # type: ignore[index]
+        "lora r16": "torch 2.12.0 → 2.13.0",
+        "full": None,
+    }
+    columns = {column["key"]: column for column in data_of(text)["columns"]}  # type: ignore[attr-defined]
+    assert columns["mixed"]["shown"]
+    flag = "resumed under other versions or hardware (seed 0: torch 2.12.0 → 2.13.0)"
+    assert text.count(flag) >= 2  # the rows over seeds and the comparison
+    assert "<li>resumed under other versions or hardware, so that" in text
+
+
 def test_too_many_pairs_are_compared_with_the_one_that_validation_puts_first() -> None:
     names = [f"c{number}" for number in range(40)]
     table = pd.DataFrame({"configuration": names, "validation": range(40), "higher_is_better": True})
