@@ -206,7 +206,7 @@ class TrainConfig:
     """Compute in bfloat16 by autocast; so does a model loaded by ``model.dtype=bfloat16``."""
     fp16: bool = False
     master_weights: bool = True
-    """Every method trains float32 copies of what it trains; false holds all in ``model.dtype``, without autocast."""
+    """Every method trains float32 copies of what it trains; false holds all in ``model.dtype``."""
     tf32: bool | None = None
     gradient_checkpointing: bool = False
     gradient_checkpointing_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -286,7 +286,7 @@ class TrackerConfig:
 
 @dataclass
 class ForgettingConfig:
-    """What is measured of what a run lost: probes before, after, and where asked during training."""
+    """What is measured of what a run forgot: probes before, after, and where asked during training."""
 
     probes: dict[str, Any] = field(default_factory=dict)
     """By label. ``+probe@forgetting.probes.<label>=<probe>`` adds one, ``~forgetting.probes.<label>`` drops one."""

@@ -228,7 +228,7 @@ def _write_card(loaded: Loaded, target: Path, card: Callable[[dict[str, Any], Ru
 
 def _name_labels(merged: Any, loaded: Loaded) -> None:
     """Name a classifier's outputs by the labels of the data."""
-    names = getattr(loaded.prepared.objective, "names", None)
+    names = loaded.prepared.objective.names
     if loaded.backbone.head and names:
         merged.config.id2label = dict(enumerate(names))
         merged.config.label2id = {name: index for index, name in enumerate(names)}

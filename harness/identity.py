@@ -8,13 +8,16 @@ import subprocess
 from dataclasses import asdict, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.config import ForgettingConfig, ModelConfig, RunConfig, require
 from harness.errors import ConfigError
 from harness.storage.assets import model_hashes
 from harness.storage.manifest import sha256_of
 from harness.tasks.base import Task
+
+if TYPE_CHECKING:
+    from harness.forgetting.base import Probe
 
 # What is said of a data set or model for people, or decides only what is kept: it changes no result.
 DESCRIPTIVE = {"licence", "citation", "source", "note", "name", "dataset"}
@@ -121,14 +124,33 @@ def forgetting_identity(settings: ForgettingConfig) -> dict[str, Any]:
     if not settings.active:
         return {}
     values = {key: value for key, value in plain(settings).items() if key != "unfit"}
-    for label, probe in settings.probes.items():
-        values["probes"][label] |= {"name": probe.name, "version": probe.version}
+    values["probes"] = {label: probe_identity(label, probe) for label, probe in settings.probes.items()}
     for name, text in settings.texts.items():
-        values["texts"][name] = {k: v for k, v in values["texts"][name].items() if k not in DESCRIPTIVE}
-        if text.path:
-            require(Path(text.path).is_file(), f"forgetting.texts.{name}.path", text.path, "there is no such file")
-            values["texts"][name]["path"] = sha256_of(Path(text.path))
+        described = {key: value for key, value in plain(text).items() if key not in DESCRIPTIVE}
+        values["texts"][name] = by_content(f"forgetting.texts.{name}", described, text.files())
     return {"forgetting": values}
+
+
+def probe_identity(label: str, probe: Probe) -> dict[str, Any]:
+    """Return a probe's name, version and settings; local files count by their content."""
+    values = plain(probe) | {"name": probe.name, "version": probe.version}
+    return by_content(f"forgetting.probes.{label}", values, probe.files())
+
+
+def by_content(key: str, values: dict[str, Any], files: dict[str, Path]) -> dict[str, Any]:
+    """Return settings with hashes in the place of paths, which `files` has by setting, as ``Probe.files`` does."""
+    hashes: dict[str, dict[str, str]] = {}
+    for role, path in files.items():
+        require(path.is_file(), f"{key}.{role}", path, "there is no such file")
+        setting, _, name = role.partition("/")
+        hashes.setdefault(setting, {})[name] = sha256_of(path)
+    for setting, found in hashes.items():
+        *parents, last = (int(part) if part.isdigit() else part for part in setting.split("."))
+        holder: Any = values
+        for part in parents:
+            holder = holder[part]
+        holder[last] = found[""] if list(found) == [""] else found
+    return values
 
 
 def sequence_identity(config: RunConfig) -> dict[str, Any]:

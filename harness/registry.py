@@ -1,4 +1,4 @@
-"""A registry that refuses duplicates, suggests near names, and gives Hydra its config group."""
+"""A registry that refuses duplicates, suggests near names, and gives Hydra a config group where users choose."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Dataclasses by name; registering one also makes it a choice of the Hydra group `group`."""
+    """Classes by name; registering a dataclass also makes it a choice of the Hydra group `group`.
 
-    def __init__(self, group: str) -> None:
-        self.group = group
+    Nobody chooses among what is not `choosable`, such as objectives, which follow from the task.
+    """
+
+    def __init__(self, group: str, choosable: bool = True) -> None:
+        self.group, self.choosable = group, choosable
         self._classes: dict[str, type[T]] = {}
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Register the decorated dataclass as ``group=name``; a name can be taken once."""
+        """Register the decorated class under `name`, which can be taken once."""
 
         def add(cls: type[T]) -> type[T]:
             if name in self._classes:
                 raise ValueError(f"{self.group} {name!r} is registered twice: {self._classes[name]} and {cls}")
             self._classes[name] = cls
             cls.name = name  # type: ignore[attr-defined]
-            ConfigStore.instance().store(group=self.group, name=name, node=cls, provider="harness")
+            if self.choosable:
+                ConfigStore.instance().store(group=self.group, name=name, node=cls, provider="harness")
             return cls
 
         return add

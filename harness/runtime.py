@@ -79,7 +79,7 @@ class Precision:
     trained: torch.dtype
     """What every method holds its trained tensors in."""
     compute: torch.dtype
-    """What matrix products are computed in, by autocast where it is not what the tensors are held in."""
+    """What matrix products are computed in, by autocast where it is not float32."""
 
     def names(self) -> dict[str, str]:
         """Return the dtypes by their names, as the record has them."""
@@ -101,14 +101,14 @@ class Runtime:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which a model is trained and answers, the same for both."""
-        if self.precision.trained == self.precision.compute:
+        if self.precision.compute == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.precision.compute)
 
     @property
-    def autocast_type(self) -> torch.dtype | None:
-        """Return the dtype that training is autocast to, None where it is not."""
-        return None if self.precision.trained == self.precision.compute else self.precision.compute
+    def scales_gradients(self) -> bool:
+        """Return whether gradients are scaled, without which those of products in float16 would underflow to zero."""
+        return self.precision.compute == torch.float16 and self.precision.trained == torch.float32
 
     def hold_trained(self, model: nn.Module) -> nn.Module:
         """Hold each trained tensor in ``precision.trained``, frozen ones as they were loaded; move all to the device.
@@ -153,7 +153,7 @@ class Runtime:
         return {
             "device": self.device.type,
             "weights": dtype_name(self.precision.weights),
-            "autocast": dtype_name(self.autocast_type) if self.autocast_type else None,
+            "computed": dtype_name(self.precision.compute),
             "tf32": self.tf32,
             "deterministic": self.deterministic,
         }

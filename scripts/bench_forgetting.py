@@ -19,12 +19,14 @@ import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
+from harness import runtime
 from harness.compose import compose
 from harness.execution import session
-from harness.execution.execute import load
+from harness.execution.loading import load
 from harness.forgetting.lm_eval_model import InMemory, quiet
 from harness.forgetting.measure import Probing, fit
-from harness.forgetting.reading import batches, inputs, read
+from harness.forgetting.predictors import inputs
+from harness.forgetting.reading import batches, read
 from harness.forgetting.subject import Subject, undisturbed
 
 
@@ -34,18 +36,19 @@ class Bench:
     def __init__(self, folder: str) -> None:
         self.config = compose("tracker=none", f"output_dir={folder}")
         self.prepared = session.prepare(self.config)
-        self.probing: Probing = fit(self.config, self.prepared)
-        self.backbone = load(self.config, self.prepared)
+        self.here = runtime.resolve(self.config)
+        self.probing: Probing = fit(self.config, self.prepared, self.here)
+        self.backbone = load(self.config, self.prepared, self.here)
         self.exam = self.probing.fitted["abilities"].material
         self.text = self.probing.fitted["lm_loss"].material
 
     def subject(self) -> Subject:
-        return Subject(self.backbone.model, self.config, self.prepared, lambda: self.backbone.model)
+        return Subject(self.backbone.model, self.config, self.prepared)
 
     def lm_eval(self, scorer: Callable[[], Any]) -> float:
         """Items/s of lm-eval with a model class."""
         begin = time.perf_counter()
-        with quiet(), undisturbed(self.backbone.model):
+        with quiet(), undisturbed(self.backbone.model, self.here):
             tasks = {"tasks": self.exam.tasks}
             found = evaluate(lm=scorer(), task_dict=tasks, limit=self.exam.limit, bootstrap_iters=0)
         items = sum(len(samples) for samples in found["samples"].values())
@@ -68,15 +71,15 @@ class Bench:
     def loss(self) -> float:
         """Tokens/s of the loss probe's pass over the text."""
         begin = time.perf_counter()
-        with undisturbed(self.backbone.model):
-            read(self.subject(), self.text.rows, masked=False)
+        with undisturbed(self.backbone.model, self.here):
+            read(self.subject(), self.text, head=None)
         return self.tokens / (time.perf_counter() - begin)
 
     def bare(self) -> float:
         """Tokens/s of forward passes over the same batches, the logits thrown away."""
         model: Any = self.backbone.model
         begin = time.perf_counter()
-        with undisturbed(model):
+        with undisturbed(model, self.here):
             for part in batches(self.text.rows, 2048):
                 rows = [self.text.rows[index] for index in part]
                 model(**inputs(rows, int(self.prepared.objective.tokenizer.pad_token_id), model), use_cache=False)

@@ -13,26 +13,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from harness import runtime
 from harness.compose import compose
 from harness.config import RunConfig
 from harness.execution import session
-from harness.execution.execute import execute, load
+from harness.execution.execute import execute
+from harness.execution.loading import attach, load
 from harness.identity import learning_rate
+from harness.meter import Meter
 from harness.methods.base import trainable
 from harness.objectives.base import IGNORED, Features, mask, pad
 from harness.storage.record import RunFolder, read_record
 from harness.training.arguments import arguments
 from harness.training.order import Items, Order, order_by_length
-from harness.training.trainer import HarnessTrainer
+from harness.training.trainer import HarnessTrainer, Job
 
 
 class Clock(TrainerCallback):
@@ -52,7 +55,7 @@ class Bench:
     """One model and task, trained for a few steps by each contender."""
 
     def __init__(self, config: RunConfig, steps: int) -> None:
-        self.config, self.steps = config, steps
+        self.config, self.steps, self.here = config, steps, runtime.resolve(config)
         self.prepared = session.prepare(config)
         self.features = self.prepared.features
         self.batch = config.train.per_device_train_batch_size
@@ -63,9 +66,12 @@ class Bench:
 
     def model(self) -> nn.Module:
         """Return a freshly loaded and adapted model, so that no contender trains another's."""
-        backbone = load(self.config, self.prepared)
-        set_seed(self.config.seed)
-        return self.config.method.attach(backbone)  # type: ignore[no-any-return]
+        return self.attached()[0]
+
+    def attached(self) -> tuple[nn.Module, Sequence[str]]:
+        """Return a model as `model` does, with the modules of its head."""
+        backbone = load(self.config, self.prepared, self.here)
+        return attach(self.config, backbone, self.here), backbone.head
 
     def tokens(self, order: list[int]) -> int:
         return sum(self.features[index]["length"] for index in order)
@@ -73,11 +79,10 @@ class Bench:
     def harness(self) -> float:
         """Tokens/s of this project's training."""
         with tempfile.TemporaryDirectory() as folder:
-            made = self._arguments(folder)
-            method, objective = self.config.method, self.prepared.objective
-            trainer = HarnessTrainer(
-                self.model(), made, objective, method, RunFolder(folder, "bench"), self.features, False
-            )
+            model, head = self.attached()
+            place, objective, meter = RunFolder(folder, "bench"), self.prepared.objective, Meter(self.here)
+            job = Job(self.config, model, head, objective, self.features, place, meter, self.here)
+            trainer = HarnessTrainer(self._arguments(folder), job)
             return self._time(trainer, self.by_length)
 
     def plain(self, order: list[int]) -> float:
@@ -104,8 +109,7 @@ class Bench:
         }
 
     def _arguments(self, folder: str) -> TrainingArguments:
-        config = self.config
-        return arguments(config.train, config.method, learning_rate(config), self.steps, config.seed, Path(folder))
+        return arguments(self.config, self.here, self.steps, Path(folder))
 
     def _time(self, trainer: Trainer, order: list[int]) -> float:
         clock = Clock()

@@ -41,6 +41,16 @@ QUICK = (
     "train.per_device_train_batch_size=4",
     "train.save_steps=2",
 )
+SMALL_PROBES = (
+    "forgetting=default",
+    "forgetting.documents=2",
+    "forgetting.masked_documents=1",
+    "forgetting.window=64",
+    "forgetting.probes.divergence.task_items=6",
+    "forgetting.probes.abilities.limit=4",
+    "forgetting.probes.retrieval.questions=8",
+    "forgetting.probes.retrieval.max_length=96",
+)
 
 
 def sentences() -> list[tuple[str, str]]:
@@ -150,6 +160,13 @@ def task(kind: str, data: Path) -> list[str]:
         *sizes,
         *extra.get(kind, []),
     ]
+
+
+def small_probes(data: Path) -> list[str]:
+    """Return the overrides of the default probes in small, over two of the small files as general text."""
+    texts = {"openwebtext": "text.parquet", "wikipedia": "instruction.jsonl"}
+    paths = [f"forgetting.texts.{name}.path={data / file}" for name, file in texts.items()]
+    return [*SMALL_PROBES, *paths, *(f"forgetting.texts.{name}.column=text" for name in texts)]
 
 
 def configure(output_dir: Path | str, *overrides: str) -> RunConfig:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import harness.methods
+import harness.tasks
 from harness.methods.base import METHODS
+from harness.tasks.base import TASKS, Task
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "peft", "wandb", "datasets", "pyarrow", "scipy", "sklearn", "accelerate")
@@ -50,6 +52,40 @@ def require_no_method(path: Path) -> None:
     assert strings & set(METHODS.names()) <= ordinary, path
     assert not {name for name in imports(path) if name.startswith("harness.methods.")} - {"harness.methods.base"}, path
     assert names & {METHODS[name].__name__ for name in METHODS.names()} == set()
+
+
+@pytest.mark.parametrize("place", ["objectives", "forgetting", "execution", "training", "storage", "export.py"])
+def test_no_kind_of_task_is_known(place: str) -> None:
+    """A kind of task is one file: what trains, answers and measures asks its contract and never what it is."""
+    TASKS.discover(harness.tasks)
+    modules = {TASKS[name].__module__ for name in TASKS.names()}
+    assert len(modules) >= 5
+    found = ROOT / "harness" / place
+    for path in [found] if found.is_file() else sorted(found.rglob("*.py")):
+        assert not {name for name in every_import(path) if name in modules}, path
+        assert checked_types(path) & {kind.__name__ for kind in subclasses(Task)} == set(), path
+
+
+def every_import(path: Path) -> Iterator[str]:
+    """Yield what a file imports, also as ``from harness.tasks import classification``."""
+    yield from imports(path)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def checked_types(path: Path) -> set[str]:
+    """Return the names of the classes that a file checks by isinstance or issubclass."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    checks = [call for call in calls if getattr(call.func, "id", None) in ("isinstance", "issubclass")]
+    inside = [node for call in checks for argument in call.args[1:] for node in ast.walk(argument)]
+    return {_name(node) for node in inside if isinstance(node, ast.Name | ast.Attribute)}
+
+
+def subclasses(cls: type) -> Iterator[type]:
+    """Yield all subclasses of a class, at any depth."""
+    for one in cls.__subclasses__():
+        yield from (one, *subclasses(one))
 
 
 def test_the_analysis_knows_no_method_by_name() -> None:

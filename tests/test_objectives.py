@@ -14,13 +14,14 @@ import small_runs
 import torch
 from torch import nn
 
+from harness import runtime
 from harness.config import RunConfig
 from harness.execution import session
-from harness.execution.execute import load
+from harness.execution.loading import load
 from harness.execution.session import Prepared
-from harness.objectives.base import IGNORED, by_length, fit, pad
+from harness.objectives.base import IGNORED, by_length, fit, mask, pad
 from harness.objectives.generation import Generation
-from harness.objectives.likelihood import Likelihood
+from harness.objectives.likelihood import Likelihood, Row, last_logits
 from harness.tasks.base import Item, Outcome
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -36,7 +37,7 @@ def ready(data_folder: Path, llama_folder: Path, gpt2_folder: Path, tmp_path: Pa
         chosen = ["model=custom", f"model.path={folders[model]}"] if model in folders else [f"model={model}"]
         config = small_runs.configure(tmp_path, *chosen, *small_runs.task(kind, data_folder), "rank=4", *more)
         prepared = session.prepare(config)
-        backbone = load(config, prepared)
+        backbone = load(config, prepared, runtime.resolve(config))
         torch.manual_seed(0)
         adapted = config.method.attach(backbone).eval()
         with torch.no_grad():  # off its start, where most methods change nothing
@@ -114,6 +115,34 @@ def chosen_by_loop(objective: Any, model: nn.Module, item: Item) -> tuple[str, s
     scores = [one_by_one(model, start, one) for one in ids]
     best = max(range(len(scores)), key=lambda index: scores[index] / weights[index])
     return names[best], names[gold], float(best == gold), len(ids[gold]), -scores[gold]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["classification", "multiple_choice"])
+def test_a_batch_is_scored_as_answer_by_answer(kind: str, method: str, ready: Callable[..., Ready]) -> None:
+    """One lookup a batch gives the sums of a lookup for each answer, over the same logits."""
+    _, prepared, adapted = ready(kind, "llama", method)
+    objective = prepared.objective
+    assert isinstance(objective, Likelihood)
+    rows = prepared.questions["test"].rows
+    assert len({len(ids) for row in rows for _, _, ids in row.answers}) > 1
+    with torch.no_grad():
+        found = objective._score(adapted, rows)
+        expected = scored_by_answer(objective, adapted, rows)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def scored_by_answer(objective: Likelihood, model: nn.Module, rows: list[Row]) -> list[float]:
+    ids = [row.ids for row in rows]
+    batch = {"input_ids": pad(ids, objective.tokenizer.pad_token_id), "attention_mask": mask(ids)}
+    width = batch["input_ids"].shape[1]
+    log_p = torch.log_softmax(last_logits(model, batch, width).float(), -1)
+    sums = []
+    for one, row in zip(log_p, rows, strict=True):
+        for _, _, tokens in row.answers:
+            start = len(row.prompt) - 1
+            sums.append(sum(float(one[start + offset, token]) for offset, token in enumerate(tokens)))
+    return sums
 
 
 def test_label_words_of_several_tokens_are_tested(ready: Callable[..., Ready]) -> None:

@@ -15,9 +15,9 @@ import small_runs
 import torch
 from small_runs import assert_same_run, run
 
-from harness.execution import execute as execution
+from harness.execution import pipeline
 from harness.execution.execute import execute
-from harness.storage.record import Status, read_record
+from harness.storage.record import RunFolder, Status, read_record
 from harness.training import trainer as training
 from harness.training.trainer import HarnessTrainer
 
@@ -98,7 +98,7 @@ def test_interrupted_run_ends_as_an_uninterrupted_one(
     assert [path.name for path in (only_run(tmp_path / "cut") / "checkpoints").iterdir()] == ["checkpoint-2"]
     torch.manual_seed(99)  # whatever the new process begins with
     resumed, record = run(tmp_path / "cut", *overrides(model, *chosen))
-    assert (record["interruptions"], record["attempts"]) == (1, 2)
+    assert (record["interruptions"], len(record["attempts"])) == (1, 2)
     assert_same_run(whole, resumed)
     assert not (resumed / "checkpoints").exists()
 
@@ -125,7 +125,7 @@ def test_cut_several_times_and_across_epochs(overrides: Callable[..., list[str]]
     for step in (3, 6, 11):
         interrupt(tmp_path / "cut", step, long)
     resumed, record = run(tmp_path / "cut", *long)
-    assert (record["interruptions"], record["attempts"]) == (2, 4)
+    assert (record["interruptions"], len(record["attempts"])) == (2, 4)
     assert_same_run(whole, resumed)
 
 
@@ -173,7 +173,7 @@ def test_cut_while_a_checkpoint_is_written(
     assert_same_run(whole, resumed)
 
 
-@pytest.mark.parametrize("last", ["answer", "keep", "keep_outcomes", "results"])
+@pytest.mark.parametrize("last", ["tuned", "results", "read_outcomes"])
 def test_cut_between_training_and_record(
     last: str, overrides: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +185,7 @@ def test_cut_between_training_and_record(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(execution, last, dies)
+        patch.setattr(pipeline, last, dies)
         run(tmp_path / "cut", *overrides(BERT))
     monkeypatch.setattr(HarnessTrainer, "compute_loss", dies)
     resumed, record = run(tmp_path / "cut", *overrides(BERT))
@@ -229,13 +229,13 @@ def test_what_a_done_run_left_behind_is_removed_by_the_next_command(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(execution, "finish_checkpoints", dies)
+        patch.setattr(RunFolder, "tidy", dies)
         run(tmp_path, *overrides(BERT))
     folder = only_run(tmp_path)
-    assert (folder / "checkpoints" / "checkpoint-4").exists()
+    assert (folder / "phases" / "train").exists()
     _, record = run(tmp_path, *overrides(BERT))
-    assert not (folder / "checkpoints").exists()
-    assert record["attempts"] == 1
+    assert not (folder / "phases").exists()
+    assert len(record["attempts"]) == 1
 
 
 def test_killed_process_resumes_and_ends_as_one_never_killed(

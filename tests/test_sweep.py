@@ -17,10 +17,11 @@ from hydra import initialize_config_dir
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from harness import sweep
+from harness import runtime, sweep
 from harness.compose import conf_folder, register, to_run_config
 from harness.errors import ConfigError, HarnessError, RecordError
 from harness.execution import execute as execution
+from harness.execution import pipeline
 from harness.execution.execute import execute
 from harness.storage.record import RunFolder, Status, read_record
 
@@ -111,22 +112,22 @@ def test_failed_run_stops_no_other_and_is_retried(
     base: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = jobs_of(base, ["method=full"], ["method=lora"], ["method=bitfit"])
-    original = execution.learn
+    original = pipeline.learn
 
-    def fails_for_lora(config: Any, *arguments: Any) -> Any:
-        if config.method.name == "lora":
+    def fails_for_lora(run: Any, *arguments: Any) -> Any:
+        if run.config.method.name == "lora":
             raise ValueError("out of luck")
-        return original(config, *arguments)
+        return original(run, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(execution, "learn", fails_for_lora)
+        patch.setattr(pipeline, "learn", fails_for_lora)
         assert run_sweep(jobs) == 1
     assert statuses(base) == {"full": "done", "lora-r16": "failed", "bitfit": "done"}
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("lora"))
     assert "failed" in row and row.rstrip().endswith("ValueError: out of luck")
     trained: list[str] = []
     monkeypatch.setattr(
-        execution, "learn", lambda config, *rest: trained.append(config.method.name) or original(config, *rest)
+        pipeline, "learn", lambda run, *rest: trained.append(run.config.method.name) or original(run, *rest)
     )
     assert run_sweep(jobs) == 0
     assert trained == ["lora"]
@@ -185,7 +186,8 @@ def test_damaged_record_is_reported_and_the_rest_is_trained(
 def test_cut_run_shows_as_such_and_is_resumed(base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     (planned,) = sweep.plan(jobs_of(base, ["method=bitfit"]), compose)
     folder = RunFolder(planned.config.output_dir, planned.id)
-    folder.write(execution._new_record(planned.config, folder))
+    here = runtime.resolve(planned.config)
+    folder.write(execution._new_record(planned.config, folder, here, {"restarts": 0}))
     (again,) = sweep.plan(jobs_of(base, ["method=bitfit"]), compose)
     assert (again.status, again.pending) == ("running", True)
     assert "cut: resume" in sweep.describe([again], 1)
@@ -232,7 +234,7 @@ def test_places_and_names_reach_the_runs(base: list[str]) -> None:
 def test_everything_is_checked_before_the_first_run_trains(
     base: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(execution, "_work", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(execution, "work", lambda *_: pytest.fail("trained"))
     (tmp_path / "file").touch()
     for wrong in (
         ["method=peft", "+method.options.nonsense=1"],
@@ -283,7 +285,7 @@ def test_two_sweeps_on_one_folder_train_no_run_twice(base: list[str], tmp_path: 
     records = [read_record(path) for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]
     assert len(records) == 3
     assert {record["status"] for record in records} == {"done"}
-    assert {record["attempts"] for record in records} == {1}
+    assert {len(record["attempts"]) for record in records} == {1}
     for path in (tmp_path / "runs").glob("*/history.jsonl"):
         steps = [json.loads(line)["step"] for line in path.read_text(encoding="utf-8").splitlines()]
         assert steps == list(range(1, 31))

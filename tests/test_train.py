@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ import torch
 from small_runs import history, run
 from torch import nn
 
+from harness import runtime
 from harness.config import TrainConfig
 from harness.errors import ConfigError
 from harness.execution import session
-from harness.execution.execute import load
+from harness.execution.loading import attach, load
+from harness.meter import Meter
 from harness.methods.base import trainable
 from harness.storage.record import RunFolder, Status
 from harness.training.arguments import arguments, check_arguments
 from harness.training.order import order_by_length, steps_of
-from harness.training.trainer import HarnessTrainer
+from harness.training.trainer import HarnessTrainer, Job
 from harness.training.watch import CheckGradients
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -100,16 +103,18 @@ def gradients(overrides: list[str], folder: Path, batch: int, accumulated: int) 
     sizes = [f"train.per_device_train_batch_size={batch}", f"train.gradient_accumulation_steps={accumulated}"]
     config = small_runs.configure(folder, *overrides, *sizes, "train.max_grad_norm=0")
     prepared = session.prepare(config)
-    model = config.method.attach(load(config, prepared))
-    made = arguments(config.train, config.method, 1e-3, 1, config.seed, folder)
+    here = runtime.resolve(config)
+    backbone = load(config, prepared, here)
+    model = attach(config, backbone, here)
     taken: dict[str, torch.Tensor] = {}
 
     class Take(CheckGradients):
         def on_pre_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
             taken.update({name: p.grad.clone() for name, p in trainable(kwargs["model"]).items() if p.grad is not None})
 
-    record = RunFolder(folder, "gradients")
-    trainer = HarnessTrainer(model, made, prepared.objective, config.method, record, prepared.features, False)
+    record, objective = RunFolder(folder, "gradients"), prepared.objective
+    job = Job(config, model, backbone.head, objective, prepared.features, record, Meter(here), here)
+    trainer = HarnessTrainer(arguments(config, here, 1, folder), job)
     trainer.add_callback(Take([]))
     trainer.train()
     return taken
@@ -134,7 +139,8 @@ def test_gradients_are_those_of_the_models_own_loss(data_folder: Path, llama_fol
     config = small_runs.configure(tmp_path, *llama, "method=full")
     prepared = session.prepare(config)
     taken = gradients([*llama, "method=full"], tmp_path, 4, 1)
-    model = config.method.attach(load(config, prepared))
+    here = runtime.resolve(config)
+    model = attach(config, load(config, prepared, here), here)
     order = order_by_length([f["length"] for f in prepared.features], 4, 4, config.seed)
     batch = prepared.objective.collate([prepared.features[index] for index in order])
     model.train()
@@ -180,7 +186,7 @@ def test_schedules_and_warm_up_reach_the_optimiser(
         ["train.gradient_checkpointing=true", "method=full"],
         ["train.max_grad_norm=0"],
         ["train.max_steps=-1", "train.num_train_epochs=0.1", "train.gradient_accumulation_steps=2"],
-        ["+train.other.torch_empty_cache_steps=2", "+train.other.dataloader_drop_last=true"],
+        ["+train.other.torch_empty_cache_steps=2", "+train.other.logging_first_step=true"],
         ["train.full_determinism=true"],
     ],
     ids=lambda overrides: overrides[0],
@@ -214,8 +220,9 @@ def test_every_option_reaches_the_trainer(tmp_path: Path) -> None:
         "neftune_noise_alpha": 3.0,
         "dataloader_num_workers": 1,
     }
-    config = TrainConfig(**given, optim="adafactor", other={"torch_empty_cache_steps": 4})
-    made = arguments(config, small_runs.configure(tmp_path, "method=lora").method, 1e-4, 3, 11, tmp_path)
+    settings = TrainConfig(**given, optim="adafactor", learning_rate=1e-4, other={"torch_empty_cache_steps": 4})
+    config = replace(small_runs.configure(tmp_path, "method=lora"), train=settings, seed=11)
+    made = arguments(config, runtime.resolve(config), 3, tmp_path)
     assert {name: getattr(made, name) for name in given} == given
     assert (made.learning_rate, made.seed, made.optim, made.torch_empty_cache_steps) == (1e-4, 11, "adafactor", 4)
     assert made.report_to == []
@@ -223,13 +230,46 @@ def test_every_option_reaches_the_trainer(tmp_path: Path) -> None:
 
 def test_what_the_trainer_refuses_is_said_before_training(bert: list[str], tmp_path: Path) -> None:
     config = small_runs.configure(tmp_path, *bert)
-    check_arguments(config)
+    here = runtime.resolve(config)
+    check_arguments(config, here)
     config.train.other = {"torch_dtypo": 1}
     with pytest.raises(ConfigError, match="torch_dtypo"):
-        check_arguments(config)
-    config.train.other = {"eval_strategy": "sometimes"}
-    with pytest.raises(ConfigError, match="sometimes"):
-        check_arguments(config)
+        check_arguments(config, here)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["train.optim=schedule_free_adamw"], "train.optim=schedule_free_adamw: .*schedulefree"),
+        (
+            ["train.optim=galore_adamw", "+train.other.optim_target_modules=[query]"],
+            "train.optim=galore_adamw: .*galore",
+        ),
+        (
+            ["train.optim=apollo_adamw", "+train.other.optim_target_modules=[query]"],
+            "train.optim=apollo_adamw: .*apollo",
+        ),
+        (["train.optim=lomo"], "train.optim=lomo: .*lomo"),
+        (["+train.other.use_liger_kernel=true"], "use_liger_kernel=True: needs the package liger-kernel"),
+        (["+train.other.dataloader_persistent_workers=true"], "needs train.dataloader_num_workers=1"),
+    ],
+)
+def test_what_would_fail_run_by_run_is_refused_before_training(
+    overrides: list[str], said: str, bert: list[str], tmp_path: Path
+) -> None:
+    config = small_runs.configure(tmp_path, *bert, *overrides)
+    with pytest.raises(ConfigError, match=said):
+        check_arguments(config, runtime.resolve(config))
+
+
+@pytest.mark.parametrize(
+    "option", ["data_seed=3", "auto_find_batch_size=true", "accelerator_config={}", "group_by_length=true", "seed=1"]
+)
+def test_options_that_change_nothing_or_make_the_record_untrue_are_refused(
+    option: str, bert: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=rf"train.other.{option.partition('=')[0]}="):
+        small_runs.configure(tmp_path, *bert, f"+train.other.{option}")
 
 
 def test_two_rates_of_lora_plus_are_scheduled_together(gpt2: list[str], tmp_path: Path) -> None:
@@ -263,7 +303,7 @@ def test_a_loss_that_is_not_finite_fails_at_its_step(
     assert "scores" not in record
     # The same command tries again, from the start and not from the checkpoint of step 2.
     _, record = run(tmp_path, *bert)
-    assert (record["status"], record["attempts"], record["reason"]) == ("done", 2, None)
+    assert (record["status"], len(record["attempts"]), record["reason"]) == ("done", 2, None)
     assert len(calls) == 3 + 4
     assert "traceback" not in record and record["interruptions"] == 0
 

@@ -76,6 +76,7 @@ def train_stage(run: Run, stage: Stage) -> None:
             run.model = None  # what is cut in training is not what a later phase may go on with
         counts = {"total": backbone.parameters, "trainable": sum(map(size, trainable(model).values()))}
         require_room(run, counts["trainable"])
+        run.probing.rest()
         with run.meter.section("around_training"):
             trained = learn(run, stage, model, backbone.head)
         with run.meter.section("save"), new_folder(stage.trained) as target:

@@ -1,1 +1,1 @@
-"""What a run lost: probes of language-model loss, divergence from the base, and earlier abilities."""
+"""What a run forgot: probes of language-model loss, divergence from the base, and earlier abilities."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.identity import digest
 from harness.registry import Registry
 from harness.tasks.base import Outcome, Score, accuracy
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from harness.config import RunConfig
     from harness.execution.session import Prepared
     from harness.forgetting.subject import Subject
+    from harness.forgetting.texts import Material
 
 PROBES: Registry[Probe] = Registry("probe")
 Statistic = Callable[[Any], Any]
@@ -45,7 +48,7 @@ class Measured:
 
     items: Items
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    """What the tuned model is compared with besides, such as the base's hidden states; kept for the base only."""
+    """What the tuned model is compared with besides, such as logits over labels; kept for the base only."""
 
 
 @dataclass
@@ -53,9 +56,10 @@ class Probe(ABC):
     """A measurement of a model, taken of the untouched base once and of every tuned one.
 
     A subclass registered with ``@PROBES.register("name")`` is a choice of ``probe@forgetting.probes.<label>=``.
-    Modules of this package import torch, transformers and lm-eval inside functions only, so configuration stays
-    instant. What `measure` returns may depend on the model alone: the caller restores the model's mode and every
-    random state afterwards.
+    It must define `prepare`, `measure` and `compare`; the other methods are for probes that read text or files, or do
+    not fit every model. Modules of this package import torch, transformers and lm-eval inside functions only, so
+    configuration stays instant. What `measure` returns may depend on the model alone: the caller restores the
+    model's mode and every random state afterwards.
     """
 
     name: ClassVar[str] = "probe"
@@ -65,6 +69,16 @@ class Probe(ABC):
     """The metric that the result table shows."""
     reads_head: ClassVar[bool] = False
     """Whether an encoder's new head, which depends on the run's seed, has a part in the numbers."""
+    compares_texts: ClassVar[bool] = False
+    """Whether the readings of its `texts` must say how far the tuned model is from the base at each position."""
+
+    def files(self) -> dict[str, Path]:
+        """Return the local files that the numbers depend on, by the setting that names each: ``source.path``.
+
+        A file that is reached from there has its own name after a slash: ``tasks.0/utils.py``. In a run's identity
+        their contents stand in the place of these settings.
+        """
+        return {}
 
     def unsuitable(self, config: RunConfig, prepared: Prepared) -> str | None:
         """Return why the probe cannot be taken of this model and task, None where it can."""
@@ -77,20 +91,28 @@ class Probe(ABC):
         Raises a :class:`HarnessError` in one line where it cannot be had.
         """
 
-    @abstractmethod
     def fingerprint(self, material: Any) -> str:
         """Return a hash of what `prepare` returned: with the settings and the version, it identifies the numbers."""
+        return digest(material, 64)
+
+    def texts(self, material: Any) -> dict[str, Material]:
+        """Return the texts to be read for `measure`, by names of the probe's own.
+
+        It finds them read in ``subject.readings``, under the same names. A text that several probes name is read
+        once for all of them.
+        """
+        return {}
 
     def notes(self, material: Any) -> dict[str, Any]:
         """Return what a reader of the record must know besides, such as texts that were left out."""
         return {}
 
-    def announce(self, subject: Subject, material: Any, base: Measured | None) -> None:  # noqa: B027 a choice, no duty
-        """Say, before any probe measures, what a pass that probes share must give this one."""
-
     @abstractmethod
     def measure(self, subject: Subject, material: Any, base: Measured | None) -> Measured:
-        """Measure a model; `base` is what was found of the untouched one, None where that one is measured."""
+        """Measure a model; `base` is what was found of the untouched one, None where that one is measured.
+
+        Raises :class:`NotApplicable` where the untouched model turns out not to have what the probe measures.
+        """
 
     @abstractmethod
     def compare(self, before: Items, after: Items) -> dict[str, Change]:

@@ -66,7 +66,7 @@ class InMemory(HFLM):  # type: ignore[misc]
 
 @contextmanager
 def _nothing_tied_anew(model: nn.Module) -> Iterator[None]:
-    """Keep HFLM from tying weights again, which a trained copy of an output layer would be lost by."""
+    """Keep HFLM from tying weights again, which would undo a trained copy of an output layer."""
     model.tie_weights = lambda *_, **__: None  # type: ignore[assignment]
     try:
         yield

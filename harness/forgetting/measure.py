@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from harness.config import RunConfig, Unfit
 from harness.errors import ConfigError, NotApplicable, first_line
 from harness.forgetting.base import Change, Items, Measured, Probe
+from harness.forgetting.heads import OutputHead, untouched_head
+from harness.forgetting.passes import Passes
 from harness.forgetting.subject import Subject, undisturbed
-from harness.identity import digest, plain
-from harness.models import load_backbone
+from harness.identity import digest, probe_identity
 from harness.runtime import Runtime, versions
 from harness.storage.files import new_folder, write_json
 from harness.storage.record import parquet
@@ -26,7 +28,6 @@ from harness.tasks.base import Outcome
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
 
     from harness.execution.session import Prepared
 
@@ -56,6 +57,8 @@ class Probing:
     unfit: dict[str, tuple[Probe, str]] = field(default_factory=dict)
     """Probes that are not applicable, with the reason."""
     base: Found = field(default_factory=dict)
+    loaded_heads: list[OutputHead] = field(default_factory=list, repr=False)
+    """The untouched model's output head once it was needed; :meth:`without_head` shares it."""
 
     def without_head(self) -> Probing:
         """Return those probes that read no head of an encoder: during another task of a sequence it is that one's."""
@@ -65,49 +68,55 @@ class Probing:
 
     def measure_base(self, untouched: Callable[[], nn.Module]) -> None:
         """Fill in the base's numbers, from disk where an earlier run left them; else `untouched` is called once."""
-        loaded: list[Subject] = []
-
-        def subject() -> Subject:
-            if not loaded:
-                loaded.append(self._subject(untouched()))
-                self._announce(loaded[0], {})
-            return loaded[0]
-
+        passes = cache(lambda: self._passes(untouched(), {}))
         for label in list(self.fitted):
             try:
-                self.base[label] = self._kept_or_measured(label, subject)
+                self.base[label] = self._kept_or_measured(label, passes)
             except NotApplicable as error:
                 self.unfit[label] = (self.fitted.pop(label).probe, str(error))
 
-    def _kept_or_measured(self, label: str, subject: Callable[[], Subject]) -> Measured:
+    def _kept_or_measured(self, label: str, passes: Callable[[], Passes]) -> Measured:
         store = self.store(label)
         with store.lock():
             found = store.read()
             if found is None:
-                found = self._measure(label, subject(), None)
+                found = self._measure(label, passes(), None)
                 store.write(found)
         return found
 
     def measure(self, model: nn.Module) -> Found:
         """Measure the tuned model as it is now, and leave it as it is."""
-        subject = self._subject(model)
-        self._announce(subject, self.base)
-        return {label: self._measure(label, subject, self.base[label]) for label in self.fitted}
+        passes = self._passes(model, self.base)
+        return {label: self._measure(label, passes, self.base[label]) for label in self.fitted}
 
-    def _measure(self, label: str, subject: Subject, base: Measured | None) -> Measured:
-        fitted = self.fitted[label]
+    def _measure(self, label: str, passes: Passes, base: Measured | None) -> Measured:
+        probe, material, subject = self.fitted[label].probe, self.fitted[label].material, passes.subject
         with undisturbed(subject.model, self.runtime), self.runtime.autocast():
-            return fitted.probe.measure(subject, fitted.material, base)
+            readings = passes.readings(probe, material)
+            found = probe.measure(replace(subject, readings=readings), material, base)
+            if base is None:
+                found.tensors |= passes.states(probe, material)
+            return found
 
-    def _announce(self, subject: Subject, base: Found) -> None:
+    def _passes(self, model: nn.Module, base: Found) -> Passes:
+        passes = Passes(Subject(model, self.config, self.prepared), self.head)
         for label, fitted in self.fitted.items():
-            fitted.probe.announce(subject, fitted.material, base.get(label))
+            passes.add(fitted.probe, fitted.material, base.get(label))
+        return passes
 
-    def _subject(self, model: nn.Module) -> Subject:
-        return Subject(model, self.config, self.prepared, self._load_untouched)
+    def head(self) -> OutputHead:
+        """Return the untouched model's output head, loaded once for all passes of the run."""
+        if not self.loaded_heads:
+            self.loaded_heads.append(untouched_head(self.config, self.prepared))
+        return self.loaded_heads[0]
 
-    def _load_untouched(self) -> PreTrainedModel:
-        return load_backbone(self.prepared.pretrained(self.config), self.runtime.device).model
+    def rest(self) -> None:
+        """Free the head before a training without probes on its way, whose peak memory must not hold it.
+
+        Only the run that measures the base has it by then: 113 MB on SmolLM2 would make that one look larger.
+        """
+        if not self.config.forgetting.every:
+            self.loaded_heads.clear()
 
     def store(self, label: str) -> Store:
         """Return where the base's numbers for a probe are kept."""
@@ -120,7 +129,7 @@ class Probing:
                 "kind": self.prepared.kind,
                 "computed": self.runtime.key(),
                 "batch": config.train.per_device_eval_batch_size,
-                "probe": {"name": fitted.probe.name, "version": fitted.probe.version, **plain(fitted.probe)},
+                "probe": probe_identity(label, fitted.probe),
                 "material": fitted.fingerprint,
                 "head_seed": config.seed if has_new_head else None,
             },

@@ -21,8 +21,6 @@ DEFINITIONS = {
     "forgetting": "F = mean_{j<T} (max_{l<T} R[l, j] − R[T, j]) (Chaudhry et al. 2018)",
     "forgetting_first_last": "mean_{j<T} (R[j, j] − R[T, j]) (Avalanche)",
 }
-GRADED = ("accuracy", "exact_match")
-"""Metrics that are means of the items' scores, which R is made of."""
 
 
 def transfer(scores: Any, base: Any) -> dict[str, Any]:
@@ -74,7 +72,7 @@ def _score(name: str, value: float, resampled: Any, items: int) -> Score:
 def unsuitable(config: RunConfig) -> str | None:
     """Return why the run's method or tasks make no sequence, None where they do."""
     for name, task in config.sequence_tasks.items():
-        if not set(task.metrics) & set(GRADED):
+        if not task.per_item_metrics:
             return f"{name} has no score an item that R could be made of; it is measured by {', '.join(task.metrics)}"
     if config.sequence_between is Between.keep:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,26 +13,21 @@ from torch import nn
 from harness.training.checkpoint import random_state, restore_random_state
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from harness.config import RunConfig
     from harness.execution.session import Prepared
+    from harness.forgetting.reading import Reading
     from harness.runtime import Runtime
 
 
 @dataclass
 class Subject:
-    """A model in evaluation mode, untouched or tuned, with what probes may need beside it."""
+    """A model in evaluation mode, untouched or tuned, with what a probe may need beside it."""
 
     model: nn.Module
     config: RunConfig
     prepared: Prepared
-    untouched: Callable[[], PreTrainedModel]
-    """Loads the base anew from its files, on the CPU and as the task uses it."""
-    readings: dict[str, Any] = field(default_factory=dict)
-    """Passes over a text that probes share, by its fingerprint; they hold for this model as it is now."""
-    wanted: dict[str, torch.Tensor | None] = field(default_factory=dict)
-    """Texts, by fingerprint, to be compared with the base's states, or where None whose states to keep."""
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    """The texts that the probe asked for, read, by the probe's names of them."""
 
     @property
     def device(self) -> torch.device:

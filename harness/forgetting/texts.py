@@ -7,11 +7,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 
 from harness.errors import ConfigError, DataError
+from harness.storage.manifest import sha256_of
 from harness.tasks.source import Source, pick, read_rows
 
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ class Text(Source):
         """Return where the rows are, without what is said of them."""
         own = {"column", "licence", "citation", "note"}
         return Source(**{name: value for name, value in vars(self).items() if name not in own})
+
+    def files(self) -> dict[str, Path]:
+        """Return the local file that is read, by the setting that names it."""
+        return {"path": Path(self.path).expanduser()} if self.path else {}
 
 
 ConfigStore.instance().store(group="text", name="file", node=Text, provider="harness")
@@ -144,9 +150,9 @@ def read(config: RunConfig, name: str, text: Text) -> list[Document]:
     """Return a text's documents in the order of their hashes, without duplicates; read once a process."""
     from harness.storage import assets
 
-    key = json.dumps([asdict(text), config.cache_dir], sort_keys=True, default=str)
+    path = assets.fetch_source(text.source(), assets.cache_root(config.cache_dir), text.licence)
+    key = json.dumps([asdict(text), str(path), path and sha256_of(path)], sort_keys=True, default=str)
     if key not in _DOCUMENTS:
-        path = assets.fetch_source(text.source(), assets.cache_root(config.cache_dir), text.licence)
         found = {document.id: document for document in _documents(name, text, path)}
         if not found:
             raise DataError(f"forgetting.texts.{name}", text.describe(), "has no rows")

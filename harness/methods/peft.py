@@ -31,6 +31,14 @@ UNSUITABLE = {
     "XLORA": "XLORA mixes LoRA adapters trained before; it does not train from a base alone",
 }
 """Tuners that cannot be trained on one task, and why."""
+REFUSALS = (
+    "is not supported",
+    "not supported, currently only",
+    "does not support target modules",
+    "does not support this layer type",
+    "Unsupported model type",
+)
+"""How PEFT 0.21 says that a tuner does not fit a kind of layer or model, in errors of no type of their own."""
 
 
 @dataclass
@@ -224,25 +232,29 @@ class AnyPeftTuner(PeftMethod):
         return [name for name in norms(backbone.model) if not backbone.in_head(f"{name}.")]
 
     def attach(self, backbone: Backbone) -> nn.Module:
-        """Attach the tuner; one that PEFT cannot fit to this model is not applicable."""
+        """Attach the tuner; one that PEFT says it cannot fit to this model's layers is not applicable.
+
+        Any other error inside PEFT is a failure, which the same command tries again: a bug is no result.
+        """
         config = self.peft_config(backbone)
         try:
             model = super().attach(backbone)
-        except (  # what PEFT's tuners raise for a layer or an option that they do not support
-            TypeError,
-            ValueError,
-            LookupError,
-            NotImplementedError,
-            AttributeError,
-            AssertionError,
-        ) as error:
-            if isinstance(error, TypeError) and unset(config):
-                raise ConfigError("method.options", self.options, f"{self.peft_type} {unset(config)}") from error
-            reason = f"PEFT cannot fit {self.peft_type} to {type(backbone.model).__name__}"
-            raise NotApplicable(f"{reason}: {first_line(error)}") from error
+        except (TypeError, ValueError, NotImplementedError) as error:
+            self._explain(config, error, backbone)
+            raise
         if not any(".modules_to_save." not in name and tensor.numel() for name, tensor in trainable(model).items()):
             raise ConfigError("method.options", self.options, f"{self.peft_type} has nothing to train")
         return model
+
+    def _explain(self, config: PeftConfig, error: Exception, backbone: Backbone) -> None:
+        """Raise what PEFT's error means: options left open, or a model that the tuner does not support."""
+        if isinstance(error, TypeError) and unset(config):
+            raise ConfigError("method.options", self.options, f"{self.peft_type} {unset(config)}") from error
+        if "specify `target_modules`" in str(error):
+            raise ConfigError("method.options.target_modules", None, f"{self.peft_type} needs layers' names") from error
+        if any(refusal in str(error) for refusal in REFUSALS):
+            reason = f"PEFT cannot fit {self.peft_type} to {type(backbone.model).__name__}"
+            raise NotApplicable(f"{reason}: {first_line(error)}") from error
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Fold the adapter into the base weights, which not every tuner can."""

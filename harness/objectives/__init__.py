@@ -1,27 +1,26 @@
-"""How a model does a kind of task: what it is trained on, and how its answers are read off."""
+"""How a model does a kind of task: what it is trained on, and how its answers are read off; one file an objective."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from harness.objectives.base import Objective
-from harness.objectives.generation import Generation
-from harness.objectives.head import ChoiceHead, Head
-from harness.objectives.likelihood import Likelihood
-from harness.objectives.next_token import NextToken
+from harness.errors import ConfigError
+from harness.objectives.base import OBJECTIVES, Objective
 from harness.tasks.base import Task
 
-OBJECTIVES: dict[str, type[Objective[Any]]] = {
-    "likelihood": Likelihood,
-    "generation": Generation,
-    "next_token": NextToken,
-    "head": Head,
-    "choice_head": ChoiceHead,
-}
+OBJECTIVES.discover(sys.modules[__name__])
 
 
 def build(task: Task, kind: str, tokenizer: PreTrainedTokenizerBase) -> Objective[Any]:
-    """Return the objective by which a model of this kind does the task."""
-    return OBJECTIVES[task.objective(kind)](task, tokenizer)
+    """Return the objective by which a model of this kind, encoder or decoder, does the task.
+
+    Raises :class:`ConfigError` where there is no such objective, or it asks for more than the task says.
+    """
+    objective = OBJECTIVES[task.objective(kind)]
+    if not isinstance(task, objective.contract):
+        needed = f"its objective {objective.name} needs a subclass of {objective.contract.__name__}"
+        raise ConfigError("task", task.name, needed)
+    return objective(task, tokenizer)

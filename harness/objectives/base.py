@@ -5,14 +5,16 @@ from __future__ import annotations
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from harness.registry import Registry
 from harness.tasks.base import Item, Outcome, Task
 
+OBJECTIVES: Registry[Objective[Any]] = Registry("objective", choosable=False)
 IGNORED = -100
 Advance = Callable[[int], None]
 Features = dict[str, Any]
@@ -24,8 +26,15 @@ X = TypeVar("X")
 class Objective(ABC, Generic[TaskT]):
     """What training minimises and how items are answered; it holds tokenised data but never the model."""
 
+    name: ClassVar[str] = "objective"
+    contract: ClassVar[type] = Task
+    """What a task must be to be answered so (``harness.tasks.contracts``), never a kind."""
     outputs = 0
     """The width of the head an encoder needs."""
+    names: tuple[str, ...] = ()
+    """What the head's outputs stand for, where each is an answer."""
+    chooses = False
+    """Whether an encoder's head gives a distribution over answers."""
 
     def __init__(self, task: TaskT, tokenizer: PreTrainedTokenizerBase) -> None:
         self.task = task

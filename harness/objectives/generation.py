@@ -5,23 +5,26 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 
-from harness.objectives.base import Advance, Features, to_device
+from harness.objectives.base import OBJECTIVES, Advance, Features, to_device
 from harness.objectives.likelihood import AnswerObjective
 from harness.tasks.base import Item, Outcome
-from harness.tasks.instruction import Instruction
+from harness.tasks.contracts import GenerationTask
 
 
-class Generation(AnswerObjective[Instruction]):
+@OBJECTIVES.register("generation")
+class Generation(AnswerObjective[GenerationTask]):
     """Trains on the answer and an end-of-sequence token; answers by greedy generation.
 
     Prompts are generated for in groups of equal length. Padding on the left would move the real tokens
     away from the virtual tokens of prompt tuning and change its answers with the company they are in.
     """
+
+    contract: ClassVar[type] = GenerationTask
 
     def features(self, items: Sequence[Item]) -> list[Features]:
         """Tokenise each prompt with its answer and an end-of-sequence token."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from harness.objectives.base import (
+    OBJECTIVES,
     Advance,
     Batch,
     Features,
@@ -21,17 +23,12 @@ from harness.objectives.base import (
     pad,
     to_device,
 )
-from harness.tasks.base import Item, Outcome
-from harness.tasks.classification import Classification
-from harness.tasks.multiple_choice import MultipleChoice
-from harness.tasks.regression import Regression
+from harness.tasks.base import Item, Outcome, Task
+from harness.tasks.contracts import ChoiceTask, LabelTask
 
 
 class EncoderObjective(Objective[TaskT]):
     """What encoders with a head share: texts or pairs of texts in, rows of logits out."""
-
-    chooses = False
-    """Whether an answer is one of several, so that the head gives a distribution."""
 
     def encode(self, item: str, text: str, pair: str | None) -> Features:
         """Tokenise a text or a pair of `item`, cut to ``task.max_length``."""
@@ -52,6 +49,34 @@ class EncoderObjective(Objective[TaskT]):
         """Every item is one target."""
         return len(batch["labels"])
 
+    def questions(self, items: Sequence[Item]) -> list[tuple[Item, Features]]:
+        """Tokenise as in training."""
+        return list(zip(items, self.features(items), strict=True))
+
+    def answer(self, model: nn.Module, questions: Any, batch_size: int, advance: Advance) -> list[Outcome]:
+        """Read each item's answer off its logits."""
+        outcomes: dict[int, Outcome] = {}
+        for part in by_length(questions, lambda pair: pair[1]["length"], batch_size):
+            batch = to_device(self.collate([questions[index][1] for index in part]), model)
+            logits = self.choice_logits(model, batch)
+            losses = self.losses(logits, batch["labels"]).tolist()
+            for index, row, loss in zip(part, logits.tolist(), losses, strict=True):
+                outcomes[index] = self.outcome(questions[index][0], row, loss)
+            advance(len(part))
+        return [outcomes[index] for index in range(len(questions))]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the summed loss of the batch."""
+        return self.losses(self.choice_logits(model, batch), batch["labels"]).sum()
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return each item's cross-entropy of the right answer."""
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    @abstractmethod
+    def outcome(self, item: Item, logits: list[float], loss: float) -> Outcome:
+        """Return what the model made of `item`."""
+
     def choice_logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return logits over what an item can be answered with, of shape (items, most answers)."""
         return self.logits(model, batch)
@@ -67,82 +92,82 @@ class EncoderObjective(Objective[TaskT]):
         return "\n".join(item.fields[name] for name in ("text", "text_pair") if name in item.fields)
 
 
-class Head(EncoderObjective["Classification | Regression"]):
-    """Cross-entropy over labels, or squared error for regression."""
-
-    def __init__(self, task: Classification | Regression, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(task, tokenizer)
-        self.outputs = task.outputs()
-        self.names = list(task.labels) if isinstance(task, Classification) else []
-        self.chooses = bool(self.names)
+class TextHead(EncoderObjective[TaskT]):
+    """One text or pair an item, and a label that its logits are compared with."""
 
     def features(self, items: Sequence[Item]) -> list[Features]:
-        """Tokenise texts; labels become indices."""
+        """Tokenise texts; labels become numbers."""
         return [
-            {**self.encode(item.id, item.fields["text"], item.fields.get("text_pair")), "label": self._label(item)}
+            {**self.encode(item.id, item.fields["text"], item.fields.get("text_pair")), "label": self.label(item)}
             for item in items
         ]
 
-    def _label(self, item: Item) -> float:
-        return self.names.index(item.target) if self.names else float(item.target)
-
-    def questions(self, items: Sequence[Item]) -> list[tuple[Item, Features]]:
-        """Tokenise as in training."""
-        return list(zip(items, self.features(items), strict=True))
+    @abstractmethod
+    def label(self, item: Item) -> float:
+        """Return the number that stands for the item's target."""
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        """Pad texts; labels as integers, or as numbers for regression."""
-        labels = torch.tensor([f["label"] for f in features], dtype=torch.long if self.names else torch.float)
-        return {**self.inputs(features), "labels": labels}
+        """Pad texts; labels are of the type that `label` gives."""
+        return {**self.inputs(features), "labels": torch.tensor([f["label"] for f in features])}
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the summed loss of the batch."""
-        return self._losses(self.logits(model, batch), batch["labels"]).sum()
 
-    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.names:
-            return F.cross_entropy(logits, labels, reduction="none")
+@OBJECTIVES.register("head")
+class Head(TextHead[LabelTask]):
+    """Cross-entropy over the answers that all items share, one output each."""
+
+    contract: ClassVar[type] = LabelTask
+    chooses = True
+
+    def __init__(self, task: LabelTask, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(task, tokenizer)
+        self.names = tuple(answer.name for answer in task.shared_answers())
+        self.outputs = len(self.names)
+
+    def label(self, item: Item) -> int:
+        """Return the index of the right answer."""
+        return self.task.gold(item)
+
+    def outcome(self, item: Item, logits: list[float], loss: float) -> Outcome:
+        """Take the answer with the highest logit."""
+        best, gold = highest(logits), self.task.gold(item)
+        return Outcome(item.id, self.names[best], self.names[gold], float(best == gold), loss, 1)
+
+
+@OBJECTIVES.register("regression_head")
+class RegressionHead(TextHead[Task]):
+    """Squared error of one output; targets are numbers, and an item's score is the number predicted."""
+
+    outputs = 1
+
+    def label(self, item: Item) -> float:
+        """Return the number itself."""
+        return float(item.target)
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return each item's squared error."""
         return F.mse_loss(logits[:, 0], labels, reduction="none")
 
-    def answer(self, model: nn.Module, questions: Any, batch_size: int, advance: Advance) -> list[Outcome]:
-        """Take the highest logit, or the number itself."""
-        outcomes: dict[int, Outcome] = {}
-        for part in by_length(questions, lambda pair: pair[1]["length"], batch_size):
-            batch = to_device(self.collate([questions[index][1] for index in part]), model)
-            logits = self.logits(model, batch)
-            losses = self._losses(logits, batch["labels"]).tolist()
-            for index, row, loss in zip(part, logits.tolist(), losses, strict=True):
-                outcomes[index] = self._outcome(questions[index][0], row, loss)
-            advance(len(part))
-        return [outcomes[index] for index in range(len(questions))]
-
-    def _outcome(self, item: Item, logits: list[float], loss: float) -> Outcome:
-        if not self.names:
-            return Outcome(item.id, f"{logits[0]:.6g}", str(item.target), logits[0])
-        prediction = self.names[max(range(len(logits)), key=lambda index: logits[index])]
-        return Outcome(item.id, prediction, item.target, float(prediction == item.target), loss, 1)
+    def outcome(self, item: Item, logits: list[float], loss: float) -> Outcome:
+        """Take the number; a squared error is no likelihood and is not kept."""
+        return Outcome(item.id, f"{logits[0]:.6g}", str(item.target), logits[0])
 
 
-class ChoiceHead(EncoderObjective[MultipleChoice]):
-    """One number for each pair of question and choice; cross-entropy over an item's choices."""
+@OBJECTIVES.register("choice_head")
+class ChoiceHead(EncoderObjective[ChoiceTask]):
+    """One number for each pair of question and answer; cross-entropy over an item's answers."""
 
-    def __init__(self, task: MultipleChoice, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(task, tokenizer)
-        self.outputs = task.outputs()
-        self.chooses = True
+    contract: ClassVar[type] = ChoiceTask
+    outputs = 1
+    chooses = True
 
     def features(self, items: Sequence[Item]) -> list[Features]:
-        """Tokenise each item's prompt once with every choice."""
+        """Tokenise each item's prompt once with every answer."""
         return [self._encode(item) for item in items]
 
     def _encode(self, item: Item) -> Features:
-        prompt = self.task.template.format(**item.fields)
-        pairs = [self.encode(item.id, prompt, choice) for choice in item.choices]
-        return {"pairs": pairs, "label": int(item.target), "length": max(pair["length"] for pair in pairs)}
-
-    def questions(self, items: Sequence[Item]) -> list[tuple[Item, Features]]:
-        """Tokenise as in training."""
-        return list(zip(items, self.features(items), strict=True))
+        prompt = self.show(item)
+        pairs = [self.encode(item.id, prompt, answer.name) for answer in self.task.answers(item)]
+        return {"pairs": pairs, "label": self.task.gold(item), "length": max(pair["length"] for pair in pairs)}
 
     def collate(self, features: Sequence[Features]) -> Batch:
         """Lay all pairs of all items out as rows; ``counts`` says how many each item has."""
@@ -151,28 +176,24 @@ class ChoiceHead(EncoderObjective[MultipleChoice]):
         return {**self.inputs(pairs), "labels": labels, "counts": [len(f["pairs"]) for f in features]}
 
     def show(self, item: Item) -> str:
-        """Return the prompt, which each choice is paired with."""
+        """Return the prompt, which each answer is paired with."""
         return self.task.template.format(**item.fields)
 
     def choice_logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return logits of shape (items, most choices), minus infinity where an item has fewer."""
+        """Return logits of shape (items, most answers), minus infinity where an item has fewer."""
         parts = self.logits(model, batch)[:, 0].split(batch["counts"])
         return nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=float("-inf"))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the summed cross-entropy of the right choices."""
+        """Return the summed cross-entropy of the right answers."""
         return F.cross_entropy(self.choice_logits(model, batch), batch["labels"], reduction="sum")
 
-    def answer(self, model: nn.Module, questions: Any, batch_size: int, advance: Advance) -> list[Outcome]:
-        """Take each item's choice with the highest number."""
-        outcomes: dict[int, Outcome] = {}
-        for part in by_length(questions, lambda pair: pair[1]["length"], batch_size):
-            batch = to_device(self.collate([questions[index][1] for index in part]), model)
-            logits = self.choice_logits(model, batch)
-            losses = F.cross_entropy(logits, batch["labels"], reduction="none").tolist()
-            for index, best, loss in zip(part, logits.argmax(-1).tolist(), losses, strict=True):
-                item = questions[index][0]
-                right = float(best == item.target)
-                outcomes[index] = Outcome(item.id, item.choices[best], item.choices[item.target], right, loss, 1)
-            advance(len(part))
-        return [outcomes[index] for index in range(len(questions))]
+    def outcome(self, item: Item, logits: list[float], loss: float) -> Outcome:
+        """Take the answer with the highest number."""
+        answers, best, gold = self.task.answers(item), highest(logits), self.task.gold(item)
+        return Outcome(item.id, answers[best].name, answers[gold].name, float(best == gold), loss, 1)
+
+
+def highest(logits: Sequence[float]) -> int:
+    """Return the index of the highest logit, the first of equals."""
+    return max(range(len(logits)), key=lambda index: logits[index])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.objectives.base import (
     IGNORED,
+    OBJECTIVES,
     Advance,
     Batch,
     Features,
@@ -22,9 +24,8 @@ from harness.objectives.base import (
     pad,
     to_device,
 )
-from harness.tasks.base import Item, Outcome, Task
-from harness.tasks.classification import Classification
-from harness.tasks.multiple_choice import MultipleChoice
+from harness.tasks.base import Item, Outcome
+from harness.tasks.contracts import ChoiceTask
 
 
 class AnswerObjective(Objective[TaskT]):
@@ -112,14 +113,16 @@ class Questions:
     rows: list[Row]
 
 
-class Likelihood(AnswerObjective[Task]):
-    """Trains on the right answer; answers by the most likely choice.
+@OBJECTIVES.register("likelihood")
+class Likelihood(AnswerObjective[ChoiceTask]):
+    """Trains on the right answer; answers by the highest log p(answer) / weight, the weight being the task's.
 
-    Classification compares log p(label word); multiple choice compares log p(choice) / characters,
-    the ``acc_norm`` of lm-evaluation-harness.
+    Weights of 1 are the ``acc`` of lm-evaluation-harness, lengths in characters its ``acc_norm``.
     """
 
-    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+    contract: ClassVar[type] = ChoiceTask
+
+    def __init__(self, task: ChoiceTask, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(task, tokenizer)
         self._lengths: dict[str, int] = {}
 
@@ -128,12 +131,12 @@ class Likelihood(AnswerObjective[Task]):
         return [self._encode(item) for item in items]
 
     def _encode(self, item: Item) -> Features:
-        prompt, answer = self.continuation(self._prompt(item), self._answers(item)[self._gold(item)])
+        prompt, answer = self.continuation(self._prompt(item), self.task.answers(item)[self.task.gold(item)].text)
         return {"prompt": prompt, "answer": answer, "length": len(prompt) + len(answer)}
 
     def _prompt(self, item: Item) -> str:
         """Return the prompt with room for the longest answer, so that it is the same before every answer."""
-        longest = max(map(self._length, self._answers(item)))
+        longest = max(self._length(answer.text) for answer in self.task.answers(item))
         return self.prompt(item, max(self.task.max_length - longest, 1))
 
     def _length(self, answer: str) -> int:
@@ -141,22 +144,13 @@ class Likelihood(AnswerObjective[Task]):
             self._lengths[answer] = len(self.tokenizer(answer).input_ids)
         return self._lengths[answer]
 
-    def _answers(self, item: Item) -> list[str]:
-        if isinstance(self.task, Classification):
-            return list(self.task.labels.values())
-        assert isinstance(self.task, MultipleChoice)
-        return [self.task.choice_template.format(choice=choice) for choice in item.choices]
-
-    def _gold(self, item: Item) -> int:
-        return list(self.task.labels).index(item.target) if isinstance(self.task, Classification) else int(item.target)
-
     def questions(self, items: Sequence[Item]) -> Questions:
         """Tokenise every choice; those of one token share the run of their prompt."""
         rows: dict[tuple[int, ...], Row] = {}
         for number, item in enumerate(items):
             text = self._prompt(item)
-            for choice, answer in enumerate(self._answers(item)):
-                prompt, ids = self.continuation(text, answer)
+            for choice, answer in enumerate(self.task.answers(item)):
+                prompt, ids = self.continuation(text, answer.text)
                 key = (number, len(prompt), *prompt, *ids[:-1])
                 row = rows.setdefault(key, Row(prompt, ids[:-1], []))
                 row.answers.append((number, choice, ids))
@@ -176,28 +170,34 @@ class Likelihood(AnswerObjective[Task]):
         return [self._outcome(item, scores[n], lengths[n]) for n, item in enumerate(questions.items)]
 
     def _score(self, model: nn.Module, rows: list[Row]) -> list[float]:
-        """Return log p of each answer of each row, summed over its tokens."""
+        """Return log p of each answer of each row, summed over its tokens.
+
+        All tokens of the batch are looked up at once and sent to the CPU together; a lookup for each answer
+        would wait for the GPU each time.
+        """
         ids = [row.ids for row in rows]
         longest = max(map(len, ids))
         keep = longest - min(len(row.prompt) for row in rows) + 1
         batch = to_device({"input_ids": pad(ids, self.tokenizer.pad_token_id), "attention_mask": mask(ids)}, model)
         logits = last_logits(model, batch, keep).float()
-        log_p = logits - logits.logsumexp(-1, keepdim=True)
-        picks = []
-        for index, row in enumerate(rows):
-            first = len(row.prompt) - 1 - (longest - keep)
-            for _, _, answer in row.answers:
-                positions = torch.arange(first, first + len(answer), device=log_p.device)
-                picks.append(log_p[index, positions, torch.tensor(answer, device=log_p.device)].sum())
-        values: list[float] = torch.stack(picks).tolist()
+        index, position, token = torch.tensor(_lookups(rows, longest - keep), device=logits.device).T
+        log_p = (logits[index, position, token] - logits.logsumexp(-1)[index, position]).cpu()
+        lengths = [len(answer) for row in rows for _, _, answer in row.answers]
+        values: list[float] = torch.stack([one.sum() for one in log_p.split(lengths)]).tolist()
         return values
 
     def _outcome(self, item: Item, scores: dict[int, float], lengths: dict[int, int]) -> Outcome:
-        gold = self._gold(item)
-        if isinstance(self.task, Classification):
-            best = max(scores, key=lambda choice: scores[choice])
-            names = list(self.task.labels)
-        else:
-            best = max(scores, key=lambda choice: scores[choice] / max(len(item.choices[choice]), 1))
-            names = list(item.choices)
-        return Outcome(item.id, names[best], names[gold], float(best == gold), -scores[gold], lengths[gold])
+        answers, gold = self.task.answers(item), self.task.gold(item)
+        best = max(scores, key=lambda choice: scores[choice] / answers[choice].weight)
+        right = float(best == gold)
+        return Outcome(item.id, answers[best].name, answers[gold].name, right, -scores[gold], lengths[gold])
+
+
+def _lookups(rows: Sequence[Row], skipped: int) -> list[tuple[int, int, int]]:
+    """Return (row, position, token) of every answer's tokens, positions counted after the `skipped` first."""
+    return [
+        (index, len(row.prompt) - 1 - skipped + offset, token)
+        for index, row in enumerate(rows)
+        for _, _, answer in row.answers
+        for offset, token in enumerate(answer)
+    ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from harness.objectives.base import (
     IGNORED,
+    OBJECTIVES,
     Advance,
     Batch,
     Features,
@@ -19,11 +20,11 @@ from harness.objectives.base import (
     pad,
     to_device,
 )
-from harness.tasks.base import Item, Outcome
-from harness.tasks.language_modeling import LanguageModeling
+from harness.tasks.base import Item, Outcome, Task
 
 
-class NextToken(Objective[LanguageModeling]):
+@OBJECTIVES.register("next_token")
+class NextToken(Objective[Task]):
     """Texts joined by end-of-sequence tokens and cut into blocks of ``task.max_length``."""
 
     def features(self, items: Sequence[Item]) -> list[Features]:

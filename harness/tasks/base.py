@@ -88,6 +88,8 @@ class Task(ABC):
 
     name: ClassVar[str] = "task"
     metrics: ClassVar[tuple[str, ...]] = ()
+    per_item_metrics: ClassVar[tuple[str, ...]] = ()
+    """Those of `metrics` that are the mean of the items' scores, which sequences of tasks are measured by."""
     many_answers: ClassVar[bool] = False
     """Whether the same text with another answer is another item, kept in the same split."""
 
@@ -175,8 +177,9 @@ class Task(ABC):
 
     @abstractmethod
     def objective(self, kind: str) -> str:
-        """Return the name of the objective (``harness.objectives``) for a model of this kind.
+        """Return the name of the objective (``harness.objectives``) for a model of this kind, encoder or decoder.
 
+        What that objective asks of the task is in ``harness.tasks.contracts``.
         Raises :class:`NotApplicable` where such a model cannot do this kind of task.
         """
 

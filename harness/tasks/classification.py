@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 
 from harness.config import require
 from harness.errors import DataError
-from harness.tasks.base import TASKS, Outcome, Score, Splits, Task, accuracy, bootstrap
+from harness.tasks.base import TASKS, Outcome, Score, Splits, accuracy, bootstrap
+from harness.tasks.contracts import Answer, LabelTask
 from harness.tasks.source import Row, pick
 
 
 @TASKS.register("classification")
 @dataclass
-class Classification(Task):
+class Classification(LabelTask):
     """One of a fixed set of labels for a text or a pair of texts."""
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
@@ -62,13 +63,9 @@ class Classification(Task):
                         f"a label of the {split} split that training never sees ({', '.join(sorted(seen))})",
                     )
 
-    def objective(self, kind: str) -> str:
-        """Encoders classify by a head, decoders by the likelihood of the label words."""
-        return "head" if kind == "encoder" else "likelihood"
-
-    def outputs(self) -> int:
-        """Return the width of an encoder's head."""
-        return len(self.labels)
+    def shared_answers(self) -> list[Answer]:
+        """Return the labels with their words, whose summed log-likelihoods are compared as they are."""
+        return [Answer(label, word) for label, word in self.labels.items()]
 
     def score(self, outcomes: list[Outcome]) -> dict[str, Score]:
         """Accuracy (Wilson interval) and macro F1 over the labels (bootstrap interval)."""

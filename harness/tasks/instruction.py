@@ -6,42 +6,29 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness.config import require, require_at_least
+from harness.config import require
 from harness.errors import NotApplicable
-from harness.tasks.base import TASKS, Outcome, Score, Task, accuracy, bootstrap, normalised
+from harness.tasks.base import TASKS, Outcome, Score, accuracy, bootstrap, normalised
+from harness.tasks.contracts import GenerationTask
 from harness.tasks.source import Row, pick, require_pattern
 
 
 @TASKS.register("instruction")
 @dataclass
-class Instruction(Task):
+class Instruction(GenerationTask):
     """A prompt and the answer to write."""
 
     metrics: ClassVar[tuple[str, ...]] = ("exact_match", "rouge_l")
+    per_item_metrics: ClassVar[tuple[str, ...]] = ("exact_match",)
     many_answers: ClassVar[bool] = True
     metric: str = "exact_match"
 
-    answer_template: str = " {answer}"
-    """What is learned after the prompt; an end-of-sequence token is added."""
     answer_pattern: str | None = None
     """Regular expression whose last match's first group is compared, such as ``#### (.+)`` for GSM8K."""
-    max_new_tokens: int = 64
-    """Tokens generated at most when an answer is scored."""
-    chat: bool = False
-    """Put the prompt into the model's own chat template."""
-    system: str | None = None
-    """The system message where `chat` is on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require("answer" in self.columns, "task.columns", self.columns, "needs answer: <column>")
-        require(
-            "{answer}" in self.answer_template,
-            "task.answer_template",
-            self.answer_template,
-            "must contain {answer}",
-        )
-        require_at_least("task.max_new_tokens", self.max_new_tokens, 1)
         if self.answer_pattern is not None:
             require_pattern("task.answer_pattern", self.answer_pattern, groups=1)
             groups = re.compile(self.answer_pattern).groups

@@ -8,13 +8,14 @@ from typing import ClassVar
 
 from harness.config import require
 from harness.errors import DataError
-from harness.tasks.base import TASKS, Outcome, Score, Task, accuracy
+from harness.tasks.base import TASKS, Item, Outcome, Score, accuracy
+from harness.tasks.contracts import Answer, ChoiceTask
 from harness.tasks.source import Row, pick, require_pattern
 
 
 @TASKS.register("multiple_choice")
 @dataclass
-class MultipleChoice(Task):
+class MultipleChoice(ChoiceTask):
     """Choose among the answers that the row itself offers.
 
     ``columns.choices`` is a list, a text cut up by `choices_pattern`, or several columns
@@ -104,13 +105,14 @@ class MultipleChoice(Task):
             return [str(label) for label in pick(row, self.columns["choice_labels"], where)]
         return list(self.choice_labels)
 
-    def objective(self, kind: str) -> str:
-        """Encoders score each pair of question and answer by a head, decoders by likelihood."""
-        return "choice_head" if kind == "encoder" else "likelihood"
+    def answers(self, item: Item) -> list[Answer]:
+        """Return the item's choices; their log-likelihoods are compared per character, as lm-eval's ``acc_norm``."""
+        template = self.choice_template
+        return [Answer(choice, template.format(choice=choice), max(len(choice), 1)) for choice in item.choices]
 
-    def outputs(self) -> int:
-        """Return the width of an encoder's head: one number a choice."""
-        return 1
+    def gold(self, item: Item) -> int:
+        """Return the index of the right choice."""
+        return int(item.target)
 
     def score(self, outcomes: list[Outcome]) -> dict[str, Score]:
         """Accuracy with Wilson's interval."""

@@ -42,11 +42,7 @@ class Regression(Task):
         """Only encoders have a head to regress with."""
         if kind != "encoder":
             raise NotApplicable("regression needs an encoder with a head; this model is a decoder")
-        return "head"
-
-    def outputs(self) -> int:
-        """Return the width of an encoder's head."""
-        return 1
+        return "regression_head"
 
     def score(self, outcomes: list[Outcome]) -> dict[str, Score]:
         """Pearson's and Spearman's correlation (bootstrap intervals); NaN where predictions are constant."""

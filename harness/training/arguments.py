@@ -44,8 +44,7 @@ def arguments(config: RunConfig, runtime: Runtime, steps: int, output_dir: Path)
         "max_steps": steps,
         "learning_rate": learning_rate(config),
         "optim": optimizer(config),
-        "bf16": runtime.autocast_type is torch.bfloat16,
-        "fp16": runtime.autocast_type is torch.float16,
+        "fp16": runtime.scales_gradients,  # autocast is the runtime's own, the same for training and answering
         # Without a GPU the model is on the CPU; the Trainer would move it to Apple's, and refuse bf16.
         "use_cpu": not runtime.cuda,
         "activation_checkpointing": train.gradient_checkpointing,

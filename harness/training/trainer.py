@@ -69,7 +69,8 @@ class HarnessTrainer(Trainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """Return the loss per target over the whole accumulated step."""
-        loss = self.objective.loss(model, inputs) / num_items_in_batch
+        with self.job.runtime.autocast():
+            loss = self.objective.loss(model, inputs) / num_items_in_batch
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower train.learning_rate or use fp32"

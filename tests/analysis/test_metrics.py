@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
+import harness.tasks
 from analysis.errors import AnalysisError
 from analysis.metrics import METRICS, rows_of
-from harness.tasks.base import Outcome, Task
+from harness.tasks.base import TASKS, Outcome, Task
 from harness.tasks.classification import Classification
 from harness.tasks.instruction import Instruction
 from harness.tasks.language_modeling import LanguageModeling
@@ -72,7 +73,8 @@ def test_a_resample_by_weights_is_the_tasks_score_of_the_items_drawn(name: str) 
 
 
 def test_every_metric_of_every_task_is_known() -> None:
-    assert {name for kind in Task.__subclasses__() for name in kind.metrics} <= set(METRICS)
+    TASKS.discover(harness.tasks)
+    assert {metric for name in TASKS.names() for metric in TASKS[name].metrics} <= set(METRICS)
 
 
 def test_macro_f1_is_scikit_learns() -> None:

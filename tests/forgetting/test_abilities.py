@@ -16,10 +16,11 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import nn
 
+from harness import runtime
 from harness.config import RunConfig
 from harness.errors import ConfigError
 from harness.execution import session
-from harness.execution.execute import load
+from harness.execution.loading import load
 from harness.forgetting.lm_eval_model import InMemory, quiet
 from harness.forgetting.probes import abilities
 from harness.forgetting.probes.abilities import EMBEDDED, TASK_FILES, WHOLE, Abilities
@@ -58,24 +59,24 @@ def data_sets_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def subject_of(config: RunConfig) -> Subject:
     """Return a model whose trained tensors were moved at random."""
     prepared = session.prepare(config)
-    model: nn.Module = config.method.attach(load(config, prepared))
+    model: nn.Module = config.method.attach(load(config, prepared, runtime.resolve(config)))
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    return Subject(model.eval(), config, prepared, lambda: model)  # type: ignore[arg-type, return-value]
+    return Subject(model.eval(), config, prepared)
 
 
 def measured(probe: Abilities, subject: Subject) -> Any:
-    with undisturbed(subject.model):
+    with undisturbed(subject.model, runtime.resolve(subject.config)):
         return probe.measure(subject, probe.prepare(subject.config, subject.prepared), None).items
 
 
 def theirs(subject: Subject, tasks: list[str], limit: int | None, folders: list[Path], batch_size: int = 1) -> Any:
     """Return lm-eval's own results, by its own evaluator and model class."""
     tokenizer = subject.prepared.objective.tokenizer
-    with quiet(), undisturbed(subject.model):
+    with quiet(), undisturbed(subject.model, runtime.resolve(subject.config)):
         return simple_evaluate(
             model=HFLM(pretrained=subject.model, tokenizer=tokenizer, batch_size=batch_size),
             tasks=tasks,
@@ -111,7 +112,7 @@ def test_every_likelihood_is_lm_evals_own(overrides: list[str]) -> None:
     pairs += [("so " * 400, "it was"), ("the book", " " + "so it was " * 20), ("a", " b")]
     asked = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
     tokenizer = subject.prepared.objective.tokenizer
-    with quiet(), undisturbed(subject.model):
+    with quiet(), undisturbed(subject.model, runtime.resolve(subject.config)):
         ours = InMemory(subject.model, tokenizer, 3).loglikelihood(asked)
         wanted = HFLM(pretrained=subject.model, tokenizer=tokenizer, batch_size=1).loglikelihood(asked)
         text = [Instance("loglikelihood_rolling", {}, ("it was warm here " * 90,), 0)]
@@ -270,3 +271,19 @@ def test_lm_evals_own_tasks_over_local_files(name: str, overrides: list[str], tm
     subject = subject_of(small_runs.configure("runs", *overrides, "method=lora"))
     found = measured(Abilities(tasks=[str(tmp_path / "mine.yaml")], limit=-1), subject)
     assert len(found["mine/acc"]) == 4
+
+
+def test_files_in_the_home_folder_are_found_and_an_edit_is_seen(
+    own: Callable[..., Path], overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_runs.configure("runs", *overrides)
+    path = own("even", "multiple_choice", "answer", "acc", "doc_to_choice: choices")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    by_file, by_name = (
+        Abilities(tasks=["~/tasks/even.yaml"], limit=2),
+        Abilities(tasks=["own_even"], include_path="~/tasks", limit=2),
+    )
+    first, same = (probe.prepare(config, session.prepare(config)).fingerprint for probe in (by_file, by_name))
+    assert first == same
+    path.write_text(path.read_text(encoding="utf-8").replace("{{question}}", "{{question}} now"), encoding="utf-8")
+    assert by_file.prepare(config, session.prepare(config)).fingerprint != first

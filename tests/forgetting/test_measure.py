@@ -21,10 +21,11 @@ from probing import run as run_config
 from probing import small
 from small_runs import assert_same_run, assert_same_tensors, run
 
-from harness import table
+from harness import runtime, table
 from harness.config import RunConfig, Unfit
 from harness.errors import ConfigError
 from harness.execution import session
+from harness.forgetting import heads, passes
 from harness.forgetting.measure import Probing, Store, fit, read_series
 from harness.forgetting.probes.lm_loss import LanguageModelLoss, Objective
 from harness.forgetting.subject import undisturbed
@@ -173,7 +174,7 @@ def test_undisturbed_puts_everything_back() -> None:
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
-    with pytest.raises(ZeroDivisionError), undisturbed(model):
+    with pytest.raises(ZeroDivisionError), undisturbed(model, runtime.resolve(small_runs.configure("runs"))):
         assert not any(module.training for module in model.modules())
         assert not torch.is_grad_enabled()
         random.seed(7), np.random.seed(7), torch.manual_seed(7)
@@ -263,6 +264,31 @@ def test_store_without_columns_is_not_trusted(tmp_path: Path) -> None:
         assert store.read() is None
 
 
+@pytest.mark.parametrize(("model", "texts"), [("llama", 2), ("bert_tiny", 1)])
+def test_each_text_is_read_once_a_model_and_the_base_is_not_loaded_for_it(
+    model: str, texts: int, overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """General text by two probes and a decoder's prompts by one: the base, four steps on the way, and at the end."""
+    read, loaded = (count(monkeypatch, module, name) for module, name in ((passes, "read"), (heads, "OutputHead")))
+    _, record = run(tmp_path, *overrides(model, "forgetting.every=1"))
+    assert record["status"] == Status.done, record["traceback"]
+    assert (len(read), len(loaded)) == (6 * texts, 1)
+    run(tmp_path, *overrides(model, "method=full"))
+    assert (len(read), len(loaded)) == (7 * texts, 2)
+
+
+def count(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[None]:
+    """Return a list that grows by one at each call of a module's function."""
+    original, calls = getattr(module, name), []
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(None)
+        return original(*arguments)
+
+    monkeypatch.setattr(module, name, counted)
+    return calls
+
+
 def with_probe(config: RunConfig, probe: Any, unfit: Unfit = Unfit.refuse) -> RunConfig:
     return replace(config, forgetting=replace(config.forgetting, probes={"mine": probe}, unfit=unfit))
 
@@ -279,7 +305,8 @@ def test_probe_that_does_not_fit_is_refused_before_training(overrides: Overrides
         ConfigError, match=r"forgetting\.probes\.mine=lm_loss: does not fit: the checkpoint has no masked"
     ):
         prepare([Planned([], with_probe(encoder, LanguageModelLoss()), "id", "new")])
-    skipped = fit(with_probe(encoder, LanguageModelLoss(), Unfit.skip), session.prepare(encoder))
+    here = runtime.resolve(encoder)
+    skipped = fit(with_probe(encoder, LanguageModelLoss(), Unfit.skip), session.prepare(encoder), here)
     assert "mine" in skipped.unfit and not skipped.fitted
 
 
@@ -314,15 +341,14 @@ def test_exotic_logits_are_not_applicable(
     overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from harness.errors import NotApplicable
-    from harness.forgetting import reading
 
     def refuse(*_: Any) -> None:
         raise NotApplicable("the logits are not a function of the last hidden states alone")
 
-    monkeypatch.setattr(reading, "require_same_logits", refuse)
+    monkeypatch.setattr(passes, "require_same_logits", refuse)
     _, record = run(tmp_path, *overrides("llama"))
     assert record["status"] == Status.done
-    assert record["forgetting"]["abilities"]["status"] == "measured"
+    assert record["forgetting"]["abilities"]["status"] == record["forgetting"]["lm_loss"]["status"] == "measured"
     assert record["forgetting"]["divergence"]["status"] == "not_applicable"
 
 

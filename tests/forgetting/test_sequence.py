@@ -17,6 +17,7 @@ from harness.compose import compose
 from harness.config import Between, RunConfig
 from harness.errors import ConfigError
 from harness.execution.execute import execute
+from harness.execution.phases import BASELINE, EVALUATE, HAND_OVER, PROBE, TRAIN, Phases
 from harness.execution.reload import load_run
 from harness.forgetting.sequence import intervals, transfer
 from harness.identity import run_id
@@ -64,6 +65,13 @@ def test_intervals_hold_the_values_and_keep_pairs_together() -> None:
     score = intervals([[first, second], [turned, second]], [first, second])["backward_transfer"].after
     assert score.low < score.value < score.high
     assert score.value == pytest.approx(1 - 2 * sum(first) / 60)
+
+
+def names_of_phases() -> list[str]:
+    """Return the phases of a sequence of two tasks of an encoder, but for saving, which has no folder."""
+    first, second = ENCODER_KINDS
+    stages = [f"1-{first}-{what}" for what in (TRAIN, EVALUATE, HAND_OVER)]
+    return [BASELINE, *stages, *(f"2-{second}-{what}" for what in (TRAIN, EVALUATE)), PROBE]
 
 
 @pytest.fixture
@@ -172,27 +180,39 @@ def test_cut_sequence_ends_as_a_whole_one(
             execute(config)
     assert read_record(small_runs.folder_of(config))["status"] == Status.running
     resumed, record = run(config)
-    assert record["attempts"] == 2
+    assert len(record["attempts"]) == 2
     assert_same_run(whole, resumed)
 
 
-def test_encoder_resumes_between_tasks(bert: Callable[..., RunConfig], tmp_path: Path) -> None:
-    from harness.execution import sequence
+@pytest.mark.parametrize("between", Between)
+@pytest.mark.parametrize("phase", names_of_phases())
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_sequence_cut_around_any_phase_loses_no_step(
+    when: str, phase: str, between: Between, bert: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Before a phase begins, and after its work but before it is marked as done or the record written."""
+    whole, record = run(replace(bert(folder=tmp_path / "whole"), sequence_between=between))
+    assert record["status"] == Status.done, record["traceback"]
+    config = replace(bert(folder=tmp_path / "cut"), sequence_between=between)
+    original = Phases.once
 
-    whole, _ = run(bert(folder=tmp_path / "whole"))
-    config = bert(folder=tmp_path / "cut")
-    original = sequence.Course.finish
-
-    def cut_after(self: Any, *arguments: Any) -> Any:
-        original(self, *arguments)
-        raise KeyboardInterrupt
+    def cut(self: Phases, name: str, work: Callable[[Path], None]) -> Path:
+        if name == phase and when == "before":
+            raise KeyboardInterrupt
+        found = original(self, name, work)
+        if name == phase:
+            raise KeyboardInterrupt
+        return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequence.Course, "finish", cut_after)
+        patch.setattr(Phases, "once", cut)
         with pytest.raises(KeyboardInterrupt):
             execute(config)
-    resumed, _ = run(config)
+    resumed, record = run(config)
     assert_same_run(whole, resumed)
+    assert record["interruptions"] == 0
+    assert all(value >= 0 for value in record["seconds"].values())
+    assert record["seconds"]["train"] > 0 and record["steps"] == 8
 
 
 @pytest.mark.parametrize(

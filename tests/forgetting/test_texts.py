@@ -121,3 +121,14 @@ def test_text_that_is_trained_on_is_left_out(llama_folder: Path) -> None:
     assert {document.origin for document in material.owners} == {"wikipedia"}
     only = replace(config, forgetting=replace(config.forgetting, texts={"openwebtext": owt}))
     assert nothing_to_read(only) == "the task trains on the only text, openwebtext"
+
+
+def test_text_in_the_home_folder_is_read_again_after_an_edit(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for words in ("one two", "three"):
+        with_text(config, tmp_path / "mine.jsonl", [{"text": words}])
+        settings = replace(config.forgetting, texts={"mine": Text(path="~/mine.jsonl")})
+        material = load(replace(config, forgetting=settings), session.prepare(config), masked=False)
+        assert [document.text for document in material.owners] == [words]

@@ -101,6 +101,16 @@ def test_every_tuner_fits_or_says_why_not(name: str, architecture: str) -> None:
         assert count(model) > 0
 
 
+@pytest.mark.parametrize("error", [AttributeError, TypeError, AssertionError, KeyError, ValueError])
+def test_a_bug_inside_peft_is_a_failure_and_no_result(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise error("'NoneType' object has no attribute 'shape'")
+
+    monkeypatch.setattr("peft.get_peft_model", broken)
+    with pytest.raises(error):
+        AnyPeftTuner(peft_type="LOHA").attach(tiny("llama"))
+
+
 def test_types_are_those_of_the_installed_peft() -> None:
     assert set(TYPES) == {member.value for member in PeftType} - {"HOULSBY"}
 

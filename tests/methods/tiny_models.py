@@ -28,7 +28,7 @@ from transformers import (
 import harness.methods
 from harness.methods.base import METHODS
 from harness.methods.peft import quiet_peft
-from harness.models import Backbone
+from harness.models import Backbone, size
 from harness.storage.assets import Files
 
 METHODS.discover(harness.methods)
@@ -132,7 +132,14 @@ def tiny(architecture: str, folder: Path | None = None) -> Backbone:
         torch.manual_seed(0)
         model = randomised(build())
     kind = "encoder" if head else "decoder"
-    return Backbone(model, cast(Any, None), kind, head, Files(folder or Path("none"), {}, "tiny"))
+    return Backbone(
+        model,
+        cast(Any, None),
+        kind,
+        head,
+        Files(folder or Path("none"), {}, "tiny"),
+        sum(map(size, model.parameters())),
+    )
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.config import require
 from harness.errors import ConfigError, HarnessError, first_line, nearest
 from harness.forgetting.base import PROBES, Change, Items, Measured, Probe, paired, shares
-from harness.identity import digest
+from harness.identity import digest, probe_identity
 from harness.tasks.base import Outcome, Score
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 KEY = "forgetting.probes.abilities"
 TASK_FILES = Path(__file__).resolve().parent.parent / "lm_eval_tasks"
+ENDINGS = (".yaml", ".yml")
+"""Of task files, among names of tasks."""
 EMBEDDED = ("piqa_embedded", "openbookqa_embedded", "commonsense_qa_embedded")
 WHOLE = "whole"
 """The item of a metric that is no mean over items, such as BLEU: its loss is lm-eval's standard error, its tokens N."""
@@ -65,11 +67,25 @@ class Abilities(Probe):
         require(self.limit == -1 or self.limit >= 2, f"{KEY}.limit", self.limit, "must be at least 2, or -1 for all")
         fewshot = self.num_fewshot is None or self.num_fewshot >= 0
         require(fewshot, f"{KEY}.num_fewshot", self.num_fewshot, "must be at least 0")
-        known = self.include_path is None or Path(self.include_path).is_dir()
+        known = self.include_path is None or Path(self.include_path).expanduser().is_dir()
         require(known, f"{KEY}.include_path", self.include_path, "there is no such folder")
         for task in self.tasks:
-            if task.endswith((".yaml", ".yml")):
-                require(Path(task).is_file(), f"{KEY}.tasks", task, "there is no such task file")
+            if task.endswith(ENDINGS):
+                require(Path(task).expanduser().is_file(), f"{KEY}.tasks", task, "there is no such task file")
+
+    def files(self) -> dict[str, Path]:
+        """Return the user's own task files, those of `include_path`, and all that they name."""
+        from harness.forgetting.lm_eval_files import task_file, task_folder
+
+        own = {f"tasks.{number}": task for number, task in enumerate(self.tasks) if task.endswith(ENDINGS)}
+        found = {setting: task_file(Path(task).expanduser()) for setting, task in own.items()}
+        if self.include_path:
+            found["include_path"] = task_folder(Path(self.include_path).expanduser())
+        return {
+            f"{setting}/{name}" if name else setting: path
+            for setting, named in found.items()
+            for name, path in named.items()
+        }
 
     def unsuitable(self, config: RunConfig, prepared: Prepared) -> str | None:
         """lm-eval asks for the likelihood of continuations, and a task must not be what was just trained."""
@@ -91,7 +107,7 @@ class Abilities(Probe):
     def prepare(self, config: RunConfig, prepared: Prepared) -> Exam:
         """Load tasks and data through lm-eval and build every request, once a process."""
         kept = self._kept(config)
-        key = digest([kept, self.include_path, self.limit, self.num_fewshot, config.cache_dir], 16)
+        key = digest([kept, probe_identity("abilities", self), config.cache_dir], 16)
         if key not in _EXAMS:
             _EXAMS[key] = self._load(kept, config.cache_dir)
         exam = _EXAMS[key]
@@ -156,7 +172,8 @@ def load_tasks(names: Sequence[str], include_path: str | None, cache_dir: str | 
     """
     from lm_eval.tasks import TaskManager
 
-    folders = [TASK_FILES, *([Path(include_path)] if include_path else [])]
+    names = [str(Path(name).expanduser()) if name.endswith(ENDINGS) else name for name in names]
+    folders = [TASK_FILES, *([Path(include_path).expanduser()] if include_path else [])]
     metadata: Any = {"cache_dir": cache_dir} if cache_dir else None
     manager = TaskManager(include_path=folders, include_defaults=False, metadata=metadata)
     if any(name not in manager.all_tasks and not Path(name).is_file() for name in names):

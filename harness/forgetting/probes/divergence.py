@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from harness.config import RunConfig
     from harness.execution.session import Prepared
+    from harness.forgetting.reading import Reading
     from harness.forgetting.subject import Subject
     from harness.forgetting.texts import Material, Row
 
@@ -43,6 +44,7 @@ class Divergence(Probe):
 
     version: ClassVar[int] = 1
     reads_head: ClassVar[bool] = True
+    compares_texts: ClassVar[bool] = True
 
     task_items: int = 48
     """Test items of the task, the first in hash order; 0 leaves the task's inputs out."""
@@ -57,7 +59,7 @@ class Divergence(Probe):
         return "the model has no language-model head, and the task no distribution over answers to compare"
 
     def _reads_text(self, config: RunConfig, prepared: Prepared) -> bool:
-        from harness.forgetting.reading import no_masked_head
+        from harness.forgetting.heads import no_masked_head
         from harness.forgetting.texts import nothing_to_read
 
         fits = prepared.kind == "decoder" or no_masked_head(prepared.files) is None
@@ -81,25 +83,22 @@ class Divergence(Probe):
         """Say which texts the task trains on."""
         return {"left_out": material.text.left_out if material.text else []}
 
-    def announce(self, subject: Subject, material: Inputs, base: Measured | None) -> None:
-        """Ask for the comparison, or for the base's states, in the pass that `lm_loss` shares."""
-        if material.text:
-            subject.wanted[material.text.fingerprint] = base.tensors["text"] if base else None
+    def texts(self, material: Inputs) -> dict[str, Material]:
+        """Return general text and the task's prompts."""
+        parts = {"text": material.text, "task": material.prompts}
+        return {part: text for part, text in parts.items() if text is not None}
 
     def measure(self, subject: Subject, material: Inputs, base: Measured | None) -> Measured:
-        """Compare with the base, or keep of it what comparing takes."""
-        from harness.forgetting.reading import read, read_text
-
-        found = Measured({})
-        if material.text:
-            collect(found, "text", material.text, read_text(subject, material.text))
-        if material.prompts:
-            states = base.tensors["task"] if base else None
-            reading = read(subject, material.prompts.rows, masked=False, base=states, keep_states=base is None)
-            collect(found, "task", material.prompts, reading)
-        if material.items:
-            labels(found, subject, material.items, base)
-        return found
+        """Add up the divergence of each document and prompt; of an encoder, compare its labels or keep the base's."""
+        logits = label_logits(subject, material.items) if material.items else None
+        if base is None:
+            return Measured({}, {} if logits is None else {"task": logits})
+        found: Items = {}
+        for part, text in self.texts(material).items():
+            found |= text_series(part, text, subject.readings[part])
+        if logits is not None:
+            found |= label_series(material.items, base.tensors["task"], logits)
+        return Measured(found)
 
     def compare(self, before: Items, after: Items) -> dict[str, Change]:
         """Return the mean divergence per token and the share of equal top choices, by what was read."""
@@ -131,37 +130,32 @@ def prompts(prepared: Prepared, items: Sequence[Item]) -> Material | None:
     return Material(owners, rows, masked=False)
 
 
-def collect(found: Measured, part: str, material: Material, reading: Any) -> None:
-    """Add a reading: of the base its states, of a tuned model an outcome a document or item."""
-    if reading.states is not None:
-        found.tensors[part] = reading.states
-    if reading.divergence is not None:
-        add(found, part, material.owners, material.totals(reading.divergence), material.totals(reading.agreement),
-            material.counts())  # fmt: skip
+def text_series(part: str, material: Material, reading: Reading) -> Items:
+    """Return an outcome a document or prompt from what was read of it."""
+    names = [getattr(owner, "id", str(owner)) for owner in material.owners]
+    counts = material.counts()
+    sums = {"kl": material.totals(reading.divergence), "agreement": material.totals(reading.agreement)}
+    return {f"{part}/{name}": outcomes(names, totals, counts) for name, totals in sums.items()}
 
 
-def add(
-    found: Measured, part: str, owners: Sequence[Any], divergence: Sequence[float], same: Sequence[float],
-    counts: Sequence[int],
-) -> None:  # fmt: skip
-    """Add both series of a part: sums over positions, and their mean as the score."""
-    for name, sums in (("kl", divergence), ("agreement", same)):
-        found.items[f"{part}/{name}"] = [
-            Outcome(getattr(owner, "id", str(owner)), "", "", total / count, total, count)
-            for owner, total, count in zip(owners, sums, counts, strict=True)
-        ]
-
-
-def labels(found: Measured, subject: Subject, items: Sequence[Item], base: Measured | None) -> None:
-    """Compare an encoder's distributions over labels or choices, or keep the base's logits."""
+def label_series(items: Sequence[Item], base: Tensor, logits: Tensor) -> Items:
+    """Return an outcome an item from both models' distributions over labels or choices."""
     from harness.forgetting.reading import compare
 
-    logits = label_logits(subject, items)
-    if base is None:
-        found.tensors["task"] = logits
-        return
-    divergence, same = compare(base.tensors["task"], logits, logits.logsumexp(-1))
-    add(found, "task", items, divergence.tolist(), same.double().tolist(), [1] * len(items))
+    divergence, agreement = compare(base, logits, logits.logsumexp(-1))
+    names, counts = [item.id for item in items], [1] * len(items)
+    return {
+        "task/kl": outcomes(names, divergence.tolist(), counts),
+        "task/agreement": outcomes(names, agreement.double().tolist(), counts),
+    }
+
+
+def outcomes(names: Sequence[str], totals: Sequence[float], counts: Sequence[int]) -> list[Outcome]:
+    """Return sums over positions as losses, and their means as scores."""
+    return [
+        Outcome(name, "", "", total / count, total, count)
+        for name, total, count in zip(names, totals, counts, strict=True)
+    ]
 
 
 def label_logits(subject: Subject, items: Sequence[Item]) -> Tensor:

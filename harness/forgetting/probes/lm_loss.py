@@ -64,11 +64,13 @@ class LanguageModelLoss(Probe):
         """Say what is predicted, and which texts the task trains on."""
         return {"objective": "masked" if material.masked else "next_token", "left_out": material.left_out}
 
-    def measure(self, subject: Subject, material: Material, base: Measured | None) -> Measured:
-        """Read the text, or take the reading that another probe of this model made."""
-        from harness.forgetting.reading import read_text
+    def texts(self, material: Material) -> dict[str, Material]:
+        """Return the run's general text."""
+        return {"text": material}
 
-        reading = read_text(subject, material)
+    def measure(self, subject: Subject, material: Material, base: Measured | None) -> Measured:
+        """Add up the losses of each document."""
+        reading = subject.readings["text"]
         series: Items = {origin: [] for origin in sorted({document.origin for document in material.owners})}
         losses, tokens = material.totals(reading.losses), material.counts()
         for document, loss, count in zip(material.owners, losses, tokens, strict=True):
@@ -93,14 +95,14 @@ def mismatch(objective: Objective, prepared: Prepared) -> str | None:
 
     Raises :class:`ConfigError` where the objective was chosen and is the other kind's.
     """
-    from harness.forgetting.reading import no_masked_head
+    from harness.forgetting.heads import no_masked_head
 
-    wanted = {"decoder": Objective.next_token, "encoder": Objective.masked}[prepared.kind]
-    if objective not in (Objective.auto, wanted):
+    own = {"decoder": Objective.next_token, "encoder": Objective.masked}[prepared.kind]
+    if objective not in (Objective.auto, own):
         key = "forgetting.probes.lm_loss.objective"
         article = {"decoder": "a decoder", "encoder": "an encoder"}[prepared.kind]
-        raise ConfigError(key, objective.value, f"the model is {article}; it needs auto or {wanted.value}")
-    return no_masked_head(prepared.files) if wanted is Objective.masked else None
+        raise ConfigError(key, objective.value, f"the model is {article}; it needs auto or {own.value}")
+    return no_masked_head(prepared.files) if own is Objective.masked else None
 
 
 def nats(outcomes: list[Outcome]) -> list[tuple[float, int]]:

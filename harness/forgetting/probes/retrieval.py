@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.config import Wheel, require, require_at_least
@@ -57,16 +58,21 @@ class Retrieval(Probe):
         require_at_least(f"{key}.max_length", self.max_length, 16)
         require(set(self.columns) == {"question", "passage"}, f"{key}.columns", self.columns, "question and passage")
 
+    def files(self) -> dict[str, Path]:
+        """Return the user's own pairs."""
+        return {"source.path": Path(self.source.path).expanduser()} if self.source.path else {}
+
     def unsuitable(self, config: RunConfig, prepared: Prepared) -> str | None:
         """It needs an encoder of sentences; one with a masked-language-model head is measured by its loss."""
-        from harness.forgetting.reading import no_masked_head
+        from harness.forgetting.heads import no_masked_head
+        from harness.forgetting.texts import trains_on
 
         if prepared.kind != "encoder":
             return "retrieval needs a sentence encoder; this model is a decoder"
         if no_masked_head(prepared.files) is None:
             return "the model has a masked-language-model head; lm_loss measures it"
-        if any(getattr(task, "dataset", "") == "boolq" for task in [*config.sequence_tasks.values(), config.task]):
-            return "the run trains on BoolQ, whose passages these are"
+        if trains_on(config, self.source):
+            return f"the run trains on {self.source.describe()}, whose passages these are"
         return None
 
     def prepare(self, config: RunConfig, prepared: Prepared) -> Pairs:

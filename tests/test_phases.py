@@ -1,0 +1,295 @@
+"""A run goes on at the phase that was cut or failed: what was trained is never trained again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_runs
+from small_runs import assert_same_run, run
+
+from harness import runtime
+from harness.execution import attempts, pipeline
+from harness.execution.attempts import goes_on_from, mixed
+from harness.execution.execute import execute
+from harness.execution.phases import Phases, names
+from harness.forgetting.measure import Probing
+from harness.meter import Meter
+from harness.storage.record import RunFolder, Status, read_record
+from harness.training.trainer import HarnessTrainer
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+PLACES: dict[str, tuple[Any, str]] = {
+    "baseline": (pipeline, "fill_baseline"),
+    "train": (pipeline, "learn"),
+    "evaluate": (pipeline, "answers"),
+    "probe": (Probing, "measure"),
+    "save": (pipeline, "results"),
+}
+"""A function of each phase, to be broken."""
+AFTER_TRAINING = ("evaluate", "probe", "save")
+
+
+@pytest.fixture
+def overrides(data_folder: Path, llama_folder: Path) -> list[str]:
+    model = ["model=custom", f"model.path={llama_folder}", *small_runs.task("classification", data_folder)]
+    return [*model, "rank=4", "method.dropout=0.1", *small_runs.small_probes(data_folder)]
+
+
+def only_run(folder: Path) -> Path:
+    (found,) = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return found
+
+
+def breaks(error: BaseException) -> Callable[..., Any]:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return broken
+
+
+@pytest.mark.parametrize("phase", PLACES)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("CUDA out of memory"), OSError(28, "no space")])
+def test_a_run_that_stops_in_a_phase_ends_as_an_uninterrupted_one(
+    phase: str, error: BaseException, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = run(tmp_path / "whole", *overrides)
+    config = small_runs.configure(tmp_path / "cut", *overrides)
+    with monkeypatch.context() as patch:
+        patch.setattr(*PLACES[phase], breaks(error))
+        if isinstance(error, KeyboardInterrupt):
+            with pytest.raises(KeyboardInterrupt):
+                execute(config)
+        else:
+            assert execute(config) is Status.failed
+            assert read_record(only_run(tmp_path / "cut"))["phase"] == phase
+    if phase in AFTER_TRAINING:
+        monkeypatch.setattr(HarnessTrainer, "compute_loss", breaks(AssertionError("trained again")))
+    assert execute(config) is Status.done
+    cut = only_run(tmp_path / "cut")
+    assert_same_run(whole, cut)
+    assert [attempt["from_phase"] for attempt in read_record(cut)["attempts"]] == ["baseline", phase]
+    assert not (cut / "phases").exists() and not (cut / "checkpoints").exists()
+
+
+def test_seconds_of_done_phases_are_counted(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_runs.configure(tmp_path, *overrides)
+    with monkeypatch.context() as patch:
+        patch.setattr(*PLACES["save"], breaks(RuntimeError("late")))
+        execute(config)
+    folder = only_run(tmp_path)
+    kept = {phase: json.loads((folder / "phases" / phase / "meter.json").read_text()) for phase in ("train", "probe")}
+    execute(config)
+    seconds = read_record(folder)["seconds"]
+    assert seconds["train"] == pytest.approx(kept["train"]["seconds"]["train"], abs=1e-3)
+    assert seconds["forgetting"] == pytest.approx(kept["probe"]["seconds"]["forgetting"], abs=1e-3)
+
+
+def test_a_training_that_diverged_starts_over(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_runs.configure(tmp_path, *overrides)
+    original = HarnessTrainer.compute_loss
+
+    def diverges(self: HarnessTrainer, *arguments: Any, **options: Any) -> Any:
+        loss = original(self, *arguments, **options)
+        if self.state.global_step == 3:
+            from harness.errors import TrainingError
+
+            raise TrainingError("the loss is nan at step 4")
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HarnessTrainer, "compute_loss", diverges)
+        assert execute(config) is Status.failed
+    folder = only_run(tmp_path)
+    assert (folder / "checkpoints" / "checkpoint-2").exists()
+    assert execute(config) is Status.done
+    record = read_record(folder)
+    assert record["restarts"] == 1
+    assert [attempt["from_step"] for attempt in record["attempts"]] == [0, 0]
+
+
+def test_a_failure_in_training_that_is_not_the_trainings_goes_on_from_its_checkpoint(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = run(tmp_path / "whole", *overrides)
+    original, steps = HarnessTrainer.compute_loss, []
+
+    def fails(self: HarnessTrainer, *arguments: Any, **options: Any) -> Any:
+        steps.append(self.state.global_step)
+        if len(steps) == 4:
+            raise RuntimeError("a probe on the way timed out")
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(HarnessTrainer, "compute_loss", fails)
+    config = small_runs.configure(tmp_path / "cut", *overrides)
+    assert execute(config) is Status.failed
+    assert execute(config) is Status.done
+    assert steps == [0, 1, 2, 3, 2, 3]
+    assert_same_run(whole, only_run(tmp_path / "cut"))
+
+
+@pytest.mark.parametrize(("retry", "again"), [("failed", True), ("none", False), ("all", True)])
+def test_retry_says_whether_a_failed_run_is_tried_again(
+    retry: str, again: bool, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(*PLACES["evaluate"], breaks(RuntimeError("late")))
+        run(tmp_path, *overrides)
+    _, record = run(tmp_path, *overrides, f"retry={retry}")
+    assert record["status"] == ("done" if again else "failed")
+    assert record["restarts"] == (1 if retry == "all" else 0)
+
+
+def test_retry_all_trains_a_done_run_from_the_start(overrides: list[str], tmp_path: Path) -> None:
+    first, before = run(tmp_path, *overrides)
+    shutil.copytree(first, tmp_path / "copy" / first.name)
+    second, record = run(tmp_path, *overrides, "retry=all")
+    assert (before["restarts"], record["restarts"], len(record["attempts"])) == (0, 1, 2)
+    assert_same_run(tmp_path / "copy" / first.name, second)
+
+
+def test_not_applicable_is_tried_again_on_request(llama_folder: Path, data_folder: Path, tmp_path: Path) -> None:
+    model = ["model=custom", f"model.path={llama_folder}", *small_runs.task("classification", data_folder)]
+    _, first = run(tmp_path, *model, "method=bitfit")
+    assert first["status"] == "not_applicable"
+    _, again = run(tmp_path, *model, "method=bitfit", "retry=all")
+    assert (again["status"], len(again["attempts"])) == ("not_applicable", 2)
+
+
+def cut_after_training(overrides: list[str], folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(*PLACES["evaluate"], breaks(RuntimeError("late")))
+        run(folder, *overrides)
+
+
+@pytest.mark.parametrize("what", ["torch", "device"])
+def test_going_on_under_other_conditions_is_refused_or_marked(
+    what: str, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cut_after_training(overrides, tmp_path)
+    folder = only_run(tmp_path)
+    before = (folder / "record.json").read_bytes()
+    capfd.readouterr()
+    original = attempts.described
+
+    def elsewhere(config: Any, here: Any) -> Any:
+        found = original(config, here)
+        if what == "torch":
+            return found | {"versions": found["versions"] | {"torch": "9.9"}}
+        return found | {"runtime": found["runtime"] | {"device": "cuda", "gpu": "H100"}}
+
+    monkeypatch.setattr("harness.execution.execute.described", elsewhere)
+    config = small_runs.configure(tmp_path, *overrides)
+    assert execute(config) is Status.failed
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert "was begun under other conditions" in line and "resume=force" in line and "retry=all" in line
+    assert (folder / "record.json").read_bytes() == before
+    _, record = run(tmp_path, *overrides, "resume=force")
+    assert record["status"] == "done"
+    assert any(entry.startswith(f"{what} ") for entry in record["mixed"])
+    _, record = run(tmp_path, *overrides, "retry=all")
+    assert record["mixed"] == []
+
+
+def test_nothing_trained_yet_may_go_on_anywhere(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(*PLACES["baseline"], breaks(RuntimeError("early")))
+        run(tmp_path, *overrides)
+    original = attempts.described
+    monkeypatch.setattr(
+        "harness.execution.execute.described",
+        lambda config, here: original(config, here) | {"versions": {"torch": "9.9"}},
+    )
+    _, record = run(tmp_path, *overrides)
+    assert (record["status"], record["mixed"]) == ("done", [])
+
+
+def test_what_was_mixed_is_forgotten_by_a_start_over() -> None:
+    def attempt(torch: str, phase: str, step: int = 0) -> dict[str, Any]:
+        shared = {"device": "cpu", "gpu": None, "method": {}, "threads": 1, "kernels": "AVX2", "environment": {}}
+        base = {"versions": {"torch": torch}, "runtime": shared, "machine": {"processor": "x"}, "commit": "a" * 40}
+        return base | {"dirty": False, "from_phase": phase, "from_step": step}
+
+    begun, forced = attempt("2.12", "baseline"), attempt("2.13", "train", 20)
+    assert mixed([begun, forced]) == ["torch 2.12 → 2.13"]
+    assert mixed([begun, forced, attempt("2.13", "baseline")]) == []
+    assert mixed([begun, attempt("2.13", "train", 0)]) == []
+
+
+def test_done_phases_are_not_worked_on_again(tmp_path: Path) -> None:
+    here = runtime.resolve(small_runs.configure(tmp_path))
+    calls: list[str] = []
+
+    def work(folder: Path) -> None:
+        calls.append("worked")
+        (folder / "result.json").write_text("1", encoding="utf-8")
+
+    for _ in range(2):
+        assert (Phases(tmp_path / "phases", Meter(here)).once("train", work) / "result.json").read_text() == "1"
+    assert calls == ["worked"]
+    with pytest.raises(ZeroDivisionError):
+        Phases(tmp_path / "phases", Meter(here)).once("evaluate", lambda _: print(1 / 0))
+    assert not (tmp_path / "phases" / "evaluate").exists()
+
+
+def test_the_phases_of_a_sequence(tmp_path: Path) -> None:
+    config = small_runs.configure(tmp_path)
+    assert names(config) == ["baseline", "train", "evaluate", "probe", "save"]
+    config.sequence = ["trec", "boolq"]
+    assert names(config) == [
+        "baseline",
+        *["1-trec-train", "1-trec-evaluate", "1-trec-hand-over"],
+        *["2-boolq-train", "2-boolq-evaluate"],
+        *["probe", "save"],
+    ]
+    folder = RunFolder(tmp_path, "run")
+    assert goes_on_from(config, folder) == {"from_phase": "baseline", "from_step": 0}
+    for done in names(config)[:4]:
+        (folder.path / "phases" / done).mkdir(parents=True)
+    (folder.path / "stages/2-boolq/checkpoints/checkpoint-7/resume").mkdir(parents=True)
+    (folder.path / "stages/2-boolq/checkpoints/checkpoint-7/resume/progress.json").touch()
+    assert goes_on_from(config, folder) == {"from_phase": "2-boolq-train", "from_step": 7}
+
+
+def test_kept_checkpoints_outlive_a_command_that_does_not_ask_for_them(
+    overrides: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = run(tmp_path, *overrides, "train.keep_checkpoints=true")
+    kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert kept == ["checkpoint-2", "checkpoint-4"]
+    run(tmp_path, *overrides)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == kept
+
+
+def test_asking_a_done_run_for_checkpoints_says_what_to_do(
+    overrides: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = run(tmp_path, *overrides)
+    capfd.readouterr()
+    run(tmp_path, *overrides, "train.keep_checkpoints=true")
+    assert "its checkpoints were not kept; retry=all trains it again and keeps them" in capfd.readouterr().err
+    run(tmp_path, *overrides, "train.keep_checkpoints=true", "retry=all")
+    assert (folder / "checkpoints" / "checkpoint-2").exists()
+
+
+def test_too_little_room_for_what_will_be_written_is_said_before_training(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.storage import files
+
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 1000))  # type: ignore[attr-defined]
+    monkeypatch.setattr(HarnessTrainer, "compute_loss", breaks(AssertionError("trained")))
+    _, record = run(tmp_path, *overrides)
+    assert (record["status"], record["phase"]) == ("failed", "train")
+    assert "free on the disk" in record["reason"]
