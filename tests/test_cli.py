@@ -78,6 +78,7 @@ def test_a_mistake_is_one_line(arguments: list[str], line: str, tmp_path: Path) 
     assert not list(tmp_path.rglob("record.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["method=lroa"], ["-m", "rank=8,0"], ["metod=lora"]], ids=" ".join)
 def test_a_process_says_what_a_call_of_the_entry_function_says(arguments: list[str], tmp_path: Path) -> None:
     """What the other tests here rest on: one mistake that composing finds, one of a sweep, one of Hydra's own."""
@@ -86,6 +87,7 @@ def test_a_process_says_what_a_call_of_the_entry_function_says(arguments: list[s
     assert found.returncode == 1
 
 
+@pytest.mark.slow
 def test_dry_run_leaves_out_the_duplicates_of_methods_without_a_rank(tmp_path: Path) -> None:
     methods = "full,lora,qlora,prompt"
     found = harness("-m", f"method={methods}", "rank=8,16", "dry_run=true", cwd=tmp_path)
@@ -112,6 +114,7 @@ def test_configuration_imports_nothing_heavy() -> None:
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_console_script_completes_in_a_shell(tmp_path: Path) -> None:
     script = Path(sys.executable).parent / "harness"
     line = f"{script} method=lo"

@@ -56,7 +56,10 @@ def test_there_are_commands() -> None:
     assert any("method=lora,qlora rank=8,16,64" in command for command in RUNS)
 
 
-@pytest.mark.parametrize("command", DISTINCT)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(c, marks=pytest.mark.slow if " -m " in c.removeprefix("python -m") else ()) for c in DISTINCT],
+)
 def test_each_run_command_composes(command: str, tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").write_text("review,stars\ngood,5\nbad,1\n", encoding="utf-8")
     (tmp_path / "my_tasks").mkdir()

@@ -12,6 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+OTHERWISE = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
+"""Variables under which a process rounds as another processor would: kernels without vectors, MKL's oldest."""
 EPS32 = 2.0**-23
 """Of float32: the weights and the products."""
 SIDE = 128

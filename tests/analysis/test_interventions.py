@@ -107,6 +107,7 @@ def by_formula(matrix: Any, index: int, factor: float) -> np.ndarray:
     return w + (factor - 1) * s[index] * np.outer(u[:, index], vt[index])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "full", "gpt2", "qlora"])
 def test_the_model_holds_the_formula_and_is_restored_to_the_bit(trained, name):
     folder = trained(name)
@@ -281,6 +282,7 @@ def assert_kept(before: dict[str, Any], tested: Path, asked_again: tuple[tuple[s
                 assert new[column] == same, column
 
 
+@pytest.mark.slow
 def test_the_same_command_computes_nothing_twice_and_mends_what_is_damaged(tested, monkeypatch, capsys):
     before, asked = {name: numbers(tested, name) for name in ("lambda", "lambda_items")}, []
     ask = Examination.ask

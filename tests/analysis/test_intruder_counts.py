@@ -44,6 +44,7 @@ def intruders(found: Detection, eps: float = EPS) -> tuple[np.ndarray, np.ndarra
     return found.left.high < eps, found.right.high < eps
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     out=st.integers(30, 60),
@@ -94,6 +95,7 @@ def test_the_table_can_say_which_way_each_was_decided():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(40, 40), (60, 40), (40, 60)])
 def test_what_no_algorithm_can_tell_apart_falls_to_the_reference(shape):
     """All singular values are equal: any basis is one of singular vectors, and the reference's is its own."""

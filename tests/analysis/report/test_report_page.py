@@ -15,11 +15,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from browser_page import EVIL, KOREAN
+from command_line import call
 from made_runs import Made, make_run
 
 from analysis.compare import compare
 from analysis.fairness import fair
 from analysis.records import read_runs
+from analysis.report import __main__ as program
 from analysis.report.page import embedded, page
 from analysis.report.runs import POINTS, _even, shared
 from analysis.report.verdicts import _reference
@@ -129,14 +131,15 @@ def test_thinning_keeps_both_ends() -> None:
     assert POINTS >= 10_000
 
 
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parents[3]
     words = [sys.executable, "-m", "analysis.report", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, cwd=root, check=False)
 
 
+@pytest.mark.slow
 def test_command_writes_one_file(one_run: Path, tmp_path: Path) -> None:
-    found = command(one_run, "--out", tmp_path / "out", "--title", "한국어")
+    found = process(one_run, "--out", tmp_path / "out", "--title", "한국어")
     assert found.returncode == 0, found.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.html"]
     assert found.stdout.startswith(f"{tmp_path / 'out' / 'index.html'}: 1 run, ")
@@ -157,7 +160,7 @@ def test_bad_input_is_one_line(case: str, one_run: Path, tmp_path: Path) -> None
         path.write_text(
             text[:99] if case == "damaged" else re.sub('"schema_version": [0-9]+', '"schema_version": 99', text)
         )
-    found = command(*([] if case == "nothing" else [runs]), "--out", out)
+    found = call(program.main, *([] if case == "nothing" else [runs]), "--out", out)
     assert found.returncode == 1
     assert found.stderr.startswith("report: ") and found.stderr.count("\n") == 1, found.stderr
     assert not out.is_dir()
