@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SWEEP ?= method=lora,qlora rank=8,16,64
+# A process a core, each with one thread: two threads on tiny matrices wait for each other longer than they compute.
+# Work stealing gives each process neighbouring tests, so that what a file's tests share is made once, and none waits.
+WORKERS ?= auto
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help sweep test test-fast check format pins clean
 
@@ -20,16 +24,16 @@ sweep: $(READY) ## Fetch the embedded model and data, run the sweep of the READM
 	$(BIN)/python -m harness.run -m $(SWEEP)
 
 test: $(READY) ## Run all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(READY) ## Run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(READY) ## Check format, lint and types, then run the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 format: $(READY) ## Format and fix what can be fixed
 	$(BIN)/ruff format .

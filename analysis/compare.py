@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 import pandas as pd
 
 from analysis.answers import Answers, answers
+from analysis.conditions import resumed
 from analysis.configurations import blocks, cells, configured
 from analysis.errors import AnalysisError
 from analysis.statistics import ALPHA, MOST, Array, Estimate, McNemar, holm
@@ -51,6 +52,8 @@ class Comparison:
     higher_is_better: bool
     needed: str
     """What would show the difference seen here with 80 % power in this family, at Holm's first step .05/m."""
+    note: str = ""
+    """Which of the two holds runs that were resumed under other conditions, and which these were."""
 
     @property
     def better(self) -> str | None:
@@ -62,6 +65,9 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """Return what may be said, in one line."""
+        return "; ".join(filter(None, (self._unmarked(), self.note)))
+
+    def _unmarked(self) -> str:
         how = f"p = {self.p_holm:.2g} ({self.test}, Holm over {self.family})"
         if self.better is None:
             return f"{self.first} and {self.second}: no difference shown, {self._size(1)}, {how}; {self.needed}"
@@ -105,8 +111,20 @@ def compare(table: pd.DataFrame, against: str | None = None) -> Comparisons:
         for one, other in _pairs(answers(list(cells(rows)), problems), against)
     ]
     found = [compare_pair(*pair, family=len(pairs)) for pair in pairs]
-    corrected = holm([one.p for one in found])
-    return Comparisons(tuple(replace(o, p_holm=p) for o, p in zip(found, corrected, strict=True)), tuple(problems))
+    corrected, notes = holm([one.p for one in found]), notes_of(runs)
+    judged = (replace(o, p_holm=p, note=_note(o, notes)) for o, p in zip(found, corrected, strict=True))
+    return Comparisons(tuple(judged), tuple(problems))
+
+
+def notes_of(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """Return (where, configuration) → the flag of one with runs that were resumed under other conditions."""
+    found = {(where, label): resumed(some) for where, rows in blocks(runs) for label, some in cells(rows)}
+    return {key: note for key, note in found.items() if note}
+
+
+def _note(one: Comparison, notes: dict[tuple[str, str], str]) -> str:
+    said = [(name, notes.get((one.where, name))) for name in (one.first, one.second)]
+    return "; ".join(f"{name} was {note}" for name, note in said if note)
 
 
 def _require_known(against: str | None, labels: list[str]) -> None:

@@ -14,6 +14,8 @@ KEYS = ("method", "rank")
 RATES = {"learning_rate", "learning_rate_factor"}
 SETTINGS = ("config.method.", "config.train.", "config.task.", "config.model.", "config.sequence_between")
 UNIT = "configuration"
+SINCE_SCHEMA_2 = ("config.train.master_weights",)
+"""Settings that older records lack: a run without one is no other configuration for that."""
 
 
 def configured(table: pd.DataFrame) -> pd.DataFrame:
@@ -24,7 +26,7 @@ def configured(table: pd.DataFrame) -> pd.DataFrame:
     """
     names = [name for name in table.columns if name.startswith(SETTINGS) and _counts(name)]
     groups = table.groupby(["model", "task", *KEYS], dropna=False, sort=False)
-    differing = [name for name in names if (groups[name].nunique(dropna=False) > 1).any()]
+    differing = [name for name in names if (groups[name].nunique(dropna=name in SINCE_SCHEMA_2) > 1).any()]
     return table.assign(**{UNIT: [_label(row, differing) for _, row in table[["label", *differing]].iterrows()]})
 
 

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.conditions import differs, named, unlike_conditions
 from analysis.configurations import UNIT, blocks, configured, newest, repeated
 
 CLOSE = 0.02
 """Relative; tokens of equal budgets differ by this much, as batches of other seeds are padded otherwise."""
-NAMED = 8
-"""Rows that a warning names before it counts the rest."""
 
 
 class Fair(NamedTuple):
@@ -31,7 +30,7 @@ def fair(table: pd.DataFrame) -> Fair:
     the rows. Runs of different models, tasks or data are chosen and judged apart.
     """
     runs = configured(table[(table["status"] == "done") & ~table["foreign"]])
-    chosen, warnings = [], list(_mixed(runs))
+    chosen, warnings = [], list(_kept_apart(runs))
     for where, rows in blocks(runs):
         prefix = f"{where}: " if where else ""
         picked = [_choose(str(name), some) for name, some in rows.groupby(UNIT, sort=False)]
@@ -74,14 +73,14 @@ def _rates(picked: list[Choice]) -> Iterator[str]:
     """Yield what is unequal about how the rates were chosen."""
     lost = [one.name for one in picked if one.rate is None and len(one.tried) > 1]
     if lost:
-        yield f"no validation score for every learning rate, so none can be chosen; left out: {_named(lost)}"
+        yield f"no validation score for every learning rate, so none can be chosen; left out: {named(lost)}"
     yield from _differs("learning rates tried", {one.name: str(len(one.tried)) for one in picked})
     ends = [_edge(one) for one in picked if len(one.tried) > 1 and one.rate in (one.tried[0], one.tried[-1])]
     if ends:
-        yield f"the best learning rate is at the edge of those tried, a better one may lie beyond: {_named(ends)}"
+        yield f"the best learning rate is at the edge of those tried, a better one may lie beyond: {named(ends)}"
     again = [f"{one.name} (seed {', '.join(map(str, one.repeated))})" for one in picked if one.repeated]
     if again:
-        yield f"a seed was run more than once, the last counts: {_named(again)}"
+        yield f"a seed was run more than once, the last counts: {named(again)}"
 
 
 def _edge(one: Choice) -> str:
@@ -95,19 +94,13 @@ def _unequal(rows: pd.DataFrame) -> Iterator[str]:
     yield from _budgets(runs)
     scales = {name: _values(some["scale"]) for name, some in runs.items() if some["scale"].notna().any()}
     yield from _differs("scales of the update (α/r or α/√r)", scales)
-    yield from _differs("commits", {name: _values(some["commit"].str[:8]) for name, some in runs.items()})
-    for package in [name for name in rows.columns if name.startswith("version.")]:
-        found = {name: _values(some[package]) for name, some in runs.items()}
-        yield from _differs(f"versions of {package.removeprefix('version.')}", found)
+    yield from unlike_conditions(runs)
     dirty = [name for name, some in runs.items() if some["dirty"].fillna(False).any()]
     if dirty:
-        yield f"trained with changes that no commit holds: {_named(dirty)}"
-    yield from _differs(
-        "machines, so times and memory,", {name: _values(some["device"]) for name, some in runs.items()}
-    )
+        yield f"trained with changes that no commit holds: {named(dirty)}"
     single = [name for name, some in runs.items() if some["seed"].nunique() < 2]
     if single:
-        yield f"one seed only, so how far another would differ is not known: {_named(single)}"
+        yield f"one seed only, so how far another would differ is not known: {named(single)}"
     yield from _differs("seeds", {name: _values(some["seed"]) for name, some in runs.items()})
 
 
@@ -135,20 +128,11 @@ def _values(column: pd.Series[object]) -> str:
 
 def _differs(what: str, found: dict[str, str]) -> Iterator[str]:
     """Yield a line where not all rows have the same, with the rows of each value."""
-    groups: dict[str, list[str]] = {}
-    for name, value in found.items():
-        groups.setdefault(value, []).append(name)
-    if len(groups) > 1:
-        said = (f"{value or 'unknown'} ({_named(names)})" for value, names in groups.items())
-        yield f"{what} differ: {', '.join(said)}"
+    if len(set(found.values())) > 1:
+        yield from differs(what, found)
 
 
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
-
-
-def _mixed(runs: pd.DataFrame) -> Iterator[str]:
+def _kept_apart(runs: pd.DataFrame) -> Iterator[str]:
     """Yield a line for each thing that keeps runs from being compared at all."""
     for name in ("model", "task", "metric"):
         found = sorted(runs[name].dropna().unique())
@@ -157,7 +141,7 @@ def _mixed(runs: pd.DataFrame) -> Iterator[str]:
     for (model, task), some in runs.groupby(["model", "task"]):
         if some["data_hash"].nunique(dropna=False) > 1:
             sets = {
-                str(data)[:8]: _named(sorted(set(rows[UNIT]))) for data, rows in some.groupby("data_hash", dropna=False)
+                str(data)[:8]: named(sorted(set(rows[UNIT]))) for data, rows in some.groupby("data_hash", dropna=False)
             }
             said = ", ".join(f"{data} ({names})" for data, names in sets.items())
             yield f"{model} on {task}: the data differ and are compared within each: {said}"

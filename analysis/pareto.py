@@ -16,10 +16,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.answers import answers, draws_of
+from analysis.conditions import resumed
 from analysis.configurations import blocks, cells, configured
 from analysis.statistics import LEVEL, Array, from_intervals
 
-ROWS = ["where", "configuration", "method", "learning", "forgetting", "optimal", "frequency", "seeds"]
+ROWS = ["where", "configuration", "method", "learning", "forgetting", "optimal", "frequency", "seeds", "note"]
 
 
 class Equal(NamedTuple):
@@ -45,7 +46,7 @@ class Pareto(NamedTuple):
     """A row a configuration, what methods forget at equal learning, and what could not be said."""
 
     rows: pd.DataFrame
-    """Columns: where, configuration, method, learning, forgetting (more is worse), optimal, frequency, seeds."""
+    """Columns: where, configuration, method, learning, forgetting (more is worse), optimal, frequency, seeds, note."""
     equal: pd.DataFrame
     """A row two methods; columns are the fields of :class:`Equal`."""
     problems: tuple[str, ...]
@@ -59,6 +60,8 @@ class Point:
     label: str
     method: str
     seeds: int
+    note: str
+    """Which of its runs were resumed under other conditions."""
     value: Array
     """(learning, forgetting), each turned so that more learning is better and more forgetting is worse."""
     draws: Array
@@ -103,7 +106,8 @@ def _points(where: str, block: pd.DataFrame, problems: list[str]) -> Iterator[Po
         items = np.stack([one.resampled for one in estimates], axis=1)
         seeds = between_seeds(values, len(items), number)
         middle = np.array([one.value for one in estimates])
-        yield Point(where, label, str(runs["method"].iloc[0]), len(runs), signs * middle + 0.0, signs * (items + seeds))
+        facts = where, label, str(runs["method"].iloc[0]), len(runs), resumed(runs)
+        yield Point(*facts, signs * middle + 0.0, signs * (items + seeds))
 
 
 def between_seeds(values: Array, draws: int, seed: int) -> Array:
@@ -148,6 +152,7 @@ def _rows(points: list[Point]) -> list[dict[str, object]]:
             "optimal": bool(is_best),
             "frequency": float(share),
             "seeds": point.seeds,
+            "note": point.note,
         }
         for point, is_best, share in zip(points, best, often, strict=True)
     ]

@@ -23,6 +23,7 @@ ROW: dict[str, str] = {
     "trainable_share": "number",
     **dict.fromkeys(("saved_bytes", "tokens", "steps"), "whole"),
     **dict.fromkeys(("tokens_per_second", "train_seconds", "train_peak_bytes", "evaluate_peak_bytes"), "number"),
+    "train_paged_bytes": "number",
     **dict.fromkeys(("forgetting", "forgetting_low", "forgetting_high"), "number"),
     "forgetting_name": "text",
     "forgetting_version": "whole",
@@ -35,14 +36,16 @@ ROW: dict[str, str] = {
     **dict.fromkeys(("relative_change", "effective_rank"), "number"),
     **dict.fromkeys(("data_hash", "model_hash", "commit"), "text"),
     "dirty": "flag",
-    **dict.fromkeys(("started", "device"), "text"),
-    "schema": "whole",
+    **dict.fromkeys(("started", "device", "device_kind", "processor", "kernels", "environment", "optimizer"), "text"),
+    **dict.fromkeys(("precision", "precision_weights", "precision_trained", "precision_compute", "mixed"), "text"),
+    **dict.fromkeys(("threads", "processes", "restarts", "schema"), "whole"),
     "foreign": "flag",
 }
 """Column → kind, of every row whatever the runs; besides these come ``seconds.*``, ``probe.*``, ``version.*`` and
 ``config.*``. `score` and `base` are the test split's, `validation` the validation split's, of the metric `metric`;
 `forgetting` is the change of the headline metric of the first probe that has one, in that metric's unit and with its
-sign; seconds, bytes, tokens per second as their names say."""
+sign; seconds, bytes, tokens per second as their names say, of optimiser steps alone since schema 2; `mixed` is what
+differed between the attempts that trained a run, missing where nothing did."""
 
 
 PYTHON = {"text": (str,), "whole": (int,), "number": (int, float), "flag": (bool,)}
@@ -137,13 +140,17 @@ def _costs(record: dict[str, Any]) -> Row:
         **{name: record.get(name) for name in ("tokens", "steps", "tokens_per_second")},
         "train_seconds": _at(record, "seconds", "train"),
         "train_peak_bytes": _peak(_dict(record, "memory", "train")),
+        "train_paged_bytes": _bytes(_at(record, "memory", "train", "cuda_paged_gib")),
         "evaluate_peak_bytes": _peak(_dict(record, "memory", "evaluate")),
     }
 
 
 def _peak(memory: dict[str, Any]) -> float | None:
     """Return bytes: the GPU's where the run had one, else the process's."""
-    gib = memory.get("cuda_allocated_gib", memory.get("resident_gib"))
+    return _bytes(memory.get("cuda_allocated_gib", memory.get("resident_gib")))
+
+
+def _bytes(gib: float | None) -> float | None:
     return None if gib is None else gib * GIB
 
 
@@ -156,9 +163,31 @@ def _origin(record: dict[str, Any]) -> Row:
         "dirty": record.get("dirty"),
         "started": record.get("started"),
         "device": _at(record, "machine", "gpu") or _at(record, "machine", "processor"),
+        "processor": _at(record, "machine", "processor"),
+        **_conditions(record),
         "schema": record["schema_version"],
         "foreign": False,
     }
+
+
+def _conditions(record: dict[str, Any]) -> Row:
+    """Return what a run computed on and how; of this a record of schema 1 knows the device and the threads alone."""
+    runtime, machine = _dict(record, "runtime"), _dict(record, "machine")
+    precision, variables = _dict(runtime, "precision"), runtime.get("environment")
+    return {
+        "device_kind": runtime.get("device") or machine.get("device"),
+        "threads": runtime.get("threads") or machine.get("threads"),
+        **{name: runtime.get(name) for name in ("processes", "kernels", "optimizer")},
+        **{f"precision_{name}": precision.get(name) for name in ("weights", "trained", "compute")},
+        "precision": "trained in {trained}, computed in {compute}".format_map(precision) if precision else None,
+        "environment": _variables(variables) if isinstance(variables, dict) else None,
+        "mixed": ", ".join(map(str, record.get("mixed") or [])) or None,
+        "restarts": record.get("restarts"),
+    }
+
+
+def _variables(environment: dict[str, Any]) -> str:
+    return " ".join(f"{name}={environment[name]}" for name in sorted(environment)) or "none set"
 
 
 def _measured(record: dict[str, Any]) -> dict[str, dict[str, Any]]:

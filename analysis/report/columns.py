@@ -26,6 +26,7 @@ class Column:
 
 KNOWN = (
     Column("label", "Run", "text", "method and rank; opens the run", shown=True),
+    Column("mixed", "Resumed", "text", "resumed under other versions or hardware: what differed", shown=True),
     Column("model", "Model", "text"),
     Column("task", "Task", "text"),
     Column("method", "Method", "text"),
@@ -57,12 +58,16 @@ KNOWN = (
     Column("tokens_per_second", "Tokens/s", "number"),
     Column("steps", "Steps", "whole"),
     Column("train_peak_bytes", "Peak memory", "bytes", "of training: the GPU's, else the process's", shown=True),
+    Column("train_paged_bytes", "Paged", "bytes", "optimiser state beside the GPU's peak"),
     Column("evaluate_peak_bytes", "Peak, evaluation", "bytes"),
     Column("test_items", "Test items", "whole"),
     Column("metric", "Metric", "text"),
     Column("id", "Id", "text", "the run's id and folder name"),
     Column("commit", "Commit", "text"),
+    Column("precision", "Precision", "text"),
     Column("device", "Device", "text"),
+    Column("threads", "Threads", "whole"),
+    Column("processes", "Processes", "whole"),
     Column("started", "Started", "text"),
 )
 

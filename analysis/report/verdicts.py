@@ -101,6 +101,7 @@ def _reference(chosen: pd.DataFrame) -> str | None:
 def _pair(one: Comparison) -> Pair:
     single = min(one.seeds_first, one.seeds_second) == 1
     warning = "one seed: of these trained models, another seed may say otherwise" if single else ""
+    said = warning if one.better else one.needed
     seeds = sorted({one.seeds_first, one.seeds_second})
     return Pair(
         first=one.first,
@@ -109,7 +110,7 @@ def _pair(one: Comparison) -> Pair:
         better=one.better,
         difference=f"{signed(one.difference)} [{signed(one.low)}, {signed(one.high)}]",
         p=f"{one.p_holm:.2g}",
-        said=warning if one.better else one.needed,
+        said="; ".join(filter(None, (said, one.note))),
         test=one.test,
         counted=f"{one.items:,} items, {' and '.join(map(str, seeds))} seed{'' if seeds == [1] else 's'}",
     )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.answers import Answers, answers
+from analysis.conditions import resumed
 from analysis.configurations import UNIT, blocks, configured, newest
 from analysis.statistics import from_intervals
 from harness.storage.record import Status
@@ -15,13 +16,16 @@ from harness.storage.record import Status
 DEFAULT = (UNIT, "learning_rate")
 MEANS = (
     *("base", "validation", "trainable", "total", "trainable_share", "saved_bytes", "tokens", "steps"),
-    *("tokens_per_second", "train_seconds", "train_peak_bytes", "evaluate_peak_bytes"),
+    *("tokens_per_second", "train_seconds", "train_peak_bytes", "train_paged_bytes", "evaluate_peak_bytes"),
     *("intruders", "intruders_clustered", "intruders_clustered_undecided", "intruders_v"),
     *("intruders_null_dense", "intruders_null_rank"),
     *("relative_change", "effective_rank", "scale"),
 )
 """Columns whose mean over a row's runs is given; NA where none of the runs has it."""
-SHARED = ("model", "task", "metric", "higher_is_better", "method", "rank", "test_items", "foreign")
+SHARED = (
+    *("model", "task", "metric", "higher_is_better", "method", "rank", "test_items", "foreign"),
+    *("precision", "device", "threads", "processes"),
+)
 """Columns that a row has where all of its runs agree."""
 Row = dict[str, Any]
 
@@ -30,8 +34,8 @@ class Grouped(NamedTuple):
     """A row a group of runs, and a line for each thing that could not be used as it should."""
 
     rows: pd.DataFrame
-    """Columns: the keys; runs, seeds, status, reason; score, forgetting with low and high; those of `SHARED`, `MEANS`;
-    folders."""
+    """Columns: the keys; runs, seeds, status, reason, resumed; score, forgetting with low and high; those of `SHARED`
+    and `MEANS`; folders."""
     problems: tuple[str, ...]
 
 
@@ -77,6 +81,7 @@ def _row(runs: pd.DataFrame, done: pd.DataFrame, found: Answers | None, problems
         "seeds": done["seed"].nunique(),
         "status": _status(runs),
         "reason": _reason(runs),
+        "resumed": resumed(done) or None,
         **_score(done, None if found is None or len(found.rows) < len(done) else found),
         **_forgetting(done, problems),
         **{name: _only(runs[name]) for name in SHARED},

@@ -48,7 +48,7 @@ def _cells(row: pd.Series[Any], keys: list[str] | tuple[str, ...]) -> dict[str, 
         "train s": _rounded(row["train_seconds"]),
         "tokens/s": _rounded(row["tokens_per_second"]),
         "peak GiB": "" if _missing(row["train_peak_bytes"]) else f"{row['train_peak_bytes'] / 2**30:.2f}",
-        "note": _text(row["reason"]),
+        "note": "; ".join(filter(None, (_text(row["reason"]), _text(row["resumed"])))),
     }
 
 
@@ -110,11 +110,12 @@ def shown_comparisons(found: Comparisons) -> pd.DataFrame:
             "p (Holm)": f"{one.p_holm:.2g}",
             "test": one.test,
             "verdict": f"{one.better} is better" if one.better else f"no difference shown; {one.needed}",
+            "note": one.note,
         }
         for one in found.found
     ]
     text = pd.DataFrame(rows, dtype="str")
-    return text.drop(columns=[name for name in ("where",) if name in text and not text[name].any()])
+    return text.drop(columns=[name for name in ("where", "note") if name in text and not text[name].any()])
 
 
 def shown_pareto(rows: pd.DataFrame) -> pd.DataFrame:
@@ -127,8 +128,9 @@ def shown_pareto(rows: pd.DataFrame) -> pd.DataFrame:
         "forgetting": rows["forgetting"].map(lambda value: _number(value, "+")),
         "Pareto-optimal": rows["optimal"].map({True: "yes", False: "no"}),
         "in draws": rows["frequency"].map(lambda share: f"{100 * share:.0f} %"),
+        "note": rows["note"],
     }
-    return pd.DataFrame(text).drop(columns=[] if rows["where"].any() else ["where"])
+    return pd.DataFrame(text).drop(columns=[name for name in ("where", "note") if not rows[name].any()])
 
 
 def show(table: pd.DataFrame, title: str = "") -> None:

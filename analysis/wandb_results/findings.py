@@ -15,7 +15,7 @@ from analysis.wandb_results.verdicts import summary
 
 PREFIX = "analysis/"
 """Before the name of everything that comes from the analysis and not from training."""
-NUMBERS = (
+FROM_TABLE = (
     "intruders",
     "intruders_k",
     "intruders_eps",
@@ -26,6 +26,7 @@ NUMBERS = (
     "intruders_null_rank",
     "relative_change",
     "effective_rank",
+    "mixed",
 )
 """Columns of the tidy table that go to the summary where a run has them; training's own numbers are there already."""
 VERDICT = f"{PREFIX}verdict"
@@ -57,7 +58,7 @@ class Findings:
 
 def findings(run: pd.Series[Any], verdicts: pd.DataFrame | None = None) -> Findings:
     """Return what the analysis found of a run, a row of the tidy table; `verdicts` are its comparisons."""
-    found = Findings({PREFIX + name: _plain(run[name]) for name in NUMBERS if pd.notna(run[name])})
+    found = Findings({PREFIX + name: _plain(run[name]) for name in FROM_TABLE if pd.notna(run[name])})
     found.tables = {PREFIX + name: table for name, table in _tables(Path(run["folder"])).items() if len(table)}
     if verdicts is not None and len(verdicts):
         found.summary[VERDICT] = summary(verdicts)

@@ -18,15 +18,16 @@ import small_runs
 from analysis.intruders import tables
 from analysis.intruders.analyse import Rows
 from analysis.intruders.settings import Settings
+from harness import runtime
 from harness.config import RunConfig
-from harness.execution import execute
+from harness.execution import execute, results
 from harness.forgetting.base import mean, paired
 from harness.storage.record import RunFolder
 from harness.tasks.base import Outcome, accuracy
 
 MODEL = ("model=bert_tiny", "task=trec")
 STEPS = 8
-PHASES = ("tokenise", "load", "evaluate_base", "train", "evaluate", "save")
+PHASES = ("tokenise", "load", "evaluate_base", "around_training", "train", "checkpoint", "evaluate", "save")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,11 @@ def make_run(
     config.train.learning_rate = config.train.learning_rate if rate is None else rate
     run = RunFolder(folder, execute.identity.run_id(config))
     run.start_over()
-    whole = execute._new_record(config, run) | {"status": made.status, "reason": made.reason, "tracker": None}
+    whole = execute._new_record(config, run, runtime.resolve(config), {"restarts": 0}) | {
+        "status": made.status,
+        "reason": made.reason,
+        "tracker": None,
+    }
     whole |= {"commit": "c" * 40, "dirty": False}  # whatever state this checkout is in
     whole |= {"traceback": f"Traceback …\n{made.reason}"} if made.status == "failed" else {}
     if made.status == "done":
@@ -86,6 +91,17 @@ def make_run(
         write_intruders(run.path, made.intruders)
     run.write(whole | record)
     return run.path
+
+
+def make_old(folder: Path) -> Path:
+    """Turn a made run into one of schema 1, which counted its attempts and did not say what it computed on."""
+    path = folder / "record.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("runtime", "mixed", "restarts"):
+        del record[name]
+    del record["config"]["train"]["master_weights"]
+    path.write_text(json.dumps(record | {"schema_version": 1, "attempts": 2}), encoding="utf-8")
+    return folder
 
 
 def make_sweep(
@@ -136,27 +152,30 @@ def _write_results(run: RunFolder, config: RunConfig, made: Made) -> dict[str, A
         before[split] = outcomes(made.base, count, 0, made.agreement, prefix)
     probed, forgetting = _probe(made, seed)
     run.write_items({"before": before | probed["before"], "after": after | probed["after"]})
-    run.write_samples([_sample(before["test"][i], after["test"][i], made) for i in range(execute.SAMPLES)])
+    run.write_samples([_sample(before["test"][i], after["test"][i], made) for i in range(results.SAMPLES)])
     _write_history(run, config, made)
     _write_adapter(run, config)
-    return _results(made, before, after) | {"forgetting": forgetting}
+    asked = {"evaluate_on_the_way": config.train.eval_steps, "forgetting_on_the_way": config.forgetting.every}
+    on_the_way = tuple(section for section, every in asked.items() if every)
+    return _results(made, before, after, on_the_way) | {"forgetting": forgetting}
 
 
-def _results(made: Made, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+def _results(made: Made, before: dict[str, Any], after: dict[str, Any], on_the_way: tuple[str, ...]) -> dict[str, Any]:
     # macro F1 resamples for 0.1 s a split; the accuracy stands in for it
     scored = {
         phase: {split: dict.fromkeys(("accuracy", "macro_f1"), asdict(accuracy(o))) for split, o in splits.items()}
         for phase, splits in (("before", before), ("after", after))
     }
     probes = () if made.forgetting is None else ("forgetting_base", "forgetting")
+    sections = (*PHASES, *probes, *on_the_way)
     return {
         "scores": scored,
         "tokens": made.tokens,
         "tokens_per_second": made.tokens / made.seconds,
         "steps": STEPS,
         "interruptions": 0,
-        "seconds": dict.fromkeys((*PHASES, *probes, "around_training"), 1.0) | {"train": made.seconds},
-        "memory": {phase: {"resident_gib": made.gib} for phase in (*PHASES, *probes)},
+        "seconds": dict.fromkeys(sections, 1.0) | {"train": made.seconds},
+        "memory": {section: {"resident_gib": made.gib} for section in sections},
         "hashes": {"model": {"config.json": "1" * 64, "model.safetensors": "2" * 64}, "data": made.data},
         "data": {
             "items": {"train": 1000, "validation": made.validation_items, "test": made.items},

@@ -73,6 +73,7 @@ def test_equal_runs_say_that_no_number_would_show_a_difference(tmp_path: Path) -
     assert "no number would show it" in found.verdict
 
 
+@pytest.mark.slow
 def test_noise_between_many_configurations_is_never_called_better(tmp_path: Path) -> None:
     """Twelve configurations of the same worth, three seeds each: 66 comparisons, of which some have p < .05."""
     rng = np.random.default_rng(0)

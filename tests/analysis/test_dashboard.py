@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call
 from made_runs import Made, make_run
 from wandb_server import Server, own_session, serve
 
@@ -265,6 +267,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, check=False, capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_the_script_writes_a_specification(run: Path, tmp_path: Path) -> None:
     ended = command("me/proj", "--runs", str(run), "--out", str(tmp_path / "spec.json"))
     assert ended.returncode == 0 and ended.stderr == "" and "nothing was sent" in ended.stdout
@@ -282,6 +285,7 @@ def test_the_script_writes_a_specification(run: Path, tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_1(arguments: tuple[str, ...], says: str) -> None:
-    ended = command(*arguments)
+    script = runpy.run_path(str(ROOT / "scripts" / "wandb_dashboard.py"))
+    ended = call(script["main"], *arguments)
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
     assert says in ended.stderr

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from made_runs import Made, make_run, make_sweep
+from made_runs import Made, make_old, make_run, make_sweep
 
 from analysis.fairness import fair
 from analysis.records import read_runs
@@ -91,6 +92,90 @@ def test_origins_that_differ_are_said(tmp_path: Path, record: dict[str, object],
     make_run(tmp_path, "method=lora")
     make_run(tmp_path, "method=full", **record)
     assert named in _warned(read_runs(tmp_path).table, words)
+
+
+RUNTIME: dict[str, Any] = {
+    "device": "cpu",
+    "gpu": None,
+    "threads": 2,
+    "processes": 1,
+    "kernels": "AVX2",
+    "precision": {"weights": "float32", "trained": "float32", "compute": "float32"},
+    "optimizer": "adamw_torch",
+    "environment": {},
+}
+
+
+def precision(**dtypes: str) -> dict[str, Any]:
+    return {"precision": RUNTIME["precision"] | dtypes}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words", "named"),
+    [
+        (precision(trained="bfloat16"), "precisions of the trained weights", "bfloat16 (full)"),
+        (precision(compute="bfloat16"), "precisions of computation", "bfloat16 (full)"),
+        ({"device": "cuda", "gpu": "H100"}, "devices (CPU or GPU)", "cuda (full)"),
+        ({"threads": 16}, "threads, so times", "16 (full)"),
+        ({"processes": 4}, "processes differ", "4 (full)"),
+        ({"kernels": "AVX512"}, "CPU kernels differ", "AVX512 (full)"),
+        ({"environment": {"MKL_CBWR": "AVX2"}}, "environment variables", "MKL_CBWR=AVX2 (full)"),
+    ],
+)
+def test_conditions_that_differ_are_said_with_their_rows(
+    tmp_path: Path, changed: dict[str, Any], words: str, named: str
+) -> None:
+    make_run(tmp_path, "method=lora", runtime=RUNTIME)
+    make_run(tmp_path, "method=full", runtime=RUNTIME | changed)
+    said = _warned(read_runs(tmp_path).table, words)
+    assert named in said and "(lora r16)" in said
+
+
+def test_equal_conditions_are_not_said(tmp_path: Path) -> None:
+    make_sweep(tmp_path)
+    assert fair(read_runs(tmp_path).table).warnings == ()
+
+
+def test_processors_are_said_once(tmp_path: Path) -> None:
+    for method, name in (("lora", "one"), ("full", "other")):
+        make_run(tmp_path, f"method={method}", machine={"processor": name, "gpu": None})
+    table = read_runs(tmp_path).table
+    said = _warned(table, "machines")
+    assert "one (lora r16)" in said and "other (full)" in said
+    assert not [line for line in fair(table).warnings if line.startswith("processors")]
+
+
+def test_a_row_whose_own_seeds_differ_is_said(tmp_path: Path) -> None:
+    for seed, threads in ((0, 2), (1, 8)):
+        make_run(tmp_path, "method=lora", seed=seed, runtime=RUNTIME | {"threads": threads})
+    assert "2/8 (lora r16)" in _warned(read_runs(tmp_path).table, "threads")
+
+
+def test_rows_with_runs_resumed_under_other_versions_are_named(tmp_path: Path) -> None:
+    make_run(tmp_path, "method=lora", seed=0)
+    make_run(tmp_path, "method=lora", seed=1, mixed=["torch 2.12.0 → 2.13.0"])
+    make_run(tmp_path, "method=full", seed=0)
+    said = _warned(read_runs(tmp_path).table, "resumed under other versions")
+    assert said.endswith("lora r16 (seed 1: torch 2.12.0 → 2.13.0)")
+
+
+def test_costs_of_both_schemas_are_not_compared_in_silence(tmp_path: Path) -> None:
+    make_old(make_run(tmp_path, "method=lora"))
+    make_run(tmp_path, "method=full")
+    table = read_runs(tmp_path).table
+    said = _warned(table, "costs were measured differently")
+    assert said.endswith("of schema 1: lora r16") and "checkpoints" in said
+    others = [line for line in fair(table).warnings if line != said]
+    assert not [line for line in others if "unknown" in line]
+    assert set(fair(table).chosen["configuration"]) == {"lora r16", "full"}
+
+
+def test_a_run_without_the_newer_settings_is_no_other_configuration(tmp_path: Path) -> None:
+    make_old(make_run(tmp_path, "method=lora", seed=0))
+    make_run(tmp_path, "method=lora", seed=1)
+    assert set(fair(read_runs(tmp_path).table).chosen["configuration"]) == {"lora r16"}
+    make_run(tmp_path, "method=lora", "train.master_weights=false", seed=2)
+    assert "lora r16 master_weights=False" in set(fair(read_runs(tmp_path).table).chosen["configuration"])
 
 
 def test_changes_without_a_commit_are_said(tmp_path: Path) -> None:

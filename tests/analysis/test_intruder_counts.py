@@ -44,6 +44,7 @@ def intruders(found: Detection, eps: float = EPS) -> tuple[np.ndarray, np.ndarra
     return found.left.high < eps, found.right.high < eps
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much])
 @given(
     out=st.integers(30, 60),
@@ -94,6 +95,7 @@ def test_the_table_can_say_which_way_each_was_decided():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(40, 40), (60, 40), (40, 60)])
 def test_what_no_algorithm_can_tell_apart_falls_to_the_reference(shape):
     """All singular values are equal: any basis is one of singular vectors, and the reference's is its own."""
@@ -250,7 +252,8 @@ def test_decompositions_are_kept_under_the_weights_own_hash(tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
     with mock.patch.object(eigen, "decompose", side_effect=AssertionError("decomposed again")):
         again = Eigen(base, K, EPS, WIDTH, tmp_path).detect(update)
-    assert (first.left.high == again.left.high).all()
+    # The same base vectors, but what is made of them is computed anew: sums of 320 float32 products.
+    np.testing.assert_allclose(again.left.high, first.left.high, rtol=0, atol=320 * 2.0**-23)
     Eigen(base + 1e-3, K, EPS, WIDTH, tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
 
@@ -263,7 +266,9 @@ def test_a_damaged_decomposition_is_made_again(tmp_path, damage):
     content = kept.read_bytes()
     kept.write_bytes(damage(content))
     Eigen(base, K, EPS, WIDTH, tmp_path)
-    assert kept.read_bytes() == content
+    assert kept.read_bytes() != damage(content)
+    with mock.patch.object(eigen, "decompose", side_effect=AssertionError("decomposed again")):
+        Eigen(base, K, EPS, WIDTH, tmp_path)  # its own hash holds; its last bits may be others than before
 
 
 def _peft_intruders(base: torch.Tensor, update: LowRank) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import scipy.linalg
 import small_runs
 import torch
 from independent import cosines
+from rounding import EPS32, OTHERWISE, ROUNDING, assert_same_but_for_rounding, gap, vectors_bound, without_flags
 from test_weights import save_adapter, save_base
 from tiny_models import perturb, tiny
 from torch import nn
@@ -28,7 +30,7 @@ from analysis.intruders import analyse
 from analysis.intruders.controls import controls
 from analysis.intruders.settings import Settings, parse
 from analysis.intruders.sources import jobs
-from analysis.intruders.tables import SCHEMAS
+from analysis.intruders.tables import SCHEMAS, count_rows
 from harness.errors import ConfigError
 from harness.execution.reload import config_of, load_run
 from harness.storage.files import write_json
@@ -147,6 +149,10 @@ def test_auto_decomposes_what_is_small_and_proves_what_is_large(tmp_path):
         assert analyse.algorithm_for(matrix, Settings(runs=(str(tmp_path),), algorithm="svd")) == "svd"
 
 
+CLOSE = 1e-3
+"""Cosines of float32 weights trained here, against numpy's in double: within this of ε either answer is right."""
+
+
 @pytest.mark.parametrize("algorithm", ["svd", "eigen", "certified"])
 def test_tables_stand_beside_the_record(trained, algorithm, capsys):
     folder = trained("lora")
@@ -162,14 +168,14 @@ def test_tables_stand_beside_the_record(trained, algorithm, capsys):
     exact = [cosines(m.base.double().numpy(), (m.base + m.change.dense()).double().numpy(), 5) for m in found]
     left, right = (np.concatenate([side[i] for side in exact]) for i in (0, 1))
     vectors = chosen(read(out, "vectors"), control="none")
-    assert [row["intruder_u"] for row in vectors] == (left < 0.9).tolist()
-    assert [row["intruder_v"] for row in vectors] == (right < 0.9).tolist()
+    for side, cos in (("u", left), ("v", right)):
+        flags = np.array([row[f"intruder_{side}"] for row in vectors])
+        assert not ((flags != (cos < 0.9)) & (abs(cos - 0.9) > CLOSE)).any()
+    intruders = {side: sum(row[f"intruder_{side}"] for row in vectors) for side in "uv"}
     counts = read(out, "counts")
     (total,) = chosen(counts, by="all", k=5, eps=0.9, side="u", clustered=False, control="none")
     assert (
-        total["intruders"] == int((left < 0.9).sum())
-        and total["vectors"] == 5 * len(found)
-        and total["matrices"] == len(found)
+        total["intruders"] == intruders["u"] and total["vectors"] == 5 * len(found) and total["matrices"] == len(found)
     )
     by_kind = chosen(counts, by="kind", k=5, eps=0.9, side="u", clustered=False, control="none")
     by_layer = chosen(counts, by="layer", k=5, eps=0.9, side="u", clustered=False, control="none")
@@ -178,7 +184,7 @@ def test_tables_stand_beside_the_record(trained, algorithm, capsys):
     assert f"{total['intruders']} intruder dimensions of {total['vectors']}" in capsys.readouterr().out
     tuned, dense, low_rank = json.loads((out / "intruders.json").read_text())
     assert (tuned["control"], dense["control"], low_rank["control"]) == ("none", "dense", "low_rank")
-    assert tuned["intruders_u"] == int((left < 0.9).sum()) and tuned["intruders_v"] == int((right < 0.9).sum())
+    assert {side: tuned[f"intruders_{side}"] for side in "uv"} == intruders
     assert tuned["relative_change"] == pytest.approx(
         np.mean([float(m.change.dense().norm() / m.base.norm()) for m in found]), rel=1e-4
     )
@@ -245,30 +251,41 @@ def test_controls_have_the_change_s_norm_and_rank_and_depend_on_the_seed_alone()
         assert float(control.dense().norm()) == pytest.approx(float(change.dense().norm()), rel=1e-4)
     assert int(torch.linalg.matrix_rank(made["low_rank"].dense())) == 3
     again, other = controls(matrix, 7), controls(matrix, 8)
-    assert all(torch.equal(made[name].dense(), again[name].dense()) for name in made)
-    assert not any(torch.equal(made[name].dense(), other[name].dense()) for name in made)
+    for name, control in made.items():  # the same draws; norms of 600 entries and products of 3 round as they lie
+        whole = control.dense()
+        rounding = 600 * EPS32 * float(whole.abs().max())
+        torch.testing.assert_close(again[name].dense(), whole, rtol=0, atol=rounding)
+        assert float((other[name].dense() - whole).abs().max()) > 1000 * rounding
 
 
+@pytest.mark.slow
 def test_processes_share_the_work_and_change_nothing(tmp_path):
+    """Rows, their order, texts and whole numbers; other processes round otherwise, within the bound of the spectra."""
+    torch.manual_seed(0)  # the adapter is drawn: spectra of other draws may have values too close to hold anything
     base = save_base("llama", tmp_path / "base")
     save_adapter("llama", tmp_path / "adapter")
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "analysis.intruders",
-        f"base={base}",
-        f"tuned={tmp_path / 'adapter'}",
-        "k=4",
-        "spectra=true",
-        "similarity=5",
-    ]
-    for jobs_ in (1, 2):
-        subprocess.run([*command, f"jobs={jobs_}", f"out={tmp_path / str(jobs_)}"], check=True, capture_output=True)
-    for table in ("vectors", "matrices", "counts", "spectra", "similarity", "angles"):
-        one, two = (read(tmp_path / jobs_, table) for jobs_ in "12")
-        assert one and one == two
+    asked = [f"base={base}", f"tuned={tmp_path / 'adapter'}", "k=4", "spectra=true", "similarity=5"]
+    assert not program.run(parse([*asked, "jobs=1", f"out={tmp_path / '1'}"]))
+    command = [sys.executable, "-W", "error", "-m", "analysis.intruders", *asked, "jobs=2", f"out={tmp_path / '2'}"]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | OTHERWISE)
+    cosine = vectors_bound(max(gap(sigmas) for sigmas in spectra_of(tmp_path / "1")))
+    assert cosine < 0.1, cosine  # else nothing would be held
+    for table in ("matrices", "spectra", "similarity", "angles"):
+        assert_same_but_for_rounding(read(tmp_path / "1", table), read(tmp_path / "2", table), cosine)
+    one, two = (without_flags(read(tmp_path / jobs_, "vectors"), 0.5, cosine) for jobs_ in "12")
+    assert_same_but_for_rounding(one, two, cosine)
+    for jobs_ in "12":  # counts are of the vectors' own stored cosines, and exact
+        vectors = read(tmp_path / jobs_, "vectors")
+        assert read(tmp_path / jobs_, "counts") == count_rows(vectors, Settings(runs=(str(base),), k=4))
+
+
+def spectra_of(out: Path) -> list[list[float]]:
+    """Return the singular values of each base and tuned matrix."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in read(out, "spectra"):
+        if row["of"] != "change":
+            found.setdefault((row["matrix"], row["of"]), []).append(row["sigma"])
+    return list(found.values())
 
 
 def test_spectra_and_similarity_are_written_when_asked_for(tmp_path):
@@ -312,7 +329,7 @@ def test_kept_checkpoints_are_measured_too(tmp_path, llama_folder, data_folder, 
     program.run(Settings(runs=(str(folder),), k=2, eps=0.9, checkpoints=True, controls=False))
     rows = read(folder / "analysis", "matrices")
     norms = {step: next(row["change_norm"] for row in rows if row["step"] == step) for step in (2, 4, None)}
-    assert norms[2] < norms[4] == norms[None]
+    assert norms[2] < norms[4] == pytest.approx(norms[None], rel=ROUNDING)  # one tensor in two files
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     counts = chosen(read(folder / "analysis", "counts"), by="all", k=2, eps=0.9, side="u", clustered=False)
     assert {row["step"]: row["intruders"] for row in counts} == {

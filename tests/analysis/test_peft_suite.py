@@ -10,12 +10,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from command_line import call
 from made_results import NOTHING, TEMPLATE, result, write_result
 from made_runs import Made, make_run
 
 from analysis.drawing.page import pages
 from analysis.errors import AnalysisError
 from analysis.peft_suite import FILE, row, rows
+from analysis.peft_suite import __main__ as program
 from analysis.peft_suite.exporting import export, export_runs
 from analysis.peft_suite.importing import import_results
 from analysis.records import ROW, read_runs, record
@@ -282,17 +284,18 @@ def test_runs_without_a_place_in_the_schema_are_left_out_in_a_line(tmp_path: Pat
     assert any("failed and not done" in line for line in problems) and any("macro_f1" in line for line in problems)
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line."""
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
     words = [sys.executable, "-m", "analysis.peft_suite", *arguments]
     return subprocess.run(words, check=False, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_line_imports_and_exports(tmp_path: Path, own: Path) -> None:
     write_result(tmp_path / "results")
-    taken = command("import", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"))
+    taken = process("import", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"))
     assert taken.returncode == 0 and "accuracy 0.478" in taken.stdout and taken.stderr == ""
-    given = command("export", str(own), "--out", str(tmp_path / "out"))
+    given = call(program.main, "export", str(own), "--out", str(tmp_path / "out"))
     assert given.returncode == 0 and given.stdout.endswith("1 exported, 0 left out\n")
 
 
@@ -306,7 +309,7 @@ def test_the_command_line_imports_and_exports(tmp_path: Path, own: Path) -> None
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments: tuple[str, ...], says: str) -> None:
-    ended = command(*arguments)
+    ended = call(program.main, *arguments)
     assert ended.returncode == 1 and says in ended.stderr and ended.stderr.count("\n") == 1
 
 

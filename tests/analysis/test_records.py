@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import small_runs
-from made_runs import Made, make_run, make_sweep
+from made_runs import Made, make_old, make_run, make_sweep
 
 from analysis.errors import AnalysisError
 from analysis.intruders.tables import SCHEMAS
@@ -46,7 +46,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, data_f
 
 
 def test_made_runs_have_the_keys_of_a_trained_one(trained: Path, tmp_path: Path) -> None:
-    made = make_run(tmp_path, "method=lora", "rank=4", "forgetting=default", "train.eval_steps=2")
+    every = ("train.eval_steps=2", "forgetting.every=2")
+    made = make_run(tmp_path, "method=lora", "rank=4", "forgetting=default", *every)
     true, false = read_record(trained), read_record(made)
     assert true["status"] == false["status"] == "done", true["reason"]
     free = ("config", "identity", "forgetting", "model", "notes")  # these hold the names of files, labels and probes
@@ -86,6 +87,34 @@ def test_a_trained_run_reads_as_its_record_says(trained: Path) -> None:
     assert row["config.train.per_device_train_batch_size"] == 4
     assert pd.isna(row["intruders"])
     assert not row["foreign"]
+
+
+def test_what_a_run_computed_on_and_how_stands_in_its_row(trained: Path) -> None:
+    row, runtime = read_runs(trained).table.iloc[0], read_record(trained)["runtime"]
+    assert row["precision"] == "trained in float32, computed in float32"
+    for column, name in (("device_kind", "device"), ("threads", "threads"), ("processes", "processes")):
+        assert row[column] == runtime[name]
+    assert (row["kernels"], row["optimizer"], row["schema"]) == (runtime["kernels"], "adamw_torch", 2)
+    assert row["environment"] == (" ".join(f"{k}={v}" for k, v in sorted(runtime["environment"].items())) or "none set")
+    assert pd.isna(row["mixed"]) and row["restarts"] == 0
+
+
+def test_precision_and_paged_memory_are_the_records(tmp_path: Path) -> None:
+    runtime = {"precision": {"weights": "bfloat16", "trained": "float32", "compute": "bfloat16"}}
+    gpu = {"train": {"resident_gib": 1.0, "cuda_allocated_gib": 2.0, "cuda_paged_gib": 0.5}}
+    make_run(tmp_path, runtime=runtime, memory=gpu, mixed=["torch 2.12.0 → 2.13.0", "threads 2 → 4"])
+    row = read_runs(tmp_path).table.iloc[0]
+    assert row["precision"] == "trained in float32, computed in bfloat16"
+    assert (row["train_peak_bytes"], row["train_paged_bytes"]) == (2 * 2**30, 2**29)
+    assert row["mixed"] == "torch 2.12.0 → 2.13.0, threads 2 → 4"
+
+
+def test_a_record_of_schema_1_reads_and_knows_no_more_than_it_says(tmp_path: Path) -> None:
+    make_old(make_run(tmp_path))
+    row = read_runs(tmp_path).table.iloc[0]
+    unknown = ["precision", "precision_trained", "processes", "kernels", "environment", "mixed", "restarts"]
+    assert row[unknown].isna().all()
+    assert row["schema"] == 1 and row["score"] == 0.8 and row["threads"] >= 1
 
 
 def test_the_score_is_the_mean_of_the_items(trained: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -223,6 +224,24 @@ def test_runs_that_all_failed_are_a_table_of_reasons(tmp_path: Path, command, ex
     assert code == 0
     assert "failed: out of memory" in printed
     assert (tmp_path / "out" / "table.md").exists()
+
+
+def test_runs_resumed_under_other_versions_are_flagged_at_their_row_in_every_table(tmp_path: Path, command) -> None:
+    mixed = {"lora": ["torch 2.12.0 → 2.13.0"], "full": []}
+    for method, seed in itertools.product(mixed, (0, 1)):
+        made = Made(0.9 if method == "lora" else 0.6, forgetting=0.1 + 0.1 * seed)
+        make_run(tmp_path / "runs", f"method={method}", seed=seed, made=made, mixed=mixed[method] if seed else [])
+    code, printed = command(tmp_path / "runs", "compare=true", "pareto=true", f"out={tmp_path / 'out'}")
+    assert code == 0
+    flag = "resumed under other versions or hardware (seed 1: torch 2.12.0 → 2.13.0)"
+    assert f"not fair: {flag.partition(' (')[0]}" in printed
+    for name in ("table", "comparisons", "pareto"):
+        lines = (tmp_path / "out" / f"{name}.md").read_text(encoding="utf-8").splitlines()
+        (flagged,) = [line for line in lines if flag in line]
+        assert "lora r16" in flagged
+    assert f"lora r16 was {flag}" in printed
+    code, printed = command(tmp_path / "runs", f"out={tmp_path / 'out'}")
+    assert flag in printed
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path, command) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from command_line import call
 from made_results import write_result
 from made_runs import Made, make_run, make_sweep
 from small_runs import configure
@@ -21,8 +22,9 @@ from analysis.errors import AnalysisError
 from analysis.fairness import fair
 from analysis.peft_suite.importing import import_results
 from analysis.records import read_runs, record, samples
+from analysis.wandb_results import __main__ as program
 from analysis.wandb_results.__main__ import add
-from analysis.wandb_results.findings import NUMBERS, PREFIX, SINGULAR_VALUES, VERDICT, VERDICTS, Findings, findings
+from analysis.wandb_results.findings import FROM_TABLE, PREFIX, SINGULAR_VALUES, VERDICT, VERDICTS, Findings, findings
 from analysis.wandb_results.sending import NOTE, place, send
 from analysis.wandb_results.verdicts import summary, verdicts
 from harness import track
@@ -74,11 +76,18 @@ def test_findings_are_the_table_s_numbers_and_the_analysis_tables(tmp_path: Path
     run = make_run(tmp_path, "method=lora", made=Made(intruders=7))
     cells, found = row(run), findings(row(run))
     assert found.summary[f"{PREFIX}intruders"] == 7 == cells["intruders"]
-    assert {name: found.summary[PREFIX + name] for name in NUMBERS} == {name: cells[name] for name in NUMBERS}
+    known = [name for name in FROM_TABLE if name != "mixed"]  # which a run has only where it was resumed
+    assert {name: found.summary[PREFIX + name] for name in known} == {name: cells[name] for name in known}
+    assert f"{PREFIX}mixed" not in found.summary
     assert set(found.tables) == {f"{PREFIX}{name}" for name in ("counts", "matrices", "spectra")}
     assert len(found.tables[f"{PREFIX}matrices"]) == 6
     assert found.tables[f"{PREFIX}spectra"]["index"].max() < SINGULAR_VALUES
     json.dumps(found.summary)
+
+
+def test_a_run_resumed_under_other_versions_says_so_in_the_summary(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "method=lora", mixed=["torch 2.12.0 → 2.13.0"])
+    assert findings(row(run)).summary == {f"{PREFIX}mixed": "torch 2.12.0 → 2.13.0"}
 
 
 def test_a_run_without_analysis_has_nothing_to_add(tmp_path: Path) -> None:
@@ -157,6 +166,7 @@ def synced(server: Server, run: Path) -> dict[str, Any]:
     return json.loads(server.files["wandb-summary.json"])  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_sync_joins_both_parts(server: Server, tmp_path: Path) -> None:
     run = tracked(tmp_path)
     assert add([tmp_path]) == []
@@ -168,6 +178,7 @@ def test_sync_joins_both_parts(server: Server, tmp_path: Path) -> None:
     assert server.configs[run.name]["method"]["value"]["name"] == "lora"
 
 
+@pytest.mark.slow
 def test_findings_join_a_run_that_was_synced_before(server: Server, tmp_path: Path) -> None:
     run = tracked(tmp_path)
     before = synced(server, run)
@@ -234,6 +245,5 @@ def test_nothing_is_written_outside_the_run(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "analysis.wandb_results", str(tmp_path)]
-    ended = subprocess.run(words, check=False, capture_output=True, text=True)
+    ended = call(program.main, tmp_path)
     assert ended.returncode == 1 and ended.stderr.count("\n") == 1 and "no record.json" in ended.stderr

@@ -47,6 +47,7 @@ def test_titles_and_needs_are_said(figure: Figure) -> None:
     assert "python -m " in figure.needs
 
 
+@pytest.mark.slow
 def test_draws_all_that_there_are_data_for(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw_all(Settings((str(sweep),), str(tmp_path), formats=("png",)))
     lines = capsys.readouterr().out.splitlines()
@@ -58,6 +59,7 @@ def test_draws_all_that_there_are_data_for(sweep: Path, tmp_path: Path, capsys: 
     assert {path.stem for path in tmp_path.glob("*.csv")} == {path.stem for path in tmp_path.glob("*.png")}
 
 
+@pytest.mark.slow
 def test_same_runs_give_same_bytes(sweep: Path, tmp_path: Path) -> None:
     for folder in ("one", "two"):
         draw_all(Settings((str(sweep),), str(tmp_path / folder), only=("pareto",)))
@@ -132,6 +134,7 @@ def renamed(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+@pytest.mark.slow
 def test_one_seed_odd_names_and_damaged_files_leave_the_rest(
     renamed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 EVIL = """<script>document.body.innerHTML="gone"</script><img src=x onerror="document.title='gone'">'"&amp;{{7*7}}"""
 KOREAN = "한국어 \u2028 </script> 질문"
+
+
+def program(*names: str) -> str | None:
+    """Return the path of the first of these programs that this machine has."""
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def required(browser: str | None, environment: Mapping[str, str]) -> str:
+    """Return the browser; where there is none fail under CI, whose 18 skips nobody would read, and skip elsewhere."""
+    if browser is not None:
+        return browser
+    missing = "needs Chromium: apt-get install chromium"
+    if environment.get("CI", "").lower() in ("", "0", "false"):
+        pytest.skip(missing)
+    pytest.fail(f"CI={environment['CI']}, and the tests of the page in a browser would be skipped: {missing}")
 
 
 @dataclass

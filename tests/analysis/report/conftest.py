@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from browser_page import EVIL, KOREAN, Opened, opening
+from browser_page import EVIL, KOREAN, Opened, opening, program, required
 from made_runs import Made, make_run, make_sweep
 
 from analysis.records import read_runs
@@ -58,13 +58,17 @@ def page_file(runs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Start the Chromium of this machine, without a window; skip where there is none."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
+def chromium() -> str:
+    """Return the path of this machine's browser; without one the test is skipped, and under CI it fails."""
+    return required(program("chromium", "chromium-browser", "google-chrome"), os.environ)
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Browser]:
+    """Start the browser without a window."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()

@@ -15,11 +15,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from browser_page import EVIL, KOREAN
+from command_line import call
 from made_runs import Made, make_run
 
 from analysis.compare import compare
 from analysis.fairness import fair
 from analysis.records import read_runs
+from analysis.report import __main__ as program
 from analysis.report.page import embedded, page
 from analysis.report.runs import POINTS, _even, shared
 from analysis.report.verdicts import _reference
@@ -94,6 +96,22 @@ def test_verdicts_on_the_page_are_those_of_the_comparison(runs_folder: Path, pag
     assert all(line in text for line in picked.warnings) and picked.warnings
 
 
+def test_a_run_resumed_under_other_versions_is_flagged_on_the_page(tmp_path: Path) -> None:
+    make_run(tmp_path, "method=lora", mixed=["torch 2.12.0 → 2.13.0"])
+    make_run(tmp_path, "method=full")
+    text = html.unescape(page(read_runs(tmp_path), "Two"))
+    rows = data_of(text)["rows"]
+    assert dict(zip(rows["label"], rows["mixed"], strict=True)) == {  # type: ignore[index]
+        "lora r16": "torch 2.12.0 → 2.13.0",
+        "full": None,
+    }
+    columns = {column["key"]: column for column in data_of(text)["columns"]}  # type: ignore[attr-defined]
+    assert columns["mixed"]["shown"]
+    flag = "resumed under other versions or hardware (seed 0: torch 2.12.0 → 2.13.0)"
+    assert text.count(flag) >= 2  # the rows over seeds and the comparison
+    assert "<li>resumed under other versions or hardware, so that" in text
+
+
 def test_too_many_pairs_are_compared_with_the_one_that_validation_puts_first() -> None:
     names = [f"c{number}" for number in range(40)]
     table = pd.DataFrame({"configuration": names, "validation": range(40), "higher_is_better": True})
@@ -113,14 +131,15 @@ def test_thinning_keeps_both_ends() -> None:
     assert POINTS >= 10_000
 
 
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parents[3]
     words = [sys.executable, "-m", "analysis.report", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, cwd=root, check=False)
 
 
+@pytest.mark.slow
 def test_command_writes_one_file(one_run: Path, tmp_path: Path) -> None:
-    found = command(one_run, "--out", tmp_path / "out", "--title", "한국어")
+    found = process(one_run, "--out", tmp_path / "out", "--title", "한국어")
     assert found.returncode == 0, found.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.html"]
     assert found.stdout.startswith(f"{tmp_path / 'out' / 'index.html'}: 1 run, ")
@@ -138,8 +157,10 @@ def test_bad_input_is_one_line(case: str, one_run: Path, tmp_path: Path) -> None
         out.write_text("", encoding="utf-8")
     for path in runs.rglob("record.json") if case in ("damaged", "newer") else []:
         text = path.read_text(encoding="utf-8")
-        path.write_text(text[:99] if case == "damaged" else text.replace('"schema_version": 1', '"schema_version": 99'))
-    found = command(*([] if case == "nothing" else [runs]), "--out", out)
+        path.write_text(
+            text[:99] if case == "damaged" else re.sub('"schema_version": [0-9]+', '"schema_version": 99', text)
+        )
+    found = call(program.main, *([] if case == "nothing" else [runs]), "--out", out)
     assert found.returncode == 1
     assert found.stderr.startswith("report: ") and found.stderr.count("\n") == 1, found.stderr
     assert not out.is_dir()

@@ -28,6 +28,9 @@ CASES = (
     ("experiment=quickstart",),
 )
 
+SLOW = CASES[1:]
+"""Each composes four times and more, 3 s; the first says in fast tests whether it works at all."""
+
 
 def record_of(*overrides: str) -> dict[str, Any]:
     """Return what a record keeps of a command, as JSON brings it back."""
@@ -42,7 +45,9 @@ def reproduce() -> Any:
         yield found
 
 
-@pytest.mark.parametrize("overrides", CASES, ids=" ".join)
+@pytest.mark.parametrize(
+    "overrides", [pytest.param(case, marks=pytest.mark.slow if case in SLOW else ()) for case in CASES], ids=" ".join
+)
 def test_the_command_gives_the_same_run(overrides: tuple[str, ...]) -> None:
     record = record_of(*(o.replace("''", "\\'") for o in overrides))
     with Reproducer() as reproduce:
