@@ -25,7 +25,8 @@ Examples
 
 Keys are overridden by key=value: rank=8, seed=1, train.max_steps=200, train.learning_rate=5e-4,
 task.max_test=-1, output_dir=runs, tracker=none. The same command again skips what is done, resumes
-what was cut off and retries what failed."""
+what was cut off and retries what failed from the phase that failed; retry=none leaves failed runs, retry=all trains
+all again. Under other versions or on another device a cut run goes on with resume=force only, and is marked."""
 SCHEMAS = {"trainer", "base_tracker", "settings", "file"}
 
 

@@ -15,7 +15,7 @@ from harness.config import Retry, RunConfig
 from harness.errors import RecordError
 from harness.identity import digest, learning_rate, run_id
 from harness.storage.privacy import expanded
-from harness.storage.record import RunFolder, Status
+from harness.storage.record import RunFolder, Status, checkpoints_not_kept, read_record
 
 if TYPE_CHECKING:
     from harness.runtime import Runtime
@@ -121,6 +121,17 @@ def check_forgetting(config: RunConfig, here: Runtime, seen: set[str]) -> None:
         fit(config, prepare(config), here)
 
 
+def say_what_was_not_kept(runs: Sequence[Planned]) -> None:
+    """Say of each finished run that is asked for checkpoints and has none what to do."""
+    from harness import progress
+
+    for run in runs:
+        if not run.pending and run.status == "done":
+            remark = checkpoints_not_kept(read_record(run.folder), run.config.train.keep_checkpoints)
+            if remark:
+                progress.say(remark)
+
+
 def run_sweep(
     jobs: Sequence[Job],
     compose: Callable[[Job], DictConfig],
@@ -128,6 +139,7 @@ def run_sweep(
 ) -> None:
     """Plan, prepare, launch and report a sweep; exit with code 1 where a run failed."""
     runs = plan(jobs, compose)
+    say_what_was_not_kept(runs)
     pending = [run for run in runs if run.pending]
     if runs[0].config.dry_run:
         print(describe(runs, len(jobs)))
@@ -172,6 +184,7 @@ def run_single(config: RunConfig, execute: Callable[[RunConfig], Status | None])
     """Plan, prepare, train and report one run outside a sweep."""
     name = run_id(config)
     run = Planned([], config, name, status_of(RunFolder(config.output_dir, name)))
+    say_what_was_not_kept([run])
     if config.dry_run:
         print(describe([run], 1))
         return

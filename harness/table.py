@@ -56,7 +56,8 @@ def row(folder: Path, newest: Versions | None = None) -> list[str]:
         reason = record.get("reason") or "cut off; the same command resumes it"
         return _unfinished(name, rank, label, f"{folder}: {reason}")
     cells = [*_scores(record), forgetting(record, newest or {}), *_costs(record)]
-    return [name, rank, _trainable(record), *cells, str(folder)]
+    mixed = f" mixed: {', '.join(record['mixed'])}" if record.get("mixed") else ""
+    return [name, rank, _trainable(record), *cells, f"{folder}{mixed}"]
 
 
 def _unfinished(name: str, rank: str, label: str, why: str) -> list[str]:

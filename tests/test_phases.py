@@ -20,6 +20,7 @@ from harness.execution.phases import Phases, names
 from harness.forgetting.measure import Probing
 from harness.meter import Meter
 from harness.storage.record import RunFolder, Status, read_record
+from harness.sweep import run_single
 from harness.training.trainer import HarnessTrainer
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -277,7 +278,7 @@ def test_asking_a_done_run_for_checkpoints_says_what_to_do(
 ) -> None:
     folder, _ = run(tmp_path, *overrides)
     capfd.readouterr()
-    run(tmp_path, *overrides, "train.keep_checkpoints=true")
+    run_single(small_runs.configure(tmp_path, *overrides, "train.keep_checkpoints=true"), execute)
     assert "its checkpoints were not kept; retry=all trains it again and keeps them" in capfd.readouterr().err
     run(tmp_path, *overrides, "train.keep_checkpoints=true", "retry=all")
     assert (folder / "checkpoints" / "checkpoint-2").exists()

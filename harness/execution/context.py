@@ -100,7 +100,7 @@ class Run:
 def stages_of(config: RunConfig, folder: RunFolder) -> Iterator[Stage]:
     """Yield the stages of a run, their items tokenised."""
     if not config.sequence:
-        yield Stage(0, config.task.dataset, config, session.prepare(config), folder, folder.trained, True)
+        yield Stage(0, "task", config, session.prepare(config), folder, folder.trained, True)
         return
     for number, name in enumerate(config.sequence):
         alone = replace(config, task=config.sequence_tasks[name], sequence=[], sequence_tasks={})

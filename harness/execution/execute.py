@@ -15,7 +15,7 @@ from harness.execution.attempts import described, goes_on_from, mixed, require_s
 from harness.execution.context import Run
 from harness.execution.pipeline import work
 from harness.storage.files import disk_full
-from harness.storage.record import SCHEMA_VERSION, RunFolder, Status
+from harness.storage.record import SCHEMA_VERSION, RunFolder, Status, checkpoints_not_kept
 from harness.table import summary
 
 FINAL = (Status.done, Status.not_applicable)
@@ -60,8 +60,9 @@ def _nothing_to_do(config: RunConfig, folder: RunFolder, record: dict[str, Any])
     """Clear away what a process left that was killed after its record; kept checkpoints stay, whatever is asked now."""
     kept = bool(record["config"].get("train", {}).get("keep_checkpoints"))
     folder.tidy(kept)
-    if config.train.keep_checkpoints and not kept and record["status"] == Status.done:
-        progress.say(f"{folder.id}: done, and its checkpoints were not kept; retry=all trains it again and keeps them")
+    remark = checkpoints_not_kept(record, config.train.keep_checkpoints)
+    if remark:
+        progress.say(remark)
     return Status(record["status"])
 
 

@@ -81,6 +81,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record  # type: ignore[no-any-return]
 
 
+def checkpoints_not_kept(record: dict[str, Any], asked: bool) -> str | None:
+    """Return what to do where checkpoints are asked of a finished run that did not keep any."""
+    kept = record["config"].get("train", {}).get("keep_checkpoints")
+    if not asked or kept or record["status"] != Status.done:
+        return None
+    return f"{record['id']}: done, and its checkpoints were not kept; retry=all trains it again and keeps them"
+
+
 def _damaged(path: Path, how: str) -> RecordError:
     return RecordError(f"{path}: damaged, {how}; move the folder away to train the run again")
 
