@@ -10,6 +10,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -52,10 +53,18 @@ def to_run_config(config: DictConfig) -> RunConfig:
     """Return the composed configuration as dataclasses, each checked by its ``__post_init__``."""
     # Jobs of a sweep still carry Hydra's own node, which has mandatory values nobody filled in.
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    forget_preset(own.model, [str(o).lstrip("+") for o in OmegaConf.select(config, "hydra.overrides.task") or []])
+    forget_preset(own.model, overrides_of(config))
     values: Any = OmegaConf.to_object(own)
     made = values if isinstance(values, RunConfig) else RunConfig(**values)
     return with_sequence(made) if made.sequence else made
+
+
+def overrides_of(config: DictConfig) -> list[str]:
+    """Return what the command line said: a job of a sweep carries it, a single run's is Hydra's own."""
+    said = OmegaConf.select(config, "hydra.overrides.task")
+    if said is None and HydraConfig.initialized():
+        said = HydraConfig.get().overrides.task
+    return [str(override).lstrip("+") for override in said or []]
 
 
 def forget_preset(model: DictConfig, overrides: list[str]) -> None:

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,31 @@ def imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: write imports in full"
             yield str(node.module)
+
+
+def runtime_imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules that a file imports when it runs: those for types alone make no cycle."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from runtime_imports(node)
+
+
+def test_no_module_of_the_harness_imports_itself_by_way_of_others() -> None:
+    files = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "harness").rglob("*.py")}
+    modules = set(files.values())
+    graph = {
+        name: {
+            found for found in runtime_imports(ast.parse(path.read_text(encoding="utf-8"))) if found in modules - {name}
+        }
+        for path, name in files.items()
+    }
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
 
 
 @pytest.mark.parametrize("package", ["harness", "hydra_plugins"])

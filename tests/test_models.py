@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import small_runs
+from command_line import call
 from hydra import compose, initialize_config_dir
 from small_runs import run
 
@@ -15,6 +16,7 @@ from harness.compose import conf_folder, register, to_run_config
 from harness.config import DType, ModelConfig, ModelKind, RunConfig
 from harness.errors import ConfigError
 from harness.models import kind_of, load_tokenizer
+from harness.run import cli
 from harness.storage.assets import Files, cache_root, fetch_model, model_hashes
 
 
@@ -57,6 +59,18 @@ def test_kind_and_dtype_of_a_preset_are_its_own_models(bert_folder: Path, tmp_pa
         assert (found.kind, found.dtype) == (ModelKind.auto, DType.float32)
         asked = composed("model=mine", other, "model.dtype=float16", config_dir=tmp_path).model
         assert asked.dtype is DType.float16
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_the_command_line_forgets_the_preset_alone_and_in_a_sweep(
+    sweep: list[str], bert_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    preset = "defaults: [custom, _self_]\nid: some/decoder\nkind: decoder\ndtype: bfloat16\n"
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text(preset, encoding="utf-8")
+    own = ["--config-dir", str(tmp_path / "conf"), *sweep, f"model.path={bert_folder}", "dry_run=true", "rank=4"]
+    plans = {model: call(cli, *own, f"model={model}", cwd=tmp_path).stdout for model in ("custom", "mine")}
+    assert "lora-r4-" in plans["mine"] and plans["mine"] == plans["custom"]
 
 
 def described(tmp_path: Path, **config: Any) -> Path:

@@ -12,23 +12,7 @@ from harness.config import RunConfig
 from harness.execution.execute import execute
 from harness.storage.record import read_record
 
-SETTINGS = (
-    "forgetting=default",
-    "forgetting.documents=2",
-    "forgetting.masked_documents=1",
-    "forgetting.window=64",
-    "forgetting.probes.divergence.task_items=6",
-    "forgetting.probes.abilities.limit=4",
-    "forgetting.probes.retrieval.questions=8",
-    "forgetting.probes.retrieval.max_length=96",
-)
-
-
-def small(data: Path) -> list[str]:
-    """Return the overrides of the default probes in small, over two of the small files as general text."""
-    texts = {"openwebtext": "text.parquet", "wikipedia": "instruction.jsonl"}
-    paths = [f"forgetting.texts.{name}.path={data / file}" for name, file in texts.items()]
-    return [*SETTINGS, *paths, *(f"forgetting.texts.{name}.column=text" for name in texts)]
+small = small_runs.small_probes
 
 
 def sequence_of(config: RunConfig, data: Path, *kinds: str) -> RunConfig:
