@@ -54,7 +54,12 @@ def _as_in_a_process_of_its_own(cwd: Path) -> Iterator[None]:
     """Leave no trace: Hydra keeps its state in singletons, sets up logging and reads the working folder."""
     singletons, before = deepcopy(Singleton.get_state()), Path.cwd()
     root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.getLogger().level
-    with mock.patch.dict(os.environ, {"WANDB_MODE": "offline"}):
+    with ExitStack() as around:
+        around.enter_context(mock.patch.dict(os.environ, {"WANDB_MODE": "offline"}))
+        # Setting up logging closes every handler that there is: absl's, which rouge-score brings, would close the
+        # stream that pytest captures.
+        around.enter_context(mock.patch.object(logging, "_handlerList", []))
+        around.enter_context(mock.patch.dict(logging._handlers, clear=True))
         os.chdir(cwd)
         try:
             yield

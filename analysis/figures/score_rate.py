@@ -29,7 +29,9 @@ class ScoreRate(Figure):
         found = scores_over_seeds(table, SETTING)
         if found.empty or found.groupby("method")["learning_rate"].nunique().max() < 2:
             return found.iloc[:0]
-        return found.assign(metric=table["metric"].iloc[0], base=table["base"].mean())
+        # Not in the order of the run folders, whose names are hashes.
+        ordered = found.sort_values(["method", "rank", "setting", "learning_rate"], ignore_index=True)
+        return ordered.assign(metric=table["metric"].iloc[0], base=table["base"].mean())
 
     def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
         """Draw a panel a method and a line a rank."""
