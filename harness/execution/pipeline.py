@@ -57,7 +57,7 @@ def prepare(run: Run) -> None:
         raise NotApplicable(reason)
     with run.meter.section("tokenise"):
         run.stages = list(stages_of(run.config, run.folder))
-        run.probing = fit(run.last.config, run.last.prepared, run.runtime)
+        run.probing = fit(run.config, run.last.prepared, run.runtime)
 
 
 def measure_baseline(run: Run) -> None:

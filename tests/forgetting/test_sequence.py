@@ -147,6 +147,15 @@ def check_matrix(record: dict[str, Any], kinds: tuple[str, ...]) -> None:
         assert matrix[-1, -1] == pytest.approx(record["scores"]["after"]["test"]["accuracy"]["value"])
 
 
+def test_text_that_any_task_of_a_sequence_trains_on_is_left_out(
+    llama: Callable[..., RunConfig], data_folder: Path
+) -> None:
+    """The probes' second text is the file of the first task here."""
+    config = sequence_of(llama("method=lora", *small(data_folder)), data_folder, "instruction", "classification")
+    _, record = run(config)
+    assert record["forgetting"]["lm_loss"]["notes"]["left_out"] == ["wikipedia"]
+
+
 def assert_comes_back(folder: Path, config: RunConfig) -> None:
     """Require of the reloaded model the very outcomes that the run recorded of the last task."""
     model, _, prepared = load_run(folder)
