@@ -57,7 +57,10 @@ class Retry(Enum):
     none = "none"
     """None: failed ones stay as they are."""
     all = "all"
-    """All, from the start, done and not applicable ones too: what they left is replaced."""
+    """All, from the start, done and not applicable ones too: what they left is replaced.
+
+    Each once a command; to go on with such a command that was cut, give it again without this.
+    """
 
 
 class Resume(Enum):
@@ -176,8 +179,8 @@ OTHER = frozenset(
 class TrainConfig:
     """Options of ``transformers.TrainingArguments``, under its own names, and a few of ours.
 
-    Every field but `master_weights`, `keep_checkpoints`, `learning_rate_factor`, `eval_steps` and `other` is passed
-    through unchanged.
+    Those of ``transformers.TrainingArguments`` are passed through, but what the runtime decides by them: precision,
+    tf32, determinism, the optimiser's and the rate's defaults.
     """
 
     max_steps: int = 60
@@ -330,6 +333,8 @@ class SweepConfig:
     """The W&B group; a hash of the sweep's runs unless given."""
     index: int = 1
     total: int = 1
+    begun: float = 0.0
+    """When the command began, in seconds since 1970: ``retry=all`` starts over what was begun before it, once."""
     wait: bool = False
     """Wait for a run that another process is training instead of leaving it to that process."""
     prepared: bool = False

@@ -6,12 +6,13 @@ setting that torch holds for the whole process.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,11 +36,13 @@ PACKAGES = (
     "tokenizers",
     "numpy",
     "scipy",
-    "wandb",
 )
+"""Packages that can change a number."""
 REFUSED = ("ACCELERATE_", "FSDP_", "MEGATRON_", "PARALLELISM_CONFIG_")
 """Beginnings of variables by which accelerate changes what a training computes, whatever the configuration says."""
 HARMLESS = ("ACCELERATE_LOG_LEVEL", "ACCELERATE_DEBUG_MODE", "ACCELERATE_DISABLE_RICH")
+LOCAL_RANK = "LOCAL_RANK"
+"""By which accelerate joins a group of processes, also of one."""
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 """By which accelerate takes a process for one of several."""
 RECORDED = (
@@ -116,10 +119,29 @@ class Runtime:
         An update smaller than half a unit in the last place is lost: at a weight of 1 in bfloat16 that is 0.004,
         so a rate of 1e-4 never moves a norm. PEFT holds its adapters in float32; here every method's are.
         """
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.is_floating_point():
+        inner: nn.Module = getattr(model, "get_base_model", lambda: model)()
+        embeddings = {module for module in inner.modules() if isinstance(module, nn.Embedding)}
+        for module in model.modules():
+            own = [parameter for parameter in module.parameters(recurse=False) if parameter.is_floating_point()]
+            trained = [parameter for parameter in own if parameter.requires_grad]
+            # A norm cannot compute with a bias in float32 and a weight in bfloat16; both are vectors.
+            norm = bool(trained) and all(parameter.dim() < 2 for parameter in own)
+            for parameter in own if norm else trained:
                 parameter.data = parameter.data.to(self.precision.trained)
+            if trained and module in embeddings:  # the base's own, not a prompt's, which is saved as it comes
+                self._keep_stream(module)
         return model.to(self.device)
+
+    def _keep_stream(self, embedding: nn.Module) -> None:
+        """Give what a trained embedding returns the dtype that a frozen one has.
+
+        Else the sum that runs through the layers would be float32 in full fine-tuning alone, whose logits then differ
+        from the base's before a step is trained.
+        """
+        if self.precision.weights != self.precision.trained and not hasattr(embedding, "harness_stream"):
+            dtype = self.precision.weights
+            handle = embedding.register_forward_hook(lambda _module, _inputs, output: output.to(dtype))
+            embedding.harness_stream = handle  # type: ignore[assignment]
 
     @property
     def cuda(self) -> bool:
@@ -151,7 +173,7 @@ class Runtime:
     def key(self) -> dict[str, Any]:
         """Return what decides the numbers of an untouched model here, which runs share."""
         return {
-            "device": self.device.type,
+            "device": torch.cuda.get_device_name(self.device) if self.cuda else self.device.type,
             "weights": dtype_name(self.precision.weights),
             "computed": dtype_name(self.precision.compute),
             "tf32": self.tf32,
@@ -211,6 +233,8 @@ def refuse_environment(environment: Mapping[str, str]) -> None:
         if environment.get(name, "1").strip() not in ("", "0", "1"):
             reason = "one process trains a run; start it without torchrun, mpirun or accelerate launch"
             raise ConfigError(name, environment[name], reason)
+    if environment.get(LOCAL_RANK, "-1").strip() not in ("", "-1"):
+        raise ConfigError(LOCAL_RANK, environment[LOCAL_RANK], "one process trains a run; start it without torchrun")
     for name, value in sorted(environment.items()):
         if name.startswith(REFUSED) and name not in HARMLESS:
             raise ConfigError(name, value, "this variable would change what is trained; unset it and use train.*")
@@ -282,6 +306,15 @@ def _restore(environment: dict[str, str]) -> None:
     os.environ.update({name: value for name, value in environment.items() if name.startswith(ours)})
 
 
+def free() -> None:
+    """Give back what nothing holds, CUDA's cache and glibc's heap, so that no later peak carries it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with suppress(OSError, AttributeError):  # another C library keeps no such heap
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def release() -> None:
     """Free what the last run held: its model hangs in a ring of objects with its Trainer, and the next needs the room.
 
@@ -289,9 +322,7 @@ def release() -> None:
     """
     for tensors in _paged():
         tensors.clear()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free()
 
 
 def paged_bytes() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -121,6 +122,16 @@ def check_forgetting(config: RunConfig, here: Runtime, seen: set[str]) -> None:
         fit(config, prepare(config), here)
 
 
+def tidy_what_is_done(runs: Sequence[Planned]) -> None:
+    """Clear away what a process left that was killed between a run's record and its end."""
+    for run in runs:
+        if not run.pending and run.status == "done" and (run.folder / "phases").exists():
+            folder = RunFolder(run.config.output_dir, run.id)
+            with folder.lock(wait=False) as mine:
+                if mine:
+                    folder.tidy(bool(read_record(run.folder)["config"]["train"]["keep_checkpoints"]))
+
+
 def say_what_was_not_kept(runs: Sequence[Planned]) -> None:
     """Say of each finished run that is asked for checkpoints and has none what to do."""
     from harness import progress
@@ -147,6 +158,7 @@ def run_sweep(
     if pending:
         prepare(pending)
         _launch(runs, launch)
+    tidy_what_is_done(runs)
     report(runs)
 
 
@@ -155,7 +167,10 @@ def _launch(runs: Sequence[Planned], launch: Callable[[list[list[str]]], Sequenc
     name = f"sweep-{digest(sorted(run.id for run in runs), 8)}"
     batch = [[*run.job, *_place(run, name, number, len(runs))] for number, run in enumerate(runs, 1) if run.pending]
     results = launch(batch)
-    held = [[*job, "sweep.wait=true"] for job, result in zip(batch, results, strict=True) if _held(result)]
+    # What another process trained meanwhile is not trained once more, also where all were asked for.
+    held = [
+        [*job, "sweep.wait=true", "retry=failed"] for job, result in zip(batch, results, strict=True) if _held(result)
+    ]
     for result in [*results, *(launch(held) if held else [])]:
         result.return_value  # noqa: B018  # raises what a job raised
 
@@ -167,7 +182,13 @@ def _held(result: Any) -> bool:
 
 def _place(run: Planned, name: str, index: int, total: int) -> list[str]:
     named = [] if run.config.sweep.name else [f"sweep.name={name}"]
-    return [*named, f"sweep.index={index}", f"sweep.total={total}", "sweep.prepared=true"]
+    return [
+        *named,
+        f"sweep.begun={time.time():.3f}",
+        f"sweep.index={index}",
+        f"sweep.total={total}",
+        "sweep.prepared=true",
+    ]
 
 
 def report(runs: Sequence[Planned]) -> None:
@@ -192,5 +213,6 @@ def run_single(config: RunConfig, execute: Callable[[RunConfig], Status | None])
         RunFolder(config.output_dir, name).read()  # raises, and says how
     if run.pending:
         prepare([run])
-        execute(replace(config, sweep=replace(config.sweep, wait=True)))
+        execute(replace(config, sweep=replace(config.sweep, wait=True, begun=time.time())))
+    tidy_what_is_done([run])
     report([run])

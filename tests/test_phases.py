@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from small_runs import assert_same_run, run
 
 from harness import runtime
 from harness.execution import attempts, pipeline
-from harness.execution.attempts import goes_on_from, mixed
+from harness.execution.attempts import continues, goes_on_from, mixed
 from harness.execution.execute import execute
 from harness.execution.phases import Phases, names
 from harness.forgetting.measure import Probing
@@ -214,6 +215,47 @@ def test_nothing_trained_yet_may_go_on_anywhere(
     )
     _, record = run(tmp_path, *overrides)
     assert (record["status"], record["mixed"]) == ("done", [])
+
+
+def test_a_phase_after_the_first_training_builds_on_it() -> None:
+    starts = ["baseline", "train", "1-trec-train"]
+    builds = ["evaluate", "probe", "save", "1-trec-evaluate", "1-trec-hand-over", "2-boolq-train"]
+    assert [continues({"from_phase": phase, "from_step": 0}) for phase in starts] == [False] * 3
+    assert all(continues({"from_phase": phase, "from_step": 0}) for phase in builds)
+    assert continues({"from_phase": "train", "from_step": 1})
+
+
+def test_retry_all_starts_each_run_over_once_a_command(overrides: list[str], tmp_path: Path) -> None:
+    """A job that the queue gives again, and a second process of the sweep, find it begun since."""
+    run(tmp_path, *overrides)
+    command = [*overrides, "retry=all", f"sweep.begun={time.time() + 0.001}"]
+    time.sleep(0.01)
+    restarts = [run(tmp_path, *command)[1]["restarts"] for _ in range(2)]
+    assert restarts == [1, 1]
+
+
+def test_a_start_over_that_was_cut_is_begun_again(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is removed is not of a done run any more once the first of it is gone."""
+    folder, _ = run(tmp_path, *overrides)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunFolder, "start_over", breaks(KeyboardInterrupt()))
+        run(tmp_path, *overrides, "retry=all")
+    assert read_record(folder)["status"] == "running"
+    _, record = run(tmp_path, *overrides)
+    assert (record["status"], record["attempts"][-1]["from_phase"]) == ("done", "baseline")
+
+
+def test_no_model_is_loaded_where_only_saving_is_left(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(*PLACES["save"], breaks(RuntimeError("disk full")))
+        run(tmp_path, *overrides)
+    monkeypatch.setattr("harness.execution.loading.load_backbone", breaks(AssertionError("loaded")))
+    _, record = run(tmp_path, *overrides)
+    assert record["status"] == "done", record["reason"]
 
 
 def test_what_was_mixed_is_forgotten_by_a_start_over() -> None:

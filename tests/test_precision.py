@@ -14,7 +14,7 @@ from small_runs import run, tensors
 from harness import runtime
 from harness.errors import ConfigError
 from harness.execution import session
-from harness.execution.loading import attach, load
+from harness.execution.loading import attach, load, load_untouched
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -72,9 +72,7 @@ def test_frozen_weights_stay_as_they_were_loaded(name: str, llama: list[str], tm
     trained = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
     frozen = {parameter.dtype for parameter in model.parameters() if not parameter.requires_grad}
     assert trained == {torch.float32}
-    # bitsandbytes packs 4 bits in bytes; what it leaves whole, QLoRA's preparation holds in float32, as in the paper.
-    quantised = {torch.uint8, torch.float32}
-    assert frozen <= (quantised if name == "qlora" else {torch.bfloat16})
+    assert frozen <= {torch.bfloat16, torch.uint8}  # bitsandbytes packs 4 bits in bytes
 
 
 def moved(folder: Path, base: dict[str, torch.Tensor], part: str) -> float:
@@ -107,6 +105,36 @@ def test_products_are_computed_in_bfloat16(overrides: list[str], llama: list[str
     with here.autocast():
         model(input_ids=torch.arange(8).reshape(1, 8))
     assert seen == [torch.bfloat16]
+
+
+@pytest.mark.parametrize("model", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("method", ["full", "bitfit", "lora", "adapter"])
+def test_an_untrained_model_is_the_base_to_the_bit_in_bfloat16(
+    method: str, model: str, data_folder: Path, llama_folder: Path, gpt2_folder: Path, tmp_path: Path
+) -> None:
+    """Held in float32 for training, no method computes more precisely than the base it is compared with."""
+    chosen = {
+        "llama": ["model=custom", f"model.path={llama_folder}"],
+        "gpt2": ["model=custom", f"model.path={gpt2_folder}"],
+        "bert": ["model=bert_tiny"],
+    }[model]
+    more = ["method.add_biases=true"] if method == "bitfit" else []
+    overrides = [*chosen, *small_runs.task("classification", data_folder), f"method={method}", HALF, *more]
+    config = small_runs.configure(tmp_path, *overrides)
+    here, prepared = runtime.resolve(config), session.prepare(config)
+    tokens = torch.arange(40).reshape(2, 20)
+    untouched = load_untouched(config, prepared, here).model.eval()
+    ready = attach(config, load(config, prepared, here), here).eval()
+    with torch.no_grad(), here.autocast():
+        assert torch.equal(ready(input_ids=tokens).logits, untouched(input_ids=tokens).logits)
+
+
+@pytest.mark.parametrize("method", ["bitfit", "full", "head_only"])
+def test_an_encoder_with_layer_norms_trains_in_bfloat16(method: str, data_folder: Path, tmp_path: Path) -> None:
+    """A norm cannot compute with a bias in float32 and a weight in bfloat16."""
+    bert = ["model=bert_tiny", *small_runs.task("classification", data_folder)]
+    _, record = run(tmp_path, *bert, f"method={method}", HALF)
+    assert record["status"] == "done", record.get("traceback")
 
 
 def test_a_bfloat16_run_learns_what_a_float32_run_learns(llama: list[str], tmp_path: Path) -> None:

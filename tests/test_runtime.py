@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
         ("ACCELERATE_USE_CPU", "true"),
         ("FSDP_VERSION", "2"),
         ("WORLD_SIZE", "2"),
+        ("LOCAL_RANK", "0"),
         ("OMPI_COMM_WORLD_SIZE", "4"),
     ],
 )

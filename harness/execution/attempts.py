@@ -48,8 +48,9 @@ def goes_on_from(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
 
 def continues(attempt: Attempt) -> bool:
     """Return whether an attempt builds on what an earlier one trained."""
-    start = attempt["from_phase"] in (BASELINE, TRAIN) or attempt["from_phase"].startswith("1-")
-    return attempt["from_step"] > 0 or not start
+    phase = attempt["from_phase"]
+    first = phase == TRAIN or (phase.startswith("1-") and phase.endswith(f"-{TRAIN}"))
+    return attempt["from_step"] > 0 or not (phase == BASELINE or first)
 
 
 def require_same(attempts: Sequence[Attempt], run: str) -> None:

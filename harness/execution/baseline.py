@@ -13,32 +13,35 @@ from harness.execution.evaluate import Baseline, Outcomes
 from harness.execution.heads import Head, head_of
 from harness.execution.loading import load, load_untouched
 from harness.models import Backbone
+from harness.runtime import free
 from harness.storage.privacy import expanded
 
 
-def fill_baseline(run: Run) -> None:
+def fill_baseline(run: Run, whole: bool) -> None:
     """Fill in what is known of the untouched model, from disk where an earlier run left it.
 
-    A base that the method quantises is not held beside the whole one: that is measured, and freed, before.
+    `whole`: with the heads that tasks start with, and the first stage's base ready to be trained. A base that the
+    method quantises is not held beside the whole one: that is measured, and freed, before.
     """
     for stage in run.stages:
-        untouched = Untouched(run, stage)
+        untouched = Untouched(run, stage, eager=whole)
         with run.meter.section("evaluate_base"):
             run.base[stage.name] = base_outcomes(run, stage, untouched)
         if stage.last:
             with forgetting_section(run, "forgetting_base"):
                 run.probing.measure_base(untouched.model)
-        run.heads[stage.name] = untouched.head()
+        if whole:
+            run.heads[stage.name] = untouched.head()
 
 
 class Untouched:
     """The untouched model of a stage, loaded once something asks for it, and the head that its task starts with."""
 
-    def __init__(self, run: Run, stage: Stage) -> None:
+    def __init__(self, run: Run, stage: Stage, eager: bool) -> None:
         self.run, self.stage = run, stage
         self.quantised = run.config.method.quantization() is not None
         # A method that does not fit the model says so here, before anything is measured.
-        self.loaded: Backbone | None = None if self.quantised else self._load()
+        self.loaded: Backbone | None = self._load() if eager and not self.quantised else None
 
     def _load(self) -> Backbone:
         with self.run.meter.section("load"):
@@ -54,9 +57,13 @@ class Untouched:
         """Return a copy of the head, and leave the first stage's base ready to be trained."""
         if self.quantised:
             self.loaded = None
+            free()
             self.loaded = self._load()
         assert self.loaded is not None
         if self.stage.number == 0:
+            # Of a sequence the next task's untouched model is measured first: not beside this one on a GPU.
+            if not (self.stage.last or self.quantised):
+                self.loaded.model.to("cpu")
             self.run.backbone = self.loaded
         return head_of(self.loaded.model, self.loaded.head_modules())
 
@@ -64,7 +71,7 @@ class Untouched:
 def base_outcomes(run: Run, stage: Stage, untouched: Untouched) -> Outcomes:
     """Return the untouched model's outcomes, computed by the first run that needs them.
 
-    Untouched means in full precision: what quantisation costs is part of what QLoRA is charged with.
+    Untouched means not quantised: what quantisation costs is part of what QLoRA is charged with.
     """
     prepared, config = stage.prepared, stage.config
     shared: dict[str, Any] = {

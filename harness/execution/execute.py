@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from harness.config import Resume, Retry, RunConfig
 from harness.errors import HarnessError, NotApplicable, TrainingError, first_line
 from harness.execution.attempts import described, goes_on_from, mixed, require_same
 from harness.execution.context import Run
+from harness.execution.phases import TRAIN
 from harness.execution.pipeline import work
 from harness.storage.files import disk_full
 from harness.storage.record import SCHEMA_VERSION, RunFolder, Status, checkpoints_not_kept
@@ -42,18 +44,25 @@ def execute(config: RunConfig) -> Status | None:
 def _next_attempt(config: RunConfig, folder: RunFolder) -> Status:
     record = folder.read() or {}
     status = Status(record["status"]) if record else None
-    again = config.retry is Retry.all
+    again = config.retry is Retry.all and not record.get("begun", 0) >= config.sweep.begun > 0
     if status in FINAL and not again:
         return _nothing_to_do(config, folder, record)
     if status is Status.failed and config.retry is Retry.none:
         return Status.failed
-    restarts = int(record.get("restarts", 0))
+    here = runtime.resolve(config)  # before anything is removed: what this machine cannot run is left as it is
     if record and (again or record.get("starts_over")):
-        folder.start_over()
-        restarts += 1
-    here = runtime.resolve(config)
+        record = _start_over(folder, record)
     with here.settings():
-        return _attempt(config, folder, here, record | {"restarts": restarts})
+        return _attempt(config, folder, here, record)
+
+
+def _start_over(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any]:
+    """Remove what earlier attempts left; a process killed in the midst of it leaves a record that says so."""
+    begun = {"restarts": int(record.get("restarts", 0)) + 1, "begun": time.time()}
+    record = record | begun | {"status": Status.running.value, "starts_over": True}
+    folder.write(record)
+    folder.start_over()
+    return record
 
 
 def _nothing_to_do(config: RunConfig, folder: RunFolder, record: dict[str, Any]) -> Status:
@@ -77,12 +86,12 @@ def _attempt(config: RunConfig, folder: RunFolder, here: runtime.Runtime, previo
         record |= _outcome_of(run) | {"tracker": tracker.url_or_folder}
         folder.write(record)
         ended = record["status"]
+        if ended == Status.done:  # before the tracker, whose last upload may take minutes
+            folder.tidy(config.train.keep_checkpoints)
         progress.say(f"[{config.sweep.index}/{config.sweep.total}] {folder.id}: {summary(record)}")
         tracker.summarise(record)
     finally:
         tracker.finish(ended)
-    if ended == Status.done:
-        folder.tidy(config.train.keep_checkpoints)
     return Status(ended)
 
 
@@ -95,7 +104,8 @@ def _outcome_of(run: Run) -> dict[str, Any]:
     except TrainingError as error:  # trained on, it would end there again
         return _failure(run, str(error)) | {"starts_over": True}
     except torch.cuda.OutOfMemoryError as error:
-        return _failure(run, f"out of GPU memory: {first_line(error)}; lower train.per_device_train_batch_size")
+        batch = "train" if run.phases.current.endswith(TRAIN) else "eval"
+        return _failure(run, f"out of GPU memory: {first_line(error)}; lower train.per_device_{batch}_batch_size")
     except Exception as error:  # one failed run must not stop a sweep: its record says what happened
         return _failure(run, _one_line(error))
 
@@ -138,7 +148,8 @@ def _new_record(
         "rank": config.method.rank_used,
         "metric": config.task.metric,
         "started": previous.get("started") or attempt["started"],
-        "restarts": previous["restarts"],
+        "restarts": int(previous.get("restarts", 0)),
+        "begun": previous.get("begun") or time.time(),
         "attempts": attempts,
         "mixed": mixed(attempts),
         "config": identity.resolved(config),

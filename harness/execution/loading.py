@@ -22,7 +22,7 @@ def load(config: RunConfig, prepared: Prepared, runtime: Runtime) -> Backbone:
 
 
 def load_untouched(config: RunConfig, prepared: Prepared, runtime: Runtime) -> Backbone:
-    """Load the model as its files have it, in full precision whatever the method."""
+    """Load the model as its files have it, in ``model.dtype`` and never quantised, whatever the method."""
     return load_backbone(prepared.pretrained(config), runtime.device)
 
 

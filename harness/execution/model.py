@@ -9,7 +9,9 @@ start, and both read the body as it is.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -36,29 +38,43 @@ def take_backbone(run: Run, stage: Stage) -> Backbone:
     return ready or load(stage.config, stage.prepared, run.runtime)
 
 
-def begin(run: Run, stage: Stage) -> tuple[nn.Module, Backbone]:
+@dataclass(frozen=True)
+class Begun:
+    """A model that is ready to train, with what is known of its base."""
+
+    model: nn.Module
+    head: Sequence[str]
+    """The modules of the task's new head."""
+    base_parameters: int
+
+
+def begin(run: Run, stage: Stage) -> Begun:
     """Return the model of a stage, ready to train: from the stage before, in memory or from disk."""
     backbone = take_backbone(run, stage)
+    return Begun(_model_of(run, stage, backbone), backbone.head, backbone.parameters)
+
+
+def _model_of(run: Run, stage: Stage, backbone: Backbone) -> nn.Module:
     if stage.number == 0:
-        return attach(run.config, backbone, run.runtime), backbone
+        return attach(run.config, backbone, run.runtime)
     before = handed_over(run, run.stages[stage.number - 1])
     if merges(run):
         if run.model is None:
             load_model(backbone.model, before / START)
         else:
             backbone.model = cast("transformers.PreTrainedModel", run.model)
-        return attach(run.config, backbone, run.runtime), backbone
+        return attach(run.config, backbone, run.runtime)
     if run.model is not None:
-        return run.model, backbone
+        return run.runtime.hold_trained(run.model)  # the next task's head came in the dtype that it was loaded in
     model = attach(run.config, backbone, run.runtime)
     run.config.method.load(model, before)
-    return model, backbone
+    return model
 
 
 def tuned(run: Run, stage: Stage) -> nn.Module:
     """Return the model as a stage's training left it."""
     if run.model is None:
-        model, _ = begin(run, stage)
+        model = begin(run, stage).model
         run.config.method.load(model, stage.trained)
         put_head(model, run.heads[stage.name], run.runtime.device)
         run.model = model

@@ -24,6 +24,7 @@ from harness.forgetting.measure import fit, read_series
 from harness.forgetting.sequence import unsuitable
 from harness.methods.base import trainable
 from harness.models import size
+from harness.runtime import free
 from harness.storage.files import new_folder, require_writable, write_json
 from harness.storage.record import parquet
 from harness.training.checkpoint import finish_checkpoints
@@ -61,10 +62,13 @@ def prepare(run: Run) -> None:
 
 
 def measure_baseline(run: Run) -> None:
-    """Answer every task with the untouched model, and measure it by every probe; the first run of a sweep computes."""
-    run.phases.once(BASELINE, lambda _: fill_baseline(run))
+    """Answer every task with the untouched model, and measure it by every probe; the first run of a sweep computes.
+
+    Where an earlier attempt did, its numbers are read; no model is loaded where no phase is left that needs one.
+    """
+    run.phases.once(BASELINE, lambda _: fill_baseline(run, whole=True))
     if not run.base:
-        fill_baseline(run)
+        fill_baseline(run, whole=not run.phases.place(PROBE).is_dir())
 
 
 def train_stage(run: Run, stage: Stage) -> None:
@@ -72,13 +76,15 @@ def train_stage(run: Run, stage: Stage) -> None:
 
     def work(folder: Path) -> None:
         with run.meter.section("load"):
-            model, backbone = begin(run, stage)
+            begun = begin(run, stage)
+            model = begun.model
             run.model = None  # what is cut in training is not what a later phase may go on with
-        counts = {"total": backbone.parameters, "trainable": sum(map(size, trainable(model).values()))}
+        counts = {"total": begun.base_parameters, "trainable": sum(map(size, trainable(model).values()))}
         require_room(run, counts["trainable"])
         run.probing.rest()
+        free()
         with run.meter.section("around_training"):
-            trained = learn(run, stage, model, backbone.head)
+            trained = learn(run, stage, model, begun.head)
         with run.meter.section("save"), new_folder(stage.trained) as target:
             counts["saved_bytes"] = keep(run, stage, model, target)
         run.heads[stage.name] = head_of(model, run.heads[stage.name])
@@ -87,7 +93,8 @@ def train_stage(run: Run, stage: Stage) -> None:
         run.model = model
 
     folder = run.phases.once(run.phase(stage, TRAIN), work)
-    load_head(run.heads[stage.name], folder / HEAD)
+    if stage.name in run.heads:
+        load_head(run.heads[stage.name], folder / HEAD)
     kept = json.loads((folder / "trained.json").read_text(encoding="utf-8"))
     run.parameters = kept.pop("parameters")
     run.trained.append(Trained(**kept))

@@ -92,7 +92,7 @@ _HEADLESS: dict[str, str | None] = {}
 
 def no_masked_head(files: Files) -> str | None:
     """Return why a checkpoint cannot predict masked tokens, None where it can; found out once a process."""
-    key = str(files.folder)
+    key = f"{files.folder} {sorted(files.hashes.items())}"
     if key not in _HEADLESS:
         try:
             masked_model(files)

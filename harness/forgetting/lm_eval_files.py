@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from harness.storage.privacy import expanded
+
 DATA = ("data_files", "data_dir", "dataset_path")
 """Settings of lm-eval and of `datasets` that may name local data."""
 IGNORED = ("__pycache__",)
@@ -77,7 +79,7 @@ def included(name: str, folder: Path, above: Sequence[Path]) -> dict[str, Path]:
 
 def data(key: str, name: str) -> list[Path]:
     """Return the local files of a data set: of a file, a folder or a pattern; none where it is on the hub."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not name or (key == "dataset_path" and "/" not in name):
         return []  # json and csv are kinds of files, whatever folder has that name
     if path.is_dir():

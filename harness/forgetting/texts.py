@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 
 from harness.errors import ConfigError, DataError
 from harness.storage.manifest import sha256_of
+from harness.storage.privacy import expanded
 from harness.tasks.source import Source, pick, read_rows
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Text(Source):
 
     def files(self) -> dict[str, Path]:
         """Return the local file that is read, by the setting that names it."""
-        return {"path": Path(self.path).expanduser()} if self.path else {}
+        return {"path": expanded(self.path)} if self.path else {}
 
 
 ConfigStore.instance().store(group="text", name="file", node=Text, provider="harness")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -32,12 +33,9 @@ UNSUITABLE = {
     "XLORA": "XLORA mixes LoRA adapters trained before; it does not train from a base alone",
 }
 """Tuners that cannot be trained on one task, and why."""
-REFUSALS = (
-    "is not supported",
-    "not supported, currently only",
-    "does not support target modules",
-    "does not support this layer type",
-    "Unsupported model type",
+REFUSALS = re.compile(
+    "Target module.* not supported|does not support target modules|does not support this layer type"
+    "|is not a plain torch.nn.Linear|Unsupported model type"
 )
 """How PEFT 0.21 says that a tuner does not fit a kind of layer or model, in errors of no type of their own."""
 
@@ -256,7 +254,7 @@ class AnyPeftTuner(PeftMethod):
             raise ConfigError("method.options", self.options, f"{self.peft_type} {unset(config)}") from error
         if "specify `target_modules`" in str(error):
             raise ConfigError("method.options.target_modules", None, f"{self.peft_type} needs layers' names") from error
-        if any(refusal in str(error) for refusal in REFUSALS):
+        if REFUSALS.search(str(error)):
             reason = f"PEFT cannot fit {self.peft_type} to {type(backbone.model).__name__}"
             raise NotApplicable(f"{reason}: {first_line(error)}") from error
 

@@ -89,11 +89,13 @@ class QLoRA(LoRA):
         return "bitsandbytes quantised none of the model's layers"
 
     def attach(self, backbone: Backbone) -> nn.Module:
-        """Prepare the quantised base as PEFT does, but leave gradient checkpointing to `train`."""
-        from peft import prepare_model_for_kbit_training
+        """Freeze the quantised base and attach to it.
 
+        PEFT's ``prepare_model_for_kbit_training`` would also hold what is not quantised, the embeddings and the output
+        matrix, in float32, which LoRA's frozen weights are not.
+        """
         keep_unpacked(backbone.model)
-        backbone.model = prepare_model_for_kbit_training(backbone.model, use_gradient_checkpointing=False)
+        backbone.model.requires_grad_(False)
         return super().attach(backbone)
 
     def merge(self, model: nn.Module) -> nn.Module:

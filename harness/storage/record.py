@@ -30,7 +30,7 @@ REQUIRED = {"schema_version", "id", "status", "config"}
 
 
 class Status(StrEnum):
-    """How a run stands; the last three need nothing more."""
+    """How a run stands; a failed one is tried again, done and not applicable need nothing more."""
 
     running = "running"
     done = "done"
@@ -48,6 +48,7 @@ VOLATILE = (
     "machine",
     "attempts",
     "restarts",
+    "begun",
     "mixed",
     "runtime",
     "tracker",

@@ -95,6 +95,17 @@ def restore_random_state(state: dict[str, Any], runtime: Runtime) -> None:
         torch.cuda.set_rng_state(kept, device)
 
 
+def page_again(optimizer: Any) -> None:
+    """Put a resumed paged optimiser's state back into pages: bitsandbytes loads it as plain tensors of the GPU."""
+    inner = getattr(optimizer, "optimizer", optimizer)  # inside of accelerate's wrapper
+    if not getattr(inner, "is_paged", False):
+        return
+    for parameter, state in inner.state.items():
+        for name, held in state.items():
+            if isinstance(held, Tensor) and held.shape == parameter.shape:
+                state[name] = inner.get_state_buffer(parameter, dtype=held.dtype).copy_(held)
+
+
 def latest(folder: Path) -> Path | None:
     """Return the newest complete checkpoint of a run that can be resumed from; unfinished ones do not count."""
     found = [path for path in folder.glob("checkpoint-*") if (path / RESUME / "progress.json").is_file()]

@@ -19,7 +19,15 @@ from harness.objectives.base import Features, Objective
 from harness.runtime import Runtime
 from harness.storage.files import new_folder
 from harness.storage.record import RunFolder
-from harness.training.checkpoint import RESUME, load_state, prune, random_state, restore_random_state, save_state
+from harness.training.checkpoint import (
+    RESUME,
+    load_state,
+    page_again,
+    prune,
+    random_state,
+    restore_random_state,
+    save_state,
+)
 from harness.training.order import Items, Order, order_by_length
 
 
@@ -122,6 +130,7 @@ class HarnessTrainer(Trainer):
         state = load_state(Path(checkpoint) / RESUME, "progress")
         self._random = state["random"]
         self.optimizer.load_state_dict(state["optimizer"])
+        page_again(self.optimizer)
         self.lr_scheduler.load_state_dict(state["scheduler"] | {"lr_lambdas": [None] * len(self.lr_scheduler.base_lrs)})
         self.job.meter.add(state["meter"])
         self.interruptions = int(state["interruptions"]) + 1

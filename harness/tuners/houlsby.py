@@ -162,8 +162,9 @@ class HoulsbyNorm(HoulsbyLayer):
         norm = self.active_module()
         if norm is None:
             return cast("torch.Tensor", self.base_layer(x, *args, **kwargs))
-        dtype = next(norm.parameters()).dtype
-        return cast("torch.Tensor", norm(x.to(dtype), *args, **kwargs)).to(x.dtype)
+        # torch's LayerNorm wants its input in its own dtype; the RMSNorms of models round in between as the base's do.
+        given = x.to(norm.weight.dtype) if isinstance(norm, nn.LayerNorm) else x
+        return cast("torch.Tensor", norm(given, *args, **kwargs)).to(x.dtype)
 
 
 class HoulsbyModel(BaseTuner):  # type: ignore[misc]

@@ -19,7 +19,7 @@ from harness.execution import session
 from harness.execution.loading import load
 from harness.forgetting.heads import OutputHead, untouched_head
 from harness.forgetting.probes.lm_loss import LanguageModelLoss
-from harness.forgetting.reading import batches, read
+from harness.forgetting.reading import batches, compare, read
 from harness.forgetting.subject import Subject, undisturbed
 from harness.forgetting.texts import Document, Material, Row, masked_rows, next_token_rows
 
@@ -202,3 +202,16 @@ def test_batches_hold_every_row_once() -> None:
     found = list(batches(rows, 18))
     assert sorted(index for part in found for index in part) == list(range(len(rows)))
     assert all(len(part) * max(len(rows[i].ids) for i in part) <= 18 or len(part) == 1 for part in found)
+
+
+def test_divergence_is_computed_in_full_precision_under_autocast() -> None:
+    """torch's einsum is a product of matrices, which autocast rounds: the small divergence of a tuned model drowns."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(8, 5000, generator=generator)
+    tuned = base + 0.05 * torch.randn(8, 5000, generator=generator) + 2
+    exact = torch.nn.functional.kl_div(
+        tuned.double().log_softmax(-1), base.double().log_softmax(-1), log_target=True, reduction="none"
+    ).sum(-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = compare(base, tuned, tuned.logsumexp(-1))
+    torch.testing.assert_close(found.double(), exact, rtol=1e-2, atol=1e-5)

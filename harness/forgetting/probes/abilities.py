@@ -12,6 +12,7 @@ from harness.config import require
 from harness.errors import ConfigError, HarnessError, first_line, nearest
 from harness.forgetting.base import PROBES, Change, Items, Measured, Probe, paired, shares
 from harness.identity import digest, probe_identity
+from harness.storage.privacy import expanded
 from harness.tasks.base import Outcome, Score
 
 if TYPE_CHECKING:
@@ -67,20 +68,20 @@ class Abilities(Probe):
         require(self.limit == -1 or self.limit >= 2, f"{KEY}.limit", self.limit, "must be at least 2, or -1 for all")
         fewshot = self.num_fewshot is None or self.num_fewshot >= 0
         require(fewshot, f"{KEY}.num_fewshot", self.num_fewshot, "must be at least 0")
-        known = self.include_path is None or Path(self.include_path).expanduser().is_dir()
+        known = self.include_path is None or expanded(self.include_path).is_dir()
         require(known, f"{KEY}.include_path", self.include_path, "there is no such folder")
         for task in self.tasks:
             if task.endswith(ENDINGS):
-                require(Path(task).expanduser().is_file(), f"{KEY}.tasks", task, "there is no such task file")
+                require(expanded(task).is_file(), f"{KEY}.tasks", task, "there is no such task file")
 
     def files(self) -> dict[str, Path]:
         """Return the user's own task files, those of `include_path`, and all that they name."""
         from harness.forgetting.lm_eval_files import task_file, task_folder
 
         own = {f"tasks.{number}": task for number, task in enumerate(self.tasks) if task.endswith(ENDINGS)}
-        found = {setting: task_file(Path(task).expanduser()) for setting, task in own.items()}
+        found = {setting: task_file(expanded(task)) for setting, task in own.items()}
         if self.include_path:
-            found["include_path"] = task_folder(Path(self.include_path).expanduser())
+            found["include_path"] = task_folder(expanded(self.include_path))
         return {
             f"{setting}/{name}" if name else setting: path
             for setting, named in found.items()
@@ -172,8 +173,8 @@ def load_tasks(names: Sequence[str], include_path: str | None, cache_dir: str | 
     """
     from lm_eval.tasks import TaskManager
 
-    names = [str(Path(name).expanduser()) if name.endswith(ENDINGS) else name for name in names]
-    folders = [TASK_FILES, *([Path(include_path).expanduser()] if include_path else [])]
+    names = [str(expanded(name)) if name.endswith(ENDINGS) else name for name in names]
+    folders = [TASK_FILES, *([expanded(include_path)] if include_path else [])]
     metadata: Any = {"cache_dir": cache_dir} if cache_dir else None
     manager = TaskManager(include_path=folders, include_defaults=False, metadata=metadata)
     if any(name not in manager.all_tasks and not Path(name).is_file() for name in names):

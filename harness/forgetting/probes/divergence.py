@@ -42,7 +42,7 @@ class Divergence(Probe):
     head it is compared on the task's inputs alone, in its distribution over labels.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     reads_head: ClassVar[bool] = True
     compares_texts: ClassVar[bool] = True
 

@@ -11,6 +11,7 @@ from harness.config import Wheel, require, require_at_least
 from harness.errors import DataError
 from harness.forgetting.base import PROBES, Change, Items, Measured, Probe, estimate, mean, only_after, paired, shares
 from harness.identity import digest
+from harness.storage.privacy import expanded
 from harness.tasks.base import Outcome
 from harness.tasks.source import Source, pick, read_rows
 
@@ -42,7 +43,7 @@ class Retrieval(Probe):
     the tuned model give them: 1 where the tuned model finds the same texts alike.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     headline: ClassVar[str | None] = "mrr"
 
     questions: int = 100
@@ -60,7 +61,7 @@ class Retrieval(Probe):
 
     def files(self) -> dict[str, Path]:
         """Return the user's own pairs."""
-        return {"source.path": Path(self.source.path).expanduser()} if self.source.path else {}
+        return {"source.path": expanded(self.source.path)} if self.source.path else {}
 
     def unsuitable(self, config: RunConfig, prepared: Prepared) -> str | None:
         """It needs an encoder of sentences; one with a masked-language-model head is measured by its loss."""
@@ -105,7 +106,7 @@ class Retrieval(Probe):
     def measure(self, subject: Subject, material: Pairs, base: Measured | None) -> Measured:
         """Embed all texts; rank the passages for each question."""
         questions, passages = (embed(subject, texts) for texts in (material.questions, material.passages))
-        cosines = questions @ passages.T
+        cosines = questions.double() @ passages.double().T  # in doubles, which autocast leaves alone
         own = cosines.diagonal()
         # A passage as near as the right one counts as nearer: equal embeddings of everything find nothing.
         ranks = (cosines >= own[:, None]).sum(1)
