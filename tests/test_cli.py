@@ -47,7 +47,7 @@ MISTAKES = [
     (["train.optim=adamw_trch"], "train.optim=adamw_trch: no such optimiser; did you mean adamw_torch?"),
     (["train.lr_scheduler_type=lin"], "train.lr_scheduler_type=lin: no such schedule; did you mean linear?"),
     (["+train.other.torch_empty_cache_step=1"], "did you mean torch_empty_cache_steps?"),
-    (["+train.other.report_to=wandb"], "train.other.report_to=wandb: cannot be set: a run decides it itself"),
+    (["+train.other.report_to=wandb"], "train.other.report_to=wandb: a run decides it itself"),
     (["+train.other.max_steps=3"], "train.other.max_steps=3: write it as train.max_steps"),
     (["method.targets=qk"], "method.targets=qk: Invalid value 'qk', expected one of [all_linear, qv]"),
     (["method=qlora", "method.bits=3"], "method.bits=3: must be 4 or 8"),
