@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -85,6 +86,14 @@ def test_a_process_says_what_a_call_of_the_entry_function_says(arguments: list[s
     found, called = process(*arguments, cwd=tmp_path), harness(*arguments, cwd=tmp_path)
     assert (found.returncode, found.stdout, found.stderr) == (called.returncode, called.stdout, called.stderr)
     assert found.returncode == 1
+
+
+def test_a_call_leaves_logging_and_the_working_folder_as_they_were(tmp_path: Path) -> None:
+    handler, before = logging.FileHandler(tmp_path / "log"), (Path.cwd(), logging.getLogger().handlers[:])
+    harness("-m", "rank=8,0", cwd=tmp_path)
+    assert handler.stream is not None and not handler.stream.closed
+    assert (Path.cwd(), logging.getLogger().handlers) == before
+    handler.close()
 
 
 @pytest.mark.slow
