@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
+from weakref import WeakValueDictionary
 
 from hydra.core.singleton import Singleton
 
@@ -51,15 +52,17 @@ def _exit_code(entry: Callable[[], object]) -> int:
 
 @contextmanager
 def _as_in_a_process_of_its_own(cwd: Path) -> Iterator[None]:
-    """Leave no trace: Hydra keeps its state in singletons, sets up logging and reads the working folder."""
+    """Leave no trace: Hydra keeps its state in singletons, sets up logging and reads the working folder.
+
+    Setting up logging closes every handler there is; absl's closes its stream too, which may be pytest's own stderr.
+    """
     singletons, before = deepcopy(Singleton.get_state()), Path.cwd()
     root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.getLogger().level
-    with ExitStack() as around:
-        around.enter_context(mock.patch.dict(os.environ, {"WANDB_MODE": "offline"}))
-        # Setting up logging closes every handler that there is: absl's, which rouge-score brings, would close the
-        # stream that pytest captures.
-        around.enter_context(mock.patch.object(logging, "_handlerList", []))
-        around.enter_context(mock.patch.dict(logging._handlers, clear=True))
+    with (
+        mock.patch.dict(os.environ, {"WANDB_MODE": "offline"}),
+        mock.patch.object(logging, "_handlers", WeakValueDictionary()),
+        mock.patch.object(logging, "_handlerList", []),
+    ):
         os.chdir(cwd)
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -47,10 +48,7 @@ MISTAKES = [
     (["train.optim=adamw_trch"], "train.optim=adamw_trch: no such optimiser; did you mean adamw_torch?"),
     (["train.lr_scheduler_type=lin"], "train.lr_scheduler_type=lin: no such schedule; did you mean linear?"),
     (["+train.other.torch_empty_cache_step=1"], "did you mean torch_empty_cache_steps?"),
-    (
-        ["+train.other.report_to=wandb"],
-        "train.other.report_to=wandb: a run decides it itself, or it would change nothing",
-    ),
+    (["+train.other.report_to=wandb"], "train.other.report_to=wandb: a run decides it itself"),
     (["+train.other.max_steps=3"], "train.other.max_steps=3: write it as train.max_steps"),
     (["method.targets=qk"], "method.targets=qk: Invalid value 'qk', expected one of [all_linear, qv]"),
     (["method=qlora", "method.bits=3"], "method.bits=3: must be 4 or 8"),
@@ -88,6 +86,14 @@ def test_a_process_says_what_a_call_of_the_entry_function_says(arguments: list[s
     found, called = process(*arguments, cwd=tmp_path), harness(*arguments, cwd=tmp_path)
     assert (found.returncode, found.stdout, found.stderr) == (called.returncode, called.stdout, called.stderr)
     assert found.returncode == 1
+
+
+def test_a_call_leaves_logging_and_the_working_folder_as_they_were(tmp_path: Path) -> None:
+    handler, before = logging.FileHandler(tmp_path / "log"), (Path.cwd(), logging.getLogger().handlers[:])
+    harness("-m", "rank=8,0", cwd=tmp_path)
+    assert handler.stream is not None and not handler.stream.closed
+    assert (Path.cwd(), logging.getLogger().handlers) == before
+    handler.close()
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ class ScoreRate(Figure):
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, rate and further setting; nothing where no method has two rates."""
         table = page.every_rate
-        found = scores_over_seeds(table, SETTING)
+        found = scores_over_seeds(table.sort_values("learning_rate", kind="stable"), SETTING)
         if found.empty or found.groupby("method")["learning_rate"].nunique().max() < 2:
             return found.iloc[:0]
         # Not in the order of the run folders, whose names are hashes.

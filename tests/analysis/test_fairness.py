@@ -52,6 +52,7 @@ def test_a_best_rate_at_the_edge_is_said(tmp_path: Path) -> None:
     assert "lora r8 (0.001, the largest of 2)" in _warned(read_runs(tmp_path).table, "edge")
 
 
+@pytest.mark.slow
 def test_unequal_numbers_of_rates_are_said(tmp_path: Path) -> None:
     make_sweep(tmp_path, ("lora",), rates=(1e-4, 1e-3, 1e-2))
     make_sweep(tmp_path, ("full",), rates=(1e-4,))
@@ -217,6 +218,7 @@ def test_what_changes_no_result_makes_no_other_configuration_and_a_seed_counts_o
     assert "lora r16 (seed 0)" in _warned(table, "more than once")
 
 
+@pytest.mark.slow
 def test_without_validation_scores_no_rate_is_chosen(tmp_path: Path) -> None:
     make_sweep(tmp_path, rates=(1e-4, 1e-3))
     table = read_runs(tmp_path).table.assign(validation=float("nan"))

@@ -129,6 +129,7 @@ def test_the_model_holds_the_formula_and_is_restored_to_the_bit(trained, name):
     assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
+@pytest.mark.slow
 def test_a_failure_while_scaled_restores_the_model_too(trained):
     examination = Examination.of(trained("lora"), "test", probes=False)
     weights = examination.load()
@@ -139,6 +140,7 @@ def test_a_failure_while_scaled_restores_the_model_too(trained):
     assert all(torch.equal(examination.model.state_dict()[key], value) for key, value in before.items())
 
 
+@pytest.mark.slow
 def test_the_merged_model_answers_as_the_tuned_one(trained):
     """λ = 1 is the run itself: the same predictions as in its record."""
     for name in ("lora", "full", "qlora"):
@@ -221,6 +223,7 @@ def tested(trained, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_curves_are_what_evaluating_by_hand_gives(tested):
     """The tuned model merged by PEFT, its weights set by numpy, asked through the harness's own functions."""
     rows = numbers(tested, "lambda")
@@ -245,6 +248,7 @@ def test_curves_are_what_evaluating_by_hand_gives(tested):
     assert [item["loss"] for item in items] == pytest.approx(expected_loss, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_shares_are_those_of_the_definition(tested):
     record = small_runs.read_record(tested)
     kept = record["forgetting"]["lm_loss"]["metrics"]["loss"]
@@ -306,6 +310,7 @@ def test_the_same_command_computes_nothing_twice_and_mends_what_is_damaged(teste
     assert "of 14 matrices" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_other_settings_stand_beside_in_the_same_tables(tested, capsys):
     before = {row["key"] for row in numbers(tested, "lambda")}
     intervene(Settings(run=str(tested), mode="mitigation", lambdas=(0.5,), k=5, eps=EPS, probes=False))
@@ -377,11 +382,13 @@ def test_a_run_that_is_not_there_or_not_done_is_refused(tmp_path):
     assert text == "run=lora-x: the run is not done but failed: out of memory"
 
 
+@pytest.mark.slow
 def test_a_method_without_a_weight_change_is_not_applicable(trained):
     told = intervene(Settings(run=str(trained("prompt"))))
     assert told.endswith("n/a: prompt tuning adds inputs and changes no weight matrix")
 
 
+@pytest.mark.slow
 def test_no_intruder_is_said_and_nothing_is_written(trained):
     text = refused(run=str(trained("full")), eps=0.05, k=2)
     assert "no intruder among the top 2 of 14 matrices at eps=0.05: there is nothing to scale" in text

@@ -19,7 +19,7 @@ import small_runs
 import torch
 from independent import cosines
 from rounding import EPS32, OTHERWISE, ROUNDING, assert_same_but_for_rounding, gap, vectors_bound, without_flags
-from test_weights import save_adapter, save_base
+from test_weights import edit, save_adapter, save_base
 from tiny_models import perturb, tiny
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -419,6 +419,7 @@ def test_an_adapter_that_names_another_base_is_refused(tmp_path):
 
 def test_a_base_changed_since_the_run_is_refused(tmp_path, data_folder):
     base = small_runs.write_decoder("llama", tmp_path / "base")
+    edit(base, model__norm__weight=torch.full((32,), 2.0))  # no other test's model: a process keeps one of each content
     overrides = [
         f"model.path={base}",
         *small_runs.task("classification", data_folder),

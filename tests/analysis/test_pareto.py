@@ -33,6 +33,7 @@ def test_draws_between_seeds_have_students_spread() -> None:
     assert not between_seeds(values[:1], 10, 0).any()
 
 
+@pytest.mark.slow
 def test_the_better_in_both_is_optimal_in_every_draw_and_the_worse_in_none(tmp_path: Path) -> None:
     shown = {"lora": (0.9, 0.05), "full": (0.6, 0.9), "bitfit": (0.5, 0.01)}
     make_sweep(tmp_path, tuple(shown), made=lambda m, r, rate, s: Made(shown[m][0] + 0.01 * s, forgetting=shown[m][1]))
@@ -69,6 +70,7 @@ def test_forgetting_is_interpolated_between_the_neighbours() -> None:
     assert np.isnan(at_level(points[:, :1], 0.8)).all()
 
 
+@pytest.mark.slow
 def test_forgetting_at_equal_learning(tmp_path: Path) -> None:
     """LoRA forgets 2 (score − .5) and the other method 4 times that: at .7 that is .4 against 1.6."""
     score = {8: 0.6, 16: 0.8}
@@ -93,6 +95,7 @@ def test_equal_learning_that_is_not_reached_says_so(tmp_path: Path) -> None:
     assert "lora reaches 0.6 to 0.7, not 0.9" in asked.verdict
 
 
+@pytest.mark.slow
 def test_a_configuration_that_came_apart_is_no_part_of_a_methods_line(tmp_path: Path) -> None:
     shown = {4: (0.3, 2.0), 8: (0.6, 0.1), 16: (0.8, 0.3)}
     made = lambda m, rank, *_: Made(shown[rank][0], forgetting=shown[rank][1] * (1 + (m == "rslora")))  # noqa: E731

@@ -121,6 +121,7 @@ def _difference(rng: np.random.Generator, seeds: int, items: int, spread: float,
     return first - second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "spread"), [(2, 0.1), (3, 0.0), (3, 0.1), (3, 0.4), (5, 0.1)])
 def test_intervals_cover_and_noise_is_called_a_difference_at_most_as_often_as_said(seeds: int, spread: float) -> None:
     rng, weights, trials = np.random.default_rng(seeds), drawn_items(200, 400), 400

@@ -55,6 +55,7 @@ RANKS = {"one": 4, "other": 2}
 NAME = "model.layers.0.self_attn.q_proj.weight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", ["other", "full"])
 def test_similarities_and_angles_equal_scipy_s(runs, tmp_path, second, capsys):
     subspaces.run(Settings((str(runs["one"]), str(runs[second])), n=3, out=str(tmp_path)))
@@ -72,6 +73,7 @@ def test_similarities_and_angles_equal_scipy_s(runs, tmp_path, second, capsys):
     assert "mean φ(i, i) over 14 matrices" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_is_like_itself(runs, tmp_path):
     subspaces.run(Settings((str(runs["one"]), str(runs["one"])), n=4, out=str(tmp_path), modules=("q_proj",)))
     assert {row["matrix"] for row in rows(tmp_path, "subspaces")} == {NAME, NAME.replace(".0.", ".1.")}
@@ -100,6 +102,7 @@ def test_directions_that_are_rounding_are_left_out():
     assert factors(Dense(b @ a), 4).v.shape == (9, 2)
 
 
+@pytest.mark.slow
 def test_another_pair_s_rows_stay(runs, tmp_path):
     for second in ("other", "full", "full"):
         subspaces.run(Settings((str(runs["one"]), str(runs[second])), n=2, out=str(tmp_path), modules=("q_proj",)))
@@ -122,6 +125,7 @@ def test_bad_arguments_are_named(text):
         parse(text.split())
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, gpt2_folder, data_folder):
     with pytest.raises(NotApplicable, match="n/a: prompt tuning"):
         subspaces.run(Settings((str(runs["one"]), str(runs["prompt"]))))

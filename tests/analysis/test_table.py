@@ -87,6 +87,7 @@ def test_grouping_by_fewer_keys_says_what_it_averages(tmp_path: Path) -> None:
     assert "averages 2 configurations, not seeds alone: lora r8 lr=0.001, lora r16 lr=0.001" in found.problems[0]
 
 
+@pytest.mark.slow
 def test_any_configuration_key_filters_and_groups(tmp_path: Path) -> None:
     for steps in (10, 20):
         make_sweep(tmp_path, overrides=(f"train.max_steps={steps}",))
@@ -136,6 +137,7 @@ def test_options_may_be_written_with_dashes() -> None:
     assert parse([".", "--out", "there"]) == parse([".", "out=there"]) == parse([".", "--out=there"])
 
 
+@pytest.mark.slow
 def test_everything_is_printed_and_written(tmp_path: Path, command) -> None:
     runs, out = tmp_path / "runs", tmp_path / "out"
     made = lambda m, r, rate, s: Made(0.9 if m == "lora" else 0.6, intruders=3, forgetting=0.2)  # noqa: E731
@@ -205,6 +207,7 @@ def test_bad_folders_are_lines_and_the_rest_works(tmp_path: Path, command) -> No
     assert "lora r16" in printed
 
 
+@pytest.mark.slow
 def test_runs_of_two_tasks_are_compared_within_each(tmp_path: Path, command) -> None:
     for task in ("trec", "boolq"):
         for method, accuracy in (("lora", 0.9), ("full", 0.6)):

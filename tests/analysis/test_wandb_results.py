@@ -101,6 +101,7 @@ def shown(method: str, rank: int, rate: float, seed: int) -> Made:
     return Made(accuracy=0.95 if method == "lora" else 0.4, validation=0.9 if rate == 1e-3 else 0.5)
 
 
+@pytest.mark.slow
 def test_verdicts_are_of_the_chosen_rate_and_name_the_run(tmp_path: Path) -> None:
     make_sweep(tmp_path, ("lora", "full", "bitfit"), rates=(1e-3, 1e-2), seeds=(0,), made=shown)
     table = read_runs(tmp_path).table
@@ -121,6 +122,7 @@ def test_verdicts_never_speak_of_foreign_rows(tmp_path: Path) -> None:
     assert not any("PEFT" in line for rows in found.values() for line in rows["verdict"])
 
 
+@pytest.mark.slow
 def test_verdicts_are_sent(tmp_path: Path) -> None:
     make_run(tmp_path, "method=full", made=shown("full", 0, 1e-3, 0))
     run = tracked(tmp_path, made=shown("lora", 0, 1e-3, 0))
@@ -188,6 +190,7 @@ def test_findings_join_a_run_that_was_synced_before(server: Server, tmp_path: Pa
     assert after["analysis/intruders"] == 7 and len(server.stream["wandb-history.jsonl"]) == 3
 
 
+@pytest.mark.slow
 def test_an_online_run_is_resumed(server: Server, tmp_path: Path) -> None:
     run = tracked(tmp_path, "online")
     assert record(run)["tracker"].startswith(server.url)
@@ -205,6 +208,7 @@ def test_an_online_run_needs_a_login(tmp_path: Path) -> None:
     assert not (run / NOTE).exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_not_tracked_is_one_line_and_the_rest_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,6 +39,7 @@ def of(rows: pd.DataFrame, method: str, rank: int | None = None, **more: object)
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pareto", "score_rate", "score_parameters"])
 def test_a_scores_interval_is_the_one_the_tables_give(name: str, page: Page, sweep: Path) -> None:
     table = grouped(read_runs(sweep).table).rows
@@ -130,6 +131,7 @@ def test_long_histories_are_averaged_over_bins_of_one_width() -> None:
     assert len(found) == BINS and found["value"].tolist() == pytest.approx(found["step"].tolist())
 
 
+@pytest.mark.slow
 def test_intruders_against_eps_k_and_rank(page: Page) -> None:
     """Made intruders have |cos| = .25, the others .75; all of them are the first vectors of the first matrices."""
     eps, ks, ranks = (data(name, page) for name in ("intruders_eps", "intruders_k", "intruders_rank"))

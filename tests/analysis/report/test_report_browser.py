@@ -14,6 +14,7 @@ from analysis.report.page import SCRIPTS, page
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytestmark = pytest.mark.slow  # a browser takes 10 s to start, with the page of 14 runs that it opens
 NAMES = "#runs tbody th button"
 SCORES = "#runs tbody tr td:nth-of-type({column})"
 
