@@ -21,6 +21,8 @@ COMMANDS = [line.split("  #")[0].strip() for line in SHELL.replace("\\\n", " ").
 RUNS = [command for command in COMMANDS if command.startswith("python -m harness.run")]
 DISTINCT = list({re.sub(r" output_dir=\S+", "", command): command for command in reversed(RUNS)}.values())[::-1]
 """Commands that differ by more than where their runs stand."""
+FAST = {"python -m harness.run", "python -m harness.run --cfg job", "python -m harness.run --help"}
+"""Composed in fast tests too; each of the others takes 1 to 5 s."""
 MINIATURE = ["train.max_steps=1", "train.per_device_train_batch_size=2", "task.max_test=8"]
 MINIATURE += ["task.max_validation=8", "tracker=none", "train.save_steps=0", "forgetting=none"]
 """Probes are trained with on this model by the tests of forgetting: here they would be nine tenths of the time."""
@@ -58,7 +60,7 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [pytest.param(c, marks=pytest.mark.slow if " -m " in c.removeprefix("python -m") else ()) for c in DISTINCT],
+    [pytest.param(c, marks=() if c in FAST else pytest.mark.slow) for c in DISTINCT],
 )
 def test_each_run_command_composes(command: str, tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").write_text("review,stars\ngood,5\nbad,1\n", encoding="utf-8")

@@ -77,6 +77,7 @@ def matrices(folder: Path, **settings: Any) -> list[Matrix]:
     return [matrix for _, pair in job.steps for matrix in pair]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_is_read_as_the_model_it_trained(trained, method):
     """W0 + ΔW of every matrix is the merged weight of the model that the run's own method brings back."""
@@ -96,6 +97,7 @@ def test_a_run_is_read_as_the_model_it_trained(trained, method):
         torch.testing.assert_close(matrix.base + matrix.change.dense(), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "pissa", "full"])
 def test_a_sequence_of_tasks_is_read_as_the_model_it_ends_with(tmp_path, llama_folder, data_folder, method):
     """Its last adapter belongs to the weights that the tasks before left, and the change is against the untouched."""
@@ -112,6 +114,7 @@ def test_a_sequence_of_tasks_is_read_as_the_model_it_ends_with(tmp_path, llama_f
         torch.testing.assert_close(matrix.base + matrix.change.dense(), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", NONE)
 def test_a_method_without_a_weight_change_is_not_applicable(trained, method, capsys):
     assert not program.run(Settings(runs=(str(trained(method)),)))
@@ -200,6 +203,7 @@ def test_tables_of_some_modules_do_not_replace_those_of_all(trained):
     assert {row["kind"] for row in read(folder / "analysis" / "q_proj", "vectors")} == {"q_proj"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eps", [0.2, 0.5, 0.95])
 def test_counts_over_the_grid_are_those_of_each_threshold(trained, tmp_path, eps):
     """Certified counts at another ε than the one proved for are bounds, which hold the exact count."""
@@ -232,6 +236,7 @@ def read_or_run(folder: Path) -> list[dict[str, Any]]:
     return read(folder / "analysis", "vectors")
 
 
+@pytest.mark.slow
 def test_a_quantised_base_has_a_floor_and_two_references(trained, tmp_path, capsys):
     program.run(Settings(runs=(str(trained("qlora")),), k=3, out=str(tmp_path)))
     rows = read(tmp_path, "vectors")
@@ -322,6 +327,7 @@ def test_the_whole_similarity_matrix_on_request(tmp_path):
     np.testing.assert_allclose(squares.sum(axis=0), 1, atol=1e-4)  # k_proj is wide: 16 left vectors span all
 
 
+@pytest.mark.slow
 def test_kept_checkpoints_are_measured_too(tmp_path, llama_folder, data_folder, capsys):
     overrides = [f"model.path={llama_folder}", *small_runs.task("classification", data_folder), "method=lora", "rank=2"]
     steps = ["train.max_steps=4", "train.save_steps=2", "train.keep_checkpoints=true"]
@@ -417,6 +423,7 @@ def test_an_adapter_that_names_another_base_is_refused(tmp_path):
     assert "is of another base" in text and "weight differs" in text
 
 
+@pytest.mark.slow
 def test_a_base_changed_since_the_run_is_refused(tmp_path, data_folder):
     base = small_runs.write_decoder("llama", tmp_path / "base")
     edit(base, model__norm__weight=torch.full((32,), 2.0))  # no other test's model: a process keeps one of each content
