@@ -60,7 +60,8 @@ def prepare(config: RunConfig) -> Prepared:
 
     Raises :class:`NotApplicable` where a model of this kind cannot do the task.
     """
-    key = json.dumps([model_identity(config.model), task_identity(config.task)], sort_keys=True)
+    # The path too: a folder of the same content may be overwritten while the other is not.
+    key = json.dumps([config.model.path, model_identity(config.model), task_identity(config.task)], sort_keys=True)
     if key not in _PREPARED:
         while len(_PREPARED) >= _KEPT:
             _PREPARED.pop(next(iter(_PREPARED)))
