@@ -164,12 +164,12 @@ def test_nothing_that_is_uploaded_says_it_but_where_a_table_was_staged(
 def test_failed_run_does_not_either(
     at_home: list[str], home: Path, quick: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.execution import execute
+    from harness.execution import loading
 
     def fails(*_: Any) -> None:
         raise ValueError(f"cannot read {home}/model nor /scratch/{USER}/x")
 
-    monkeypatch.setattr(execute, "load", fails)
+    monkeypatch.setattr(loading, "load_backbone", fails)
     folder, record = small_runs.run("~/runs", *at_home)
     assert record["reason"] == "ValueError: cannot read ~/model nor /scratch/$USER/x"
     assert "Traceback" in record["traceback"]

@@ -48,7 +48,7 @@ def test_record_comes_back(folder: RunFolder) -> None:
         (json.dumps(SOUND | {"status": "almost"}), "its status is 'almost'"),
         (json.dumps(SOUND | {"config": "lora"}), "its config a str"),
         (json.dumps(SOUND | {"schema_version": "1"}), "its schema_version is '1'"),
-        (json.dumps(SOUND | {"schema_version": 2, "status": "almost"}), "schema 2 is newer than 1"),
+        (json.dumps(SOUND | {"schema_version": 3, "status": "almost"}), "schema 3 is newer than 2"),
         (json.dumps(SOUND | {"id": "lora-r8-other"}), "another run's, lora-r8-other"),
     ],
 )

@@ -11,8 +11,7 @@ import torch
 from exported_runs import Room, Trained, configure, logits
 
 from harness import identity
-from harness.config import RunConfig
-from harness.execution import execute
+from harness.execution import execute, pipeline
 from harness.storage.record import Status, read_record
 
 
@@ -25,19 +24,19 @@ def room(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, data_fold
 def trained(room: Room) -> Callable[[str, str], Trained]:
     """Train a method once a session, and keep its live model's logits."""
     runs: dict[tuple[str, str], Trained] = {}
-    keep = execute.keep
+    keep = pipeline.keep
 
     def train(kind: str, name: str) -> Trained:
         live: list[torch.Tensor] = []
 
-        def watched(config: RunConfig, model: Any, folder: Any) -> int:
+        def watched(run: Any, stage: Any, model: Any, folder: Path) -> int:
             live.append(logits(model))
-            return keep(config, model, folder)
+            return keep(run, stage, model, folder)
 
         if (kind, name) not in runs:
             config = configure(room, kind, name)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(execute, "keep", watched)
+                patch.setattr(pipeline, "keep", watched)
                 status = execute.execute(config)
             folder = Path(config.output_dir) / identity.run_id(config)
             assert status is Status.done, read_record(folder)

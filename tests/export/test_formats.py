@@ -24,9 +24,9 @@ from exported_runs import (
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness import export, identity
+from harness import export, identity, runtime
 from harness.errors import ConfigError
-from harness.execution import execute, reload
+from harness.execution import execute, loading, reload
 from harness.export import Request
 from harness.storage.record import Status
 
@@ -101,7 +101,7 @@ def test_merged_classifier_names_its_labels_and_can_be_a_base(trained: Any, tmp_
     to = export.export(ask(run, tmp_path / "merged", merge=True))
     assert json.loads((to / "config.json").read_text())["id2label"] == {"0": "pos", "1": "neg"}
     config = configure(room, "encoder", "full", f"model.path={to}")
-    backbone = execute.load(config, reload.prepare_without_data(config))
+    backbone = loading.load(config, reload.prepare_without_data(config), runtime.resolve(config))
     assert close_enough(run, logits(backbone.model))
 
 
