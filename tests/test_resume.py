@@ -157,7 +157,7 @@ def test_cut_while_a_checkpoint_is_written(
     original = training.save_state
 
     def dies(folder: Path, name: str, state: Any) -> None:
-        if folder.parent.name == ".checkpoint-4.part":
+        if folder.parent.name.startswith(".checkpoint-4."):
             (folder / "progress.json").write_text("{", encoding="utf-8")
             shutil.copytree(folder.parent, tmp_path / "left")
             raise KeyboardInterrupt
