@@ -26,6 +26,7 @@ from harness.config import RunConfig, Unfit
 from harness.errors import ConfigError
 from harness.execution import session
 from harness.forgetting import heads, passes
+from harness.forgetting.base import PROBES
 from harness.forgetting.measure import Probing, Store, fit, read_series
 from harness.forgetting.probes.lm_loss import LanguageModelLoss, Objective
 from harness.forgetting.subject import undisturbed
@@ -89,7 +90,7 @@ def test_every_method_on_every_model_is_measured(name: str, model: str, override
     assert list(found) == ["lm_loss", "divergence", "abilities", "retrieval"]
     assert {label for label, entry in found.items() if entry["status"] == "measured"} == FITS[model]
     for entry in found.values():
-        assert entry["version"] == 1
+        assert entry["version"] == PROBES[entry["probe"]].version
         assert (entry["reason"] is None) == (entry["status"] == "measured") == bool(entry["metrics"])
         for change in entry["metrics"].values():
             for score in filter(None, change.values()):
