@@ -14,7 +14,7 @@ from harness.config import ForgettingConfig, ModelConfig, RunConfig, require
 from harness.errors import ConfigError
 from harness.storage.assets import model_hashes
 from harness.storage.manifest import sha256_of
-from harness.storage.privacy import expanded
+from harness.storage.privacy import expanded, masked
 from harness.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -107,12 +107,7 @@ def folder_hashes(folder: Path) -> dict[str, str]:
 def task_identity(task: Task) -> dict[str, Any]:
     """Return what decides a task's items and how they are scored; local files count by their content."""
     values = {key: value for key, value in plain(task).items() if key not in DESCRIPTIVE}
-    for name, source in task.data.items():
-        if source.path:
-            if not expanded(source.path).is_file():
-                raise ConfigError(f"task.data.{name}.path", source.path, "no such file")
-            values["data"][name]["path"] = sha256_of(expanded(source.path))
-    return values | {"kind": task.name}
+    return by_content("task", values | {"kind": task.name}, task.files())
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
@@ -162,7 +157,7 @@ def by_content(key: str, values: dict[str, Any], files: dict[str, Path]) -> dict
     """Return settings with hashes in the place of paths, which `files` has by setting, as ``Probe.files`` does."""
     hashes: dict[str, dict[str, str]] = {}
     for role, path in files.items():
-        require(path.is_file(), f"{key}.{role}", path, "there is no such file")
+        require(path.is_file(), f"{key}.{role}", masked(str(path)), "there is no such file")
         setting, _, name = role.partition("/")
         hashes.setdefault(setting, {})[name] = sha256_of(path)
     for setting, found in hashes.items():

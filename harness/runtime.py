@@ -101,6 +101,8 @@ class Runtime:
     """Those of :data:`RECORDED` that are set."""
     tf32: bool | None
     deterministic: bool
+    versions: Mapping[str, str | None]
+    """Of Python, this project and every package that can change a number."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which a model is trained and answers, the same for both."""
@@ -178,6 +180,7 @@ class Runtime:
             "computed": dtype_name(self.precision.compute),
             "tf32": self.tf32,
             "deterministic": self.deterministic,
+            "versions": dict(self.versions),
         }
 
     def describe(self) -> dict[str, Any]:
@@ -224,6 +227,7 @@ def resolve(config: RunConfig) -> Runtime:
         {name: os.environ[name] for name in RECORDED if name in os.environ},
         config.train.tf32,
         config.train.full_determinism,
+        versions(),
     )
 
 

@@ -59,7 +59,7 @@ MISTAKES = [
     ),
     (["model.path=/no/such"], "model.path=/no/such: no such model folder"),
     (["task=classification"], "task=custom: needs task.data.all.path=<file> or task.data.train.path=<file>"),
-    (["task.data.all.path=/no/such.csv"], "task.data.all.path=/no/such.csv: no such file"),
+    (["task.data.all.path=/no/such.csv"], "task.data.all.path=/no/such.csv: there is no such file"),
     (["task.template='Question: {txt}'"], "task.template=Question: {txt}: has no field txt; fields are text"),
     (["task.metric=acuracy"], "task.metric=acuracy: no such metric; did you mean accuracy?"),
     (["task.validation_share=1"], "task.validation_share=1.0: must be at least 0 and below 1"),

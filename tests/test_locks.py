@@ -247,14 +247,16 @@ def test_heartbeat_keeps_a_lock_from_being_taken(tmp_path: Path, hosts: None, mo
 def test_holder_that_stood_still_learns_of_it_and_leaves_its_successor(
     tmp_path: Path, hosts: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / ".lock"
+    path, stopped = tmp_path / ".lock", []
     monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.3)
+    monkeypatch.setattr(locks, "interrupt", lambda: stopped.append(1))
     with on("node1"), exclusive(path, "runs/a"):
         os.utime(tmp_path / ".lock.holder", (time.time() - 1000,) * 2)
         with on("node2"), exclusive(path, "runs/a", wait=False) as taken:
             assert taken
             time.sleep(0.5)
             assert "runs/a: another host took the lock over" in caplog.text
+            assert stopped == [1]  # it stops: two processes must not write one run
     assert left(tmp_path) == []
 
 

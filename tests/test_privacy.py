@@ -112,7 +112,7 @@ def test_paths_from_home_have_the_identity_of_whole_ones(at_home: list[str], hom
     assert short.model.path == "~/model"
     assert identity.run_id(short) == identity.run_id(whole)
     (home / "data" / "classification.jsonl").unlink()
-    with pytest.raises(ConfigError, match=r"^task\.data\.all\.path=~/data/classification.jsonl: no such file"):
+    with pytest.raises(ConfigError, match=r"^task\.data\.all\.path=~/data/classification.jsonl: there is no such file"):
         identity.run_id(short)
 
 

@@ -12,7 +12,7 @@ from harness import identity
 from harness.config import RunConfig
 from harness.errors import RecordError
 from harness.execution.phases import BASELINE, TRAIN, names, phase_name
-from harness.runtime import Runtime, versions
+from harness.runtime import Runtime
 from harness.storage.record import RunFolder
 from harness.training.arguments import optimizer
 from harness.training.checkpoint import latest, step_of
@@ -26,7 +26,7 @@ def described(config: RunConfig, here: Runtime) -> Attempt:
     config = replace(config, method=config.method.on(here))
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
+        "versions": dict(here.versions),
         "commit": commit,
         "dirty": dirty,
         "machine": here.machine(),

@@ -17,7 +17,7 @@ from harness.config import RunConfig
 from harness.errors import first_line
 from harness.identity import digest
 from harness.objectives.base import Objective
-from harness.runtime import Runtime, versions
+from harness.runtime import Runtime
 from harness.storage.files import write_bytes, write_json
 from harness.storage.locks import exclusive
 from harness.storage.privacy import masked
@@ -77,7 +77,7 @@ class Baseline:
     """The untouched model's outcomes, computed once for all runs that share them and kept under their hash."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self.identity = identity | {"versions": versions()}
+        self.identity = identity
         self.key = digest(self.identity, 16)
         self.path = folder / self.key
 

@@ -21,7 +21,7 @@ from harness.forgetting.heads import OutputHead, untouched_head
 from harness.forgetting.passes import Passes
 from harness.forgetting.subject import Subject, undisturbed
 from harness.identity import digest, probe_identity
-from harness.runtime import Runtime, versions
+from harness.runtime import Runtime
 from harness.storage.files import new_folder, write_json
 from harness.storage.locks import exclusive
 from harness.storage.privacy import expanded, masked
@@ -202,7 +202,7 @@ class Store:
     """What a probe found of an untouched model, computed once for all runs that share it, under its hash."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self.identity = identity | {"versions": versions()}
+        self.identity = identity
         self.key = digest(self.identity, 16)
         self.path = folder / f"probe-{self.key}"
 

@@ -8,6 +8,7 @@ because the clocks of two hosts may differ by more than a heartbeat.
 
 from __future__ import annotations
 
+import _thread
 import errno
 import functools
 import json
@@ -44,6 +45,11 @@ UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 """What a file system without locks answers."""
 GONE = {errno.ENOENT, errno.ESTALE}
 """What a removed file answers; the second where NFS still knew it."""
+
+
+def interrupt() -> None:
+    """Stop this process as Ctrl-C does, from a thread of it."""
+    _thread.interrupt_main()
 
 
 @contextmanager
@@ -272,7 +278,8 @@ class Lock:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             try:
                 if not self._file.mine:
-                    log.warning("%s: another host took the lock over while this process stood still", self.what)
+                    log.error("%s: another host took the lock over while this process stood still; stopping", self.what)
+                    interrupt()  # as Ctrl-C does: two processes must not write one run
                     return
                 self._file.refresh()
             except OSError as error:  # a file server that is away for a moment: the next beat tries again

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from harness.config import require, require_at_least, require_share
 from harness.errors import DataError, nearest
 from harness.registry import Registry
+from harness.storage.privacy import expanded
 from harness.tasks.source import Row, Source, Sources, pick, read_rows
 
 TASKS: Registry[Task] = Registry("task")
@@ -154,6 +155,10 @@ class Task(ABC):
             template,
             f"has no field {', '.join(sorted(unknown))}; fields are {', '.join(self.text_fields())}",
         )
+
+    def files(self) -> dict[str, Path]:
+        """Return the local files whose content decides the items, by the setting that names each."""
+        return {f"data.{name}.path": expanded(source.path) for name, source in self.data.items() if source.path}
 
     def text_fields(self) -> list[str]:
         """Return the fields that hold text, which templates may use."""
