@@ -26,7 +26,8 @@ from harness.config import RunConfig
 from harness.execution import session
 from harness.execution.evaluate import Outcomes, Questions, evaluator
 from harness.execution.execute import execute
-from harness.storage.record import RunFolder, comparable, read_items, read_record
+from harness.storage.outcomes import read_items
+from harness.storage.record import RunFolder, comparable, read_record
 
 VOCABULARY = 320
 GOOD = ("lovely", "great", "fine", "warm", "bright", "clever")

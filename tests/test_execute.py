@@ -19,10 +19,12 @@ from torch import nn
 
 from harness.execution import execute as execution
 from harness.execution import pipeline
-from harness.execution.evaluate import Baseline, Evaluator
+from harness.execution.evaluate import Evaluator
 from harness.execution.execute import execute
 from harness.execution.reload import load_run
-from harness.storage.record import Status, comparable, read_items, read_record
+from harness.storage.outcomes import read_items
+from harness.storage.record import Status, comparable, read_record
+from harness.storage.shared import Shared
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -263,23 +265,22 @@ def test_damaged_baseline_is_computed_again(bert: list[str], tmp_path: Path) -> 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", b"not parquet at all", b"PAR1" + b"\0" * 40 + b"PAR1"])
 def test_damaged_baseline_is_not_trusted(damage: bytes, tmp_path: Path) -> None:
-    baseline = Baseline(tmp_path, {"model": "a"})
-    with baseline.lock():
-        (baseline.path / "items.parquet").write_bytes(damage)
-        assert baseline.read() is None
+    baseline = Shared(tmp_path, "answers", {"model": "a"})
+    baseline.write({"test": []})
+    assert baseline.read() == ({}, {})
+    (baseline.path / "items.parquet").write_bytes(damage)
+    assert baseline.read() is None
 
 
 def test_baseline_of_other_columns_is_not_trusted(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    baseline = Baseline(tmp_path, {"model": "a"})
-    with baseline.lock():
-        assert baseline.read() is None
-        pq.write_table(
-            pa.Table.from_pylist([{"phase": "before", "split": "test", "other": 1}]), baseline.path / "items.parquet"
-        )
-        assert baseline.read() is None
+    baseline = Shared(tmp_path, "answers", {"model": "a"})
+    assert baseline.read() is None
+    baseline.write({})
+    pq.write_table(pa.Table.from_pylist([{"split": "test", "other": 1}]), baseline.path / "items.parquet")
+    assert baseline.read() is None
 
 
 @pytest.mark.parametrize("place", ["checkpoint", "trained", "items", "baseline"])
@@ -297,7 +298,7 @@ def test_full_disk_fails_in_one_line(
         "checkpoint": (training, "save_state"),
         "trained": (LoRA, "save"),
         "items": (RunFolder, "write_items"),
-        "baseline": (Baseline, "write"),
+        "baseline": (Shared, "write"),
     }[place]
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, full)

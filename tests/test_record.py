@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from harness.errors import RecordError
-from harness.storage.record import RunFolder, Status, comparable, parquet, read_items, read_record
+from harness.storage.outcomes import parquet, read_items
+from harness.storage.record import RunFolder, Status, comparable, read_record
 from harness.table import row
 from harness.tasks.base import Outcome
 

@@ -19,9 +19,9 @@ from analysis.interventions.results import Row
 from analysis.intruders.tables import parquet
 from harness.errors import first_line
 from harness.forgetting.base import Items
-from harness.forgetting.measure import read_series
 from harness.identity import digest
 from harness.storage.files import write_bytes, write_json
+from harness.storage.outcomes import read_series
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from torch import nn
 
 from harness import identity
 from harness.execution.context import Run, Stage
-from harness.execution.evaluate import Baseline, Outcomes
+from harness.execution.evaluate import Outcomes
 from harness.execution.heads import Head, head_of
 from harness.execution.loading import load, load_untouched
 from harness.models import Backbone
 from harness.runtime import free
-from harness.storage.privacy import expanded
+from harness.storage.shared import Shared
 
 
 def fill_baseline(run: Run, whole: bool) -> None:
@@ -83,13 +83,14 @@ def base_outcomes(run: Run, stage: Stage, untouched: Untouched) -> Outcomes:
         "kind": prepared.kind,
         "head_seed": config.seed if prepared.kind == "encoder" else None,
     }
-    baseline = Baseline(expanded(config.output_dir) / ".base", shared)
-    with baseline.lock():
-        found = baseline.read()
-        if found is None:
-            found = run.evaluator.answer(untouched.model(), prepared.objective, prepared.questions, "base")
-            baseline.write(found)
-    return found
+    store = Shared(config.output_dir, "answers", shared)
+    with store.lock():
+        kept = store.read()
+        if kept is not None:
+            return kept[0]
+        found = run.evaluator.answer(untouched.model(), prepared.objective, prepared.questions, "base")
+        store.write(found)
+        return found
 
 
 def forgetting_section(run: Run, name: str) -> AbstractContextManager[None]:

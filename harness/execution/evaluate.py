@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,14 +11,8 @@ from torch import nn
 
 from harness import progress
 from harness.config import RunConfig
-from harness.errors import first_line
-from harness.identity import digest
 from harness.objectives.base import Objective
 from harness.runtime import Runtime
-from harness.storage.files import write_bytes, write_json
-from harness.storage.locks import exclusive
-from harness.storage.privacy import masked
-from harness.storage.record import parquet, read_items
 from harness.tasks.base import Outcome, Task
 
 log = logging.getLogger(__name__)
@@ -71,31 +62,3 @@ def scores(task: Task, outcomes: Outcomes) -> dict[str, dict[str, dict[str, Any]
     return {
         split: {name: asdict(score) for name, score in task.score(found).items()} for split, found in outcomes.items()
     }
-
-
-class Baseline:
-    """The untouched model's outcomes, computed once for all runs that share them and kept under their hash."""
-
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self.identity = identity
-        self.key = digest(self.identity, 16)
-        self.path = folder / self.key
-
-    def read(self) -> Outcomes | None:
-        """Return the kept outcomes, None where there are none yet or their file is damaged."""
-        file = self.path / "items.parquet"
-        try:
-            return read_items(file)["before"] if file.exists() else None
-        except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's errors are ValueErrors
-            log.warning("%s is damaged (%s); computing it again", file, first_line(error))
-            return None
-
-    def lock(self) -> AbstractContextManager[bool]:
-        """Return a lock that lets one process compute what others wait for."""
-        return exclusive(self.path / ".lock", f"the base's answers in {self.path}")
-
-    def write(self, outcomes: Outcomes) -> None:
-        """Keep outcomes, and what they are outcomes of."""
-        write_json(self.path / "identity.json", masked(json.loads(json.dumps(self.identity))))
-        rows = [{"phase": "before", "split": split, **asdict(o)} for split, found in outcomes.items() for o in found]
-        write_bytes(self.path / "items.parquet", parquet(rows))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,13 +19,13 @@ from harness.execution.learning import learn
 from harness.execution.model import begin, drop_hand_over, hand_over, keep, tuned
 from harness.execution.phases import BASELINE, EVALUATE, HAND_OVER, PROBE, SAVE, TRAIN
 from harness.execution.results import Forgotten, results
-from harness.forgetting.measure import fit, read_series
+from harness.forgetting.measure import fit
 from harness.forgetting.sequence import unsuitable
 from harness.methods.base import trainable
 from harness.models import size
 from harness.runtime import free
 from harness.storage.files import new_folder, require_writable, write_json
-from harness.storage.record import parquet
+from harness.storage.outcomes import read_series, write_series
 from harness.training.checkpoint import finish_checkpoints
 from harness.training.train import Trained
 
@@ -114,7 +113,8 @@ def evaluate_stage(run: Run, stage: Stage) -> None:
         model = tuned(run, stage)
         with run.meter.section("evaluate"):
             found = {task.name: answers(run, stage, task, model) for task in run.stages}
-        write_outcomes(folder / "items.parquet", found)
+        named = {f"{task}|{split}": found[task][split] for task in found for split in found[task]}
+        write_series(folder / "items.parquet", named)
 
     folder = run.phases.once(run.phase(stage, EVALUATE), work)
     run.outcomes.append(read_outcomes(folder / "items.parquet"))
@@ -133,19 +133,8 @@ def answers(run: Run, stage: Stage, task: Stage, model: nn.Module) -> Outcomes:
         put_head(model, own, device)
 
 
-def write_outcomes(file: Path, found: Mapping[str, Outcomes]) -> None:
-    """Write outcomes by task and split."""
-    rows = [
-        {"split": f"{task}|{split}", **asdict(outcome)}
-        for task, splits in found.items()
-        for split, outcomes in splits.items()
-        for outcome in outcomes
-    ]
-    file.write_bytes(parquet(rows))
-
-
 def read_outcomes(file: Path) -> dict[str, Outcomes]:
-    """Read what `write_outcomes` wrote."""
+    """Read outcomes back by task and split."""
     found: dict[str, Outcomes] = {}
     for name, outcomes in read_series(file).items():
         task, _, split = name.partition("|")
@@ -163,8 +152,8 @@ def probe(run: Run) -> Forgotten:
             with forgetting_section(run, "forgetting"):
                 found = run.probing.measure(model)
         write_json(folder / "entries.json", run.probing.record(found))
-        write_outcomes(folder / "items.parquet", {"": run.probing.items(found)})
+        write_series(folder / "items.parquet", run.probing.items(found))
 
     folder = run.phases.once(PROBE, work)
     entries = json.loads((folder / "entries.json").read_text(encoding="utf-8"))
-    return Forgotten(entries, read_outcomes(folder / "items.parquet").get("", {}))
+    return Forgotten(entries, read_series(folder / "items.parquet"))

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
 from harness.config import RunConfig, Unfit
-from harness.errors import ConfigError, NotApplicable, first_line
+from harness.errors import ConfigError, NotApplicable
 from harness.forgetting.base import Change, Items, Measured, Probe
 from harness.forgetting.heads import OutputHead, untouched_head
 from harness.forgetting.passes import Passes
 from harness.forgetting.subject import Subject, undisturbed
-from harness.identity import digest, probe_identity
+from harness.identity import probe_identity
 from harness.runtime import Runtime
-from harness.storage.files import new_folder, write_json
-from harness.storage.locks import exclusive
-from harness.storage.privacy import expanded, masked
-from harness.storage.record import parquet
-from harness.tasks.base import Outcome
+from harness.storage.shared import Shared
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,11 +70,12 @@ class Probing:
     def _kept_or_measured(self, label: str, passes: Callable[[], Passes]) -> Measured:
         store = self.store(label)
         with store.lock():
-            found = store.read()
-            if found is None:
-                found = self._measure(label, passes(), None)
-                store.write(found)
-        return found
+            kept = store.read()
+            if kept is not None:
+                return Measured(*kept)
+            found = self._measure(label, passes(), None)
+            store.write(found.items, found.tensors)
+            return found
 
     def measure(self, model: nn.Module) -> Found:
         """Measure the tuned model as it is now, and leave it as it is."""
@@ -120,12 +111,13 @@ class Probing:
         if not self.config.forgetting.every:
             self.loaded_heads.clear()
 
-    def store(self, label: str) -> Store:
+    def store(self, label: str) -> Shared:
         """Return where the base's numbers for a probe are kept."""
         fitted, config = self.fitted[label], self.config
         has_new_head = fitted.probe.reads_head and self.prepared.kind == "encoder"
-        return Store(
-            expanded(config.output_dir) / ".base",
+        return Shared(
+            config.output_dir,
+            "probe",
             {
                 "model": self.prepared.files.hashes,
                 "kind": self.prepared.kind,
@@ -196,48 +188,3 @@ def fit(config: RunConfig, prepared: Prepared, runtime: Runtime) -> Probing:
         else:
             probing.unfit[label] = (probe, reason)
     return probing
-
-
-class Store:
-    """What a probe found of an untouched model, computed once for all runs that share it, under its hash."""
-
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self.identity = identity
-        self.key = digest(self.identity, 16)
-        self.path = folder / f"probe-{self.key}"
-
-    def lock(self) -> AbstractContextManager[bool]:
-        """Return a lock that lets one process compute what others wait for."""
-        return exclusive(self.path.with_name(f".{self.path.name}.lock"), f"the base's numbers in {self.path}")
-
-    def read(self) -> Measured | None:
-        """Return what is kept, None where there is nothing yet or it is damaged."""
-        if not self.path.exists():
-            return None
-        try:
-            return Measured(read_series(self.path / "items.parquet"), load_file(self.path / "tensors.safetensors"))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:  # pyarrow's are ValueErrors
-            reason = first_line(error)
-            log.warning("%s is damaged (%s); computing it again", self.path, reason)
-            return None
-
-    def write(self, found: Measured) -> None:
-        """Keep what was found, and what it was found of."""
-        with new_folder(self.path) as folder:
-            write_json(folder / "identity.json", masked(json.loads(json.dumps(self.identity))))
-            rows = [{"split": name, **asdict(o)} for name, outcomes in found.items.items() for o in outcomes]
-            (folder / "items.parquet").write_bytes(parquet(rows))
-            tensors = {name: tensor.contiguous() for name, tensor in found.tensors.items()}
-            save_file(tensors, folder / "tensors.safetensors")
-
-
-def read_series(path: Path, phase: str | None = None) -> Items:
-    """Read series of outcomes back by name: of ``items.parquet`` those of `phase` that probes wrote."""
-    import pyarrow.parquet as pq
-
-    found: Items = {}
-    for row in pq.read_table(path).to_pylist():
-        name = str(row.pop("split"))
-        if phase is None or (row.pop("phase") == phase and name.startswith("forgetting/")):
-            found.setdefault(name, []).append(Outcome(**row))
-    return found

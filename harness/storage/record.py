@@ -14,7 +14,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from typing import Any
 from harness.errors import RecordError
 from harness.storage.files import finite, flush, remove_partial, write_bytes, write_json
 from harness.storage.locks import exclusive
+from harness.storage.outcomes import parquet, rows_of
 from harness.storage.privacy import expanded, masked
-from harness.tasks.base import SPLITS, Outcome
+from harness.tasks.base import Outcome
 
 SCHEMA_VERSION = 2
 REQUIRED = {"schema_version", "id", "status", "config"}
@@ -186,12 +186,7 @@ class RunFolder:
 
     def write_items(self, outcomes: dict[str, dict[str, list[Outcome]]]) -> None:
         """Write ``items.parquet`` from outcomes by phase (before, after) and split."""
-        rows = [
-            {"phase": phase, "split": split, **asdict(outcome)}
-            for phase, splits in outcomes.items()
-            for split, found in splits.items()
-            for outcome in found
-        ]
+        rows = [row for phase, series in outcomes.items() for row in rows_of(series, phase=phase)]
         write_bytes(self.path / "items.parquet", parquet(rows))
 
     def write_samples(self, rows: list[dict[str, Any]]) -> None:
@@ -205,24 +200,3 @@ def _step(line: str) -> float:
         return float(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError, TypeError):
         return float("inf")
-
-
-def parquet(rows: list[dict[str, Any]]) -> bytes:
-    """Return rows as the bytes of a Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    return bytes(sink.getvalue().to_pybytes())
-
-
-def read_items(path: Path) -> dict[str, dict[str, list[Outcome]]]:
-    """Read ``items.parquet`` back into outcomes by phase and split."""
-    import pyarrow.parquet as pq
-
-    found: dict[str, dict[str, list[Outcome]]] = {}
-    for row in pq.read_table(path).to_pylist():
-        phase, split = row.pop("phase"), row.pop("split")
-        found.setdefault(phase, {}).setdefault(split, []).append(Outcome(**row))
-    return {phase: {split: splits[split] for split in SPLITS if split in splits} for phase, splits in found.items()}

@@ -27,11 +27,13 @@ from harness.errors import ConfigError
 from harness.execution import session
 from harness.forgetting import heads, passes
 from harness.forgetting.base import PROBES
-from harness.forgetting.measure import Probing, Store, fit, read_series
+from harness.forgetting.measure import Probing, fit
 from harness.forgetting.probes.lm_loss import LanguageModelLoss, Objective
 from harness.forgetting.subject import undisturbed
 from harness.identity import identity, run_id
-from harness.storage.record import Status, comparable, read_items
+from harness.storage.outcomes import read_items, read_series
+from harness.storage.record import Status, comparable
+from harness.storage.shared import Shared
 from harness.sweep import Planned, prepare
 from harness.training.trainer import HarnessTrainer
 
@@ -257,7 +259,7 @@ def test_damaged_base_is_measured_again(overrides: Overrides, tmp_path: Path, ca
 
 
 def test_store_without_columns_is_not_trusted(tmp_path: Path) -> None:
-    store = Store(tmp_path, {"a": 1})
+    store = Shared(tmp_path, "probe", {"a": 1})
     with store.lock():
         assert store.read() is None
         store.path.mkdir()

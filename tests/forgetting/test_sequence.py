@@ -21,7 +21,8 @@ from harness.execution.phases import BASELINE, EVALUATE, HAND_OVER, PROBE, TRAIN
 from harness.execution.reload import load_run
 from harness.forgetting.sequence import intervals, transfer
 from harness.identity import run_id
-from harness.storage.record import Status, read_items, read_record
+from harness.storage.outcomes import read_items
+from harness.storage.record import Status, read_record
 from harness.training.trainer import HarnessTrainer
 
 pytestmark = pytest.mark.usefixtures("quick")

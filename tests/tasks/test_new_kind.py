@@ -24,7 +24,8 @@ from harness.errors import ConfigError
 from harness.forgetting.sequence import unsuitable
 from harness.objectives import build
 from harness.objectives.base import OBJECTIVES
-from harness.storage.record import Status, read_items
+from harness.storage.outcomes import read_items
+from harness.storage.record import Status
 from harness.tasks.base import TASKS, Outcome, Score, accuracy, bootstrap
 from harness.tasks.contracts import Answer, LabelTask
 from harness.tasks.source import Row, pick

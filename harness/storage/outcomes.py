@@ -1,0 +1,58 @@
+"""Outcomes of items on disk: Parquet files with a row an outcome, in series by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.tasks.base import SPLITS, Outcome
+
+Series = Mapping[str, Sequence[Outcome]]
+"""Outcomes by the name of a split, or of what a probe measured."""
+
+
+def rows_of(series: Series, **more: str) -> Iterator[dict[str, Any]]:
+    """Yield a row for each outcome, with its series as ``split``."""
+    for name, outcomes in series.items():
+        for outcome in outcomes:
+            yield {**more, "split": name, **asdict(outcome)}
+
+
+def parquet(rows: list[dict[str, Any]]) -> bytes:
+    """Return rows as the bytes of a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def write_series(path: Path, series: Series) -> None:
+    """Write series of outcomes into a folder that is not in its place yet."""
+    path.write_bytes(parquet(list(rows_of(series))))
+
+
+def read_series(path: Path, phase: str | None = None) -> dict[str, list[Outcome]]:
+    """Read series of outcomes back by name: of ``items.parquet`` those of `phase` that probes wrote."""
+    import pyarrow.parquet as pq
+
+    found: dict[str, list[Outcome]] = {}
+    for row in pq.read_table(path).to_pylist():
+        name = str(row.pop("split"))
+        if phase is None or (row.pop("phase") == phase and name.startswith("forgetting/")):
+            found.setdefault(name, []).append(Outcome(**row))
+    return found
+
+
+def read_items(path: Path) -> dict[str, dict[str, list[Outcome]]]:
+    """Read a run's ``items.parquet`` back into outcomes by phase and split."""
+    import pyarrow.parquet as pq
+
+    found: dict[str, dict[str, list[Outcome]]] = {}
+    for row in pq.read_table(path).to_pylist():
+        phase, split = row.pop("phase"), row.pop("split")
+        found.setdefault(phase, {}).setdefault(split, []).append(Outcome(**row))
+    return {phase: {split: splits[split] for split in SPLITS if split in splits} for phase, splits in found.items()}
