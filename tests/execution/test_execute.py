@@ -1,12 +1,8 @@
-"""Whole runs: every method on every model, the same twice, and what is recorded where something goes wrong."""
+"""Whole runs: every method on every model, the same twice, and what is recorded."""
 
 from __future__ import annotations
 
-import errno
-import gc
 import json
-import os
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,18 +11,16 @@ import pytest
 import small_runs
 import torch
 from small_runs import assert_same_run, assert_same_tensors, run, tensors
-from torch import nn
 
 from harness.execution import execute as execution
 from harness.execution import pipeline
-from harness.execution.evaluate import Evaluator
 from harness.execution.execute import execute
 from harness.execution.reload import load_run
 from harness.storage.outcomes import read_items
 from harness.storage.record import Status, comparable, read_record
-from harness.storage.shared import Shared
 
 pytestmark = pytest.mark.usefixtures("quick")
+
 
 METHODS: dict[str, list[str]] = {
     "full": ["method=full"],
@@ -42,18 +36,12 @@ METHODS: dict[str, list[str]] = {
     "adapter": ["method=adapter"],
     "ia3": ["method=peft", "method.peft_type=IA3"],
 }
+
+
 NO_BIASES = "the model has no biases to train; method.add_biases=true gives it zero biases"
+
+
 TIED = "the model's output layer is tied to its input embedding; there is no separate head to train"
-
-
-@pytest.fixture
-def bert(data_folder: Path) -> list[str]:
-    return ["model=bert_tiny", *small_runs.task("classification", data_folder), "rank=4"]
-
-
-@pytest.fixture
-def llama(data_folder: Path, llama_folder: Path) -> list[str]:
-    return ["model=custom", f"model.path={llama_folder}", *small_runs.task("classification", data_folder), "rank=4"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -232,152 +220,6 @@ def test_done_run_is_skipped(bert: list[str], tmp_path: Path, monkeypatch: pytes
     assert execute(small_runs.configure(tmp_path, *bert)) is Status.done
     assert (folder / "record.json").stat().st_mtime_ns == written
     assert read_record(folder) == record
-
-
-def test_base_is_evaluated_once_for_all_that_share_it(
-    bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original, labels = Evaluator.answer, []
-
-    def counted(self: Evaluator, model: nn.Module, objective: Any, questions: Any, label: str) -> Any:
-        labels.append(label)
-        return original(self, model, objective, questions, label)
-
-    monkeypatch.setattr(Evaluator, "answer", counted)
-    records = [run(tmp_path, *bert, *METHODS[name])[1] for name in ("full", "lora", "qlora")]
-    assert labels.count("base") == 1
-    assert len({json.dumps(record["scores"]["before"]) for record in records}) == 1
-    for different in ("seed=1", "train.bf16=true", "task.max_test=20"):  # another head, precision, items
-        run(tmp_path, *bert, different)
-    assert labels.count("base") == 4
-
-
-def test_damaged_baseline_is_computed_again(bert: list[str], tmp_path: Path) -> None:
-    _, first = run(tmp_path, *bert)
-    (file,) = (tmp_path / ".base").glob("*/items.parquet")
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    _, second = run(tmp_path, *bert, "method=full")
-    assert second["status"] == Status.done
-    assert second["scores"]["before"] == first["scores"]["before"]
-    assert file.read_bytes() == whole
-
-
-@pytest.mark.parametrize("damage", [b"", b"PAR1", b"not parquet at all", b"PAR1" + b"\0" * 40 + b"PAR1"])
-def test_damaged_baseline_is_not_trusted(damage: bytes, tmp_path: Path) -> None:
-    baseline = Shared(tmp_path, "answers", {"model": "a"})
-    baseline.write({"test": []})
-    assert baseline.read() == ({}, {})
-    (baseline.path / "items.parquet").write_bytes(damage)
-    assert baseline.read() is None
-
-
-def test_baseline_of_other_columns_is_not_trusted(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    baseline = Shared(tmp_path, "answers", {"model": "a"})
-    assert baseline.read() is None
-    baseline.write({})
-    pq.write_table(pa.Table.from_pylist([{"split": "test", "other": 1}]), baseline.path / "items.parquet")
-    assert baseline.read() is None
-
-
-@pytest.mark.parametrize("place", ["checkpoint", "trained", "items", "baseline"])
-def test_full_disk_fails_in_one_line(
-    place: str, bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    from harness.methods.lora import LoRA
-    from harness.storage.record import RunFolder
-    from harness.training import trainer as training
-
-    owner, name = {
-        "checkpoint": (training, "save_state"),
-        "trained": (LoRA, "save"),
-        "items": (RunFolder, "write_items"),
-        "baseline": (Shared, "write"),
-    }[place]
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, full)
-        folder, record = run(tmp_path, *bert)
-    assert (record["status"], record["reason"]) == ("failed", "no space left on the disk")
-    (line,) = capfd.readouterr().err.strip().splitlines()
-    assert line.endswith(f"{folder.name}: failed: no space left on the disk")
-    assert not list(folder.rglob("*.part"))  # what was half written is gone, so that there is room for the record
-    _, record = run(tmp_path, *bert)
-    assert (record["status"], len(record["attempts"])) == ("done", 2)
-
-
-def test_disk_too_full_even_for_the_record(
-    bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from harness.storage.record import RunFolder
-
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    config = small_runs.configure(tmp_path, *bert)
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "write", full)
-        assert execute(config) is Status.failed
-    assert capfd.readouterr().err.strip().endswith("failed: no space left on the disk")
-    assert execute(config) is Status.done
-
-
-@pytest.mark.parametrize(
-    "content", ['{"schema_version": 1, "id"', '{"schema_version": 99, "id": "", "status": "done", "config": {}}']
-)
-def test_record_that_cannot_be_trusted_is_reported_and_left(
-    content: str, bert: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    config = small_runs.configure(tmp_path, *bert)
-    folder = small_runs.folder_of(config)
-    folder.mkdir()
-    (folder / "record.json").write_text(content, encoding="utf-8")
-    assert execute(config) is Status.failed
-    assert str(folder / "record.json") in capfd.readouterr().err
-    assert (folder / "record.json").read_text(encoding="utf-8") == content
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "record.json"]
-
-
-def test_failure_of_any_kind_is_recorded(bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
-        raise LookupError("first line\nsecond line")
-
-    monkeypatch.setattr(pipeline, "learn", broken)
-    _, record = run(tmp_path, *bert)
-    assert (record["status"], record["reason"]) == ("failed", "LookupError: first line")
-    assert "second line" in record["traceback"]
-    assert record["config"]["rank"] == 4 and record["versions"]
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_model_is_freed_after_its_run(
-    fails: bool, bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At once, not when the garbage collector comes by: two large models do not fit side by side."""
-    from harness.methods.lora import LoRA
-
-    original, models = LoRA.attach, []
-
-    def remembered(self: LoRA, backbone: Any) -> nn.Module:
-        model = original(self, backbone)
-        models.append(weakref.ref(model))
-        return model
-
-    monkeypatch.setattr(LoRA, "attach", remembered)
-    if fails:
-        monkeypatch.setattr(pipeline, "keep", lambda *_: 1 / 0)
-    config = small_runs.configure(tmp_path, *bert)
-    gc.disable()
-    try:
-        assert execute(config) is (Status.failed if fails else Status.done)
-        assert [model() for model in models] == [None]
-    finally:
-        gc.enable()
 
 
 def test_tracker_is_told_and_finished(bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

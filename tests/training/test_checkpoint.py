@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from harness.training.checkpoint import (
     RESUME,
     latest,
     load_state,
+    page_again,
     random_state,
     restore_random_state,
     save_state,
@@ -122,6 +123,29 @@ def test_random_state_of_a_gpu_is_restored_where_there_is_none(tmp_path: Path) -
     expected = draw()
     restore_random_state(state | {"cuda": [torch.zeros(16, dtype=torch.uint8)]}, here)
     assert same(draw(), expected)
+
+
+def test_resumed_state_of_a_paged_optimiser_is_paged_again() -> None:
+    """bitsandbytes loads it as plain tensors of the GPU; with a stand-in for its optimiser, since pages need one."""
+    parameter, moment = torch.nn.Parameter(torch.zeros(3, 2)), torch.rand(3, 2)
+    paged: list[torch.Tensor] = []
+
+    class Optimiser:
+        is_paged = True
+        state: ClassVar[dict[Any, Any]] = {parameter: {"step": 7, "state1": moment, "absmax": torch.ones(1)}}
+
+        def get_state_buffer(self, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+            paged.append(torch.zeros_like(like, dtype=dtype))
+            return paged[-1]
+
+    class Wrapped:
+        optimizer = Optimiser()
+
+    page_again(Wrapped())
+    (held,) = paged
+    assert Optimiser.state[parameter]["state1"] is held and torch.equal(held, moment)
+    assert Optimiser.state[parameter]["step"] == 7
+    page_again(torch.optim.AdamW([parameter]))  # which has no pages
 
 
 def test_latest_is_the_newest_that_can_be_resumed_from(tmp_path: Path) -> None:
