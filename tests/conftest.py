@@ -32,6 +32,15 @@ def quick(_frozen: None) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def one_thread(_frozen: None) -> Iterator[None]:
+    """Do what `quick` does for all of a file, whose tests share a run: with more threads it would round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a Hugging Face folder of a Llama with 2 layers of width 32 and its own tokenizer."""

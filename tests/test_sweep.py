@@ -311,4 +311,4 @@ def test_killed_sweep_goes_on_by_the_same_command(base: list[str], tmp_path: Pat
     jobs = jobs_of(long, ["method=bitfit"], ["method=lora"])
     assert run_sweep(jobs) == 0
     assert set(statuses(base).values()) == {"done"}
-    assert read_record(killed[0])["attempts"] == 2
+    assert len(read_record(killed[0])["attempts"]) == 2

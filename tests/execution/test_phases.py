@@ -37,10 +37,16 @@ PLACES: dict[str, tuple[Any, str]] = {
 AFTER_TRAINING = ("evaluate", "probe", "save")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def overrides(data_folder: Path, llama_folder: Path) -> list[str]:
     model = ["model=custom", f"model.path={llama_folder}", *small_runs.task("classification", data_folder)]
     return [*model, "rank=4", "method.dropout=0.1", *small_runs.small_probes(data_folder)]
+
+
+@pytest.fixture(scope="module")
+def whole(overrides: list[str], tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    """Return the folder of a run that nothing stopped."""
+    return run(tmp_path_factory.mktemp("whole"), *overrides)[0]
 
 
 def only_run(folder: Path) -> Path:
@@ -58,9 +64,13 @@ def breaks(error: BaseException) -> Callable[..., Any]:
 @pytest.mark.parametrize("phase", PLACES)
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("CUDA out of memory"), OSError(28, "no space")])
 def test_a_run_that_stops_in_a_phase_ends_as_an_uninterrupted_one(
-    phase: str, error: BaseException, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    phase: str,
+    error: BaseException,
+    overrides: list[str],
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole, _ = run(tmp_path / "whole", *overrides)
     config = small_runs.configure(tmp_path / "cut", *overrides)
     with monkeypatch.context() as patch:
         patch.setattr(*PLACES[phase], breaks(error))
@@ -120,9 +130,8 @@ def test_a_training_that_diverged_starts_over(
 
 
 def test_a_failure_in_training_that_is_not_the_trainings_goes_on_from_its_checkpoint(
-    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, _ = run(tmp_path / "whole", *overrides)
     original, steps = HarnessTrainer.compute_loss, []
 
     def fails(self: HarnessTrainer, *arguments: Any, **options: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,22 @@ def llama(llama_folder: Path, data_folder: Path, tmp_path: Path) -> Callable[...
     def make(*overrides: str, folder: Path = tmp_path) -> RunConfig:
         model = ["model=custom", f"model.path={llama_folder}", *small_runs.task("classification", data_folder)]
         return sequence_of(small_runs.configure(folder, *model, "rank=4", *overrides), data_folder, *KINDS)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whole(data_folder: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Callable[[Between], Path]:
+    """Return a function to the folder of a sequence on the tiny encoder that nothing stopped, run once each."""
+
+    @cache
+    def make(between: Between) -> Path:
+        model = ["model=bert_tiny", *small_runs.task("classification", data_folder), "rank=4"]
+        single = small_runs.configure(tmp_path_factory.mktemp("whole"), *model)
+        config = replace(sequence_of(single, data_folder, *ENCODER_KINDS), sequence_between=between)
+        folder, record = run(config)
+        assert record["status"] == Status.done, record["traceback"]
+        return folder
 
     return make
 
@@ -198,11 +215,14 @@ def test_cut_sequence_ends_as_a_whole_one(
 @pytest.mark.parametrize("phase", names_of_phases())
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_sequence_cut_around_any_phase_loses_no_step(
-    when: str, phase: str, between: Between, bert: Callable[..., RunConfig], tmp_path: Path
+    when: str,
+    phase: str,
+    between: Between,
+    bert: Callable[..., RunConfig],
+    whole: Callable[[Between], Path],
+    tmp_path: Path,
 ) -> None:
     """Before a phase begins, and after its work but before it is marked as done or the record written."""
-    whole, record = run(replace(bert(folder=tmp_path / "whole"), sequence_between=between))
-    assert record["status"] == Status.done, record["traceback"]
     config = replace(bert(folder=tmp_path / "cut"), sequence_between=between)
     original = Phases.once
 
@@ -219,7 +239,7 @@ def test_sequence_cut_around_any_phase_loses_no_step(
         with pytest.raises(KeyboardInterrupt):
             execute(config)
     resumed, record = run(config)
-    assert_same_run(whole, resumed)
+    assert_same_run(whole(between), resumed)
     assert record["interruptions"] == 0
     assert all(value >= 0 for value in record["seconds"].values())
     assert record["seconds"]["train"] > 0 and record["steps"] == 8
