@@ -122,7 +122,7 @@ def check_forgetting(config: RunConfig, here: Runtime, seen: set[str]) -> None:
         fit(config, prepare(config), here)
 
 
-def tidy_what_is_done(runs: Sequence[Planned]) -> None:
+def tidy_done_runs(runs: Sequence[Planned]) -> None:
     """Clear away what a process left that was killed between a run's record and its end."""
     for run in runs:
         if not run.pending and run.status == "done" and (run.folder / "phases").exists():
@@ -132,7 +132,7 @@ def tidy_what_is_done(runs: Sequence[Planned]) -> None:
                     folder.tidy(bool(read_record(run.folder)["config"]["train"]["keep_checkpoints"]))
 
 
-def say_what_was_not_kept(runs: Sequence[Planned]) -> None:
+def report_missing_checkpoints(runs: Sequence[Planned]) -> None:
     """Say of each finished run that is asked for checkpoints and has none what to do."""
     from harness import progress
 
@@ -150,7 +150,7 @@ def run_sweep(
 ) -> None:
     """Plan, prepare, launch and report a sweep; exit with code 1 where a run failed."""
     runs = plan(jobs, compose)
-    say_what_was_not_kept(runs)
+    report_missing_checkpoints(runs)
     pending = [run for run in runs if run.pending]
     if runs[0].config.dry_run:
         print(describe(runs, len(jobs)))
@@ -158,7 +158,7 @@ def run_sweep(
     if pending:
         prepare(pending)
         _launch(runs, launch)
-    tidy_what_is_done(runs)
+    tidy_done_runs(runs)
     report(runs)
 
 
@@ -205,7 +205,7 @@ def run_single(config: RunConfig, execute: Callable[[RunConfig], Status | None])
     """Plan, prepare, train and report one run outside a sweep."""
     name = run_id(config)
     run = Planned([], config, name, status_of(RunFolder(config.output_dir, name)))
-    say_what_was_not_kept([run])
+    report_missing_checkpoints([run])
     if config.dry_run:
         print(describe([run], 1))
         return
@@ -214,5 +214,5 @@ def run_single(config: RunConfig, execute: Callable[[RunConfig], Status | None])
     if run.pending:
         prepare([run])
         execute(replace(config, sweep=replace(config.sweep, wait=True, begun=time.time())))
-    tidy_what_is_done([run])
+    tidy_done_runs([run])
     report([run])

@@ -103,9 +103,9 @@ def test_training_is_steps_alone_whatever_checkpoints_and_evaluations_take(
     assert saved["seconds"]["checkpoint"] > 4 * 0.3
     assert saved["seconds"]["train"] < 0.3 + 3 * plain["seconds"]["train"]
     assert saved["memory"]["checkpoint"]["resident_gib"] > saved["memory"]["train"]["resident_gib"] + 0.15
-    assert saved["seconds"]["evaluate_on_the_way"] > 0
+    assert saved["seconds"]["evaluate_during_training"] > 0
     assert saved["tokens_per_second"] == pytest.approx(saved["tokens"] / saved["seconds"]["train"], rel=0.01)
-    assert {"checkpoint", "evaluate_on_the_way"} & set(plain["seconds"]) == set()
+    assert {"checkpoint", "evaluate_during_training"} & set(plain["seconds"]) == set()
 
 
 def test_probes_on_the_way_are_not_training(
@@ -122,5 +122,5 @@ def test_probes_on_the_way_are_not_training(
     monkeypatch.setattr(Probing, "measure", slow)
     llama = ["model=custom", f"model.path={llama_folder}", *small_runs.task("classification", data_folder)]
     _, record = run(tmp_path, *llama, "forgetting.every=1", "train.max_steps=3")
-    assert record["seconds"]["forgetting_on_the_way"] > 3 * 0.3
+    assert record["seconds"]["forgetting_during_training"] > 3 * 0.3
     assert record["seconds"]["train"] < 0.6

@@ -34,7 +34,7 @@ def described(config: RunConfig, here: Runtime) -> Attempt:
     }
 
 
-def goes_on_from(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
+def resume_point(config: RunConfig, folder: RunFolder) -> dict[str, Any]:
     """Return the phase that an attempt begins with, and the step of the checkpoint that it goes on from."""
     done = folder.path / "phases"
     phase = next((name for name in names(config) if not (done / name).is_dir()), names(config)[-1])
@@ -53,7 +53,7 @@ def continues(attempt: Attempt) -> bool:
     return attempt["from_step"] > 0 or not (phase == BASELINE or first)
 
 
-def require_same(attempts: Sequence[Attempt], run: str) -> None:
+def require_same_environment(attempts: Sequence[Attempt], run: str) -> None:
     """Raise :class:`RecordError` where the newest attempt would go on under other versions or on another device."""
     if len(attempts) < 2 or not continues(attempts[-1]):
         return

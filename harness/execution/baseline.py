@@ -14,7 +14,7 @@ from harness.execution.heads import Head, head_of
 from harness.execution.loading import load, load_untouched
 from harness.models import Backbone
 from harness.runtime import free
-from harness.storage.shared import Shared
+from harness.storage.shared import SharedStore
 
 
 def fill_baseline(run: Run, whole: bool) -> None:
@@ -83,7 +83,7 @@ def base_outcomes(run: Run, stage: Stage, untouched: Untouched) -> Outcomes:
         "kind": prepared.kind,
         "head_seed": config.seed if prepared.kind == "encoder" else None,
     }
-    store = Shared(config.output_dir, "answers", shared)
+    store = SharedStore(config.output_dir, "answers", shared)
     with store.lock():
         kept = store.read()
         if kept is not None:

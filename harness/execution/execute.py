@@ -12,7 +12,7 @@ import torch
 from harness import identity, progress, runtime, track
 from harness.config import Resume, Retry, RunConfig
 from harness.errors import HarnessError, NotApplicable, TrainingError, first_line
-from harness.execution.attempts import described, goes_on_from, mixed, require_same
+from harness.execution.attempts import described, mixed, require_same_environment, resume_point
 from harness.execution.context import Run
 from harness.execution.phases import TRAIN
 from harness.execution.pipeline import work
@@ -135,11 +135,11 @@ def _new_record(
 
     Raises :class:`RecordError` where this attempt would go on under other versions or on another device.
     """
-    attempt = described(config, here) | goes_on_from(config, folder)
+    attempt = described(config, here) | resume_point(config, folder)
     earlier = previous.get("attempts")
     attempts = [*(earlier if isinstance(earlier, list) else []), attempt]
     if config.resume is not Resume.force:
-        require_same(attempts, folder.id)
+        require_same_environment(attempts, folder.id)
     return {
         "schema_version": SCHEMA_VERSION,
         "id": folder.id,

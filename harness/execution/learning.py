@@ -12,24 +12,24 @@ from harness.forgetting.events import Events
 from harness.forgetting.measure import Probing
 from harness.training.train import Trained, train
 from harness.training.trainer import Job
-from harness.training.watch import Along
+from harness.training.watch import Hooks
 
 
 def learn(run: Run, stage: Stage, model: nn.Module, head: Sequence[str]) -> Trained:
     """Train, with history, tracker and, where asked, evaluations and probes along the way."""
     probing = run.probing if stage.last else run.probing.without_head()
     earlier = sum(done.steps for done in run.trained)
-    along = Along(
+    hooks = Hooks(
         log=lambda metrics, step: run.tracker.log(metrics, earlier + step),
-        evaluate=Way(run, stage, model, probing).evaluate,
+        evaluate=DuringTraining(run, stage, model, probing).evaluate,
         every=(run.config.train.eval_steps, run.config.forgetting.every),
     )
     prepared = stage.prepared
     job = Job(stage.config, model, head, prepared.objective, prepared.features, stage.folder, run.meter, run.runtime)
-    return train(job, along, run.label())
+    return train(job, hooks, run.label())
 
 
-class Way:
+class DuringTraining:
     """What is measured while a stage trains."""
 
     def __init__(self, run: Run, stage: Stage, model: nn.Module, probing: Probing) -> None:
@@ -40,7 +40,7 @@ class Way:
     def evaluate(self, step: int) -> dict[str, float]:
         """Return the validation scores and, where they are due, the probes' numbers after a step."""
         prepared = self.stage.prepared
-        with self.run.meter.section("evaluate_on_the_way"):
+        with self.run.meter.section("evaluate_during_training"):
             outcomes = self.run.evaluator.answer(self.model, prepared.objective, self.asked, "evaluate")
         if self.run.config.forgetting.active:
             self.events.add(step, outcomes)
@@ -49,7 +49,7 @@ class Way:
         every = self.run.config.forgetting.every
         if not every or step % every:
             return found
-        with self.run.meter.section("forgetting_on_the_way"):
+        with self.run.meter.section("forgetting_during_training"):
             return found | self.probing.history(self.probing.measure(self.model))
 
 

@@ -39,7 +39,7 @@ def take_backbone(run: Run, stage: Stage) -> Backbone:
 
 
 @dataclass(frozen=True)
-class Begun:
+class StageModel:
     """A model that is ready to train, with what is known of its base."""
 
     model: nn.Module
@@ -48,10 +48,10 @@ class Begun:
     base_parameters: int
 
 
-def begin(run: Run, stage: Stage) -> Begun:
+def begin(run: Run, stage: Stage) -> StageModel:
     """Return the model of a stage, ready to train: from the stage before, in memory or from disk."""
     backbone = take_backbone(run, stage)
-    return Begun(_model_of(run, stage, backbone), backbone.head, backbone.parameters)
+    return StageModel(_model_of(run, stage, backbone), backbone.head, backbone.parameters)
 
 
 def _model_of(run: Run, stage: Stage, backbone: Backbone) -> nn.Module:

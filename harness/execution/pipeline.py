@@ -80,7 +80,7 @@ def train_stage(run: Run, stage: Stage) -> None:
             run.model = None  # what is cut in training is not what a later phase may go on with
         counts = {"total": begun.base_parameters, "trainable": sum(map(size, trainable(model).values()))}
         require_room(run, counts["trainable"])
-        run.probing.rest()
+        run.probing.free_head()
         free()
         with run.meter.section("around_training"):
             trained = learn(run, stage, model, begun.head)

@@ -16,7 +16,7 @@ from harness.forgetting.passes import Passes
 from harness.forgetting.subject import Subject, undisturbed
 from harness.identity import probe_identity
 from harness.runtime import Runtime
-from harness.storage.shared import Shared
+from harness.storage.shared import SharedStore
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,7 +103,7 @@ class Probing:
             self.loaded_heads.append(untouched_head(self.config, self.prepared))
         return self.loaded_heads[0]
 
-    def rest(self) -> None:
+    def free_head(self) -> None:
         """Free the head before a training without probes on its way, whose peak memory must not hold it.
 
         Only the run that measures the base has it by then: 113 MB on SmolLM2 would make that one look larger.
@@ -111,11 +111,11 @@ class Probing:
         if not self.config.forgetting.every:
             self.loaded_heads.clear()
 
-    def store(self, label: str) -> Shared:
+    def store(self, label: str) -> SharedStore:
         """Return where the base's numbers for a probe are kept."""
         fitted, config = self.fitted[label], self.config
         has_new_head = fitted.probe.reads_head and self.prepared.kind == "encoder"
-        return Shared(
+        return SharedStore(
             config.output_dir,
             "probe",
             {

@@ -26,7 +26,7 @@ Kept = tuple[dict[str, list[Outcome]], "dict[str, Tensor]"]
 """Series of outcomes, and tensors that tuned models are compared with."""
 
 
-class Shared:
+class SharedStore:
     """One kept set of numbers, in ``<output_dir>/.base/<what>-<hash>/``."""
 
     def __init__(self, output_dir: str | Path, what: str, identity: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from harness.training.arguments import arguments
 from harness.training.checkpoint import latest, step_of
 from harness.training.order import steps_of
 from harness.training.trainer import HarnessTrainer, Job
-from harness.training.watch import Along, CheckGradients, Watch
+from harness.training.watch import CheckGradients, Hooks, Watch
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Trained:
     """How often it went on from a checkpoint."""
 
 
-def train(job: Job, along: Along, label: str) -> Trained:
+def train(job: Job, hooks: Hooks, label: str) -> Trained:
     """Train from the start, or from the run's newest complete checkpoint.
 
     Raises :class:`TrainingError` where the loss or a trained tensor is not finite, or a trainable tensor gets no
@@ -43,7 +43,7 @@ def train(job: Job, along: Along, label: str) -> Trained:
     per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     with progress.bar(label, steps) as bar:
         trainer.add_callback(CheckGradients(job.head))
-        watch = Watch(folder, bar, job.meter, per_step / len(job.features), along)
+        watch = Watch(folder, bar, job.meter, per_step / len(job.features), hooks)
         trainer.add_callback(watch)
         with watch.measured():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -47,7 +47,7 @@ class CheckGradients(TrainerCallback):
 
 
 @dataclass
-class Along:
+class Hooks:
     """What a training does on its way besides steps: history, tracker, evaluations."""
 
     log: Callable[[dict[str, float], int], None]
@@ -65,8 +65,8 @@ class Along:
 class Watch(TrainerCallback):
     """Writes the history, moves the bar, tells the tracker, and evaluates along the way."""
 
-    def __init__(self, folder: RunFolder, bar: progress.Bar, meter: Meter, per_epoch: float, along: Along) -> None:
-        self.folder, self.bar, self.meter, self.per_epoch, self.along = folder, bar, meter, per_epoch, along
+    def __init__(self, folder: RunFolder, bar: progress.Bar, meter: Meter, per_epoch: float, hooks: Hooks) -> None:
+        self.folder, self.bar, self.meter, self.per_epoch, self.hooks = folder, bar, meter, per_epoch, hooks
         self.note = ""
         self._steps = ExitStack()
 
@@ -87,7 +87,7 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the bar; a step that is saved is logged too, so a resumed history has no seam."""
         self.bar.advance(1, f"{self.note} {state.num_input_tokens_seen / self.meter.elapsed(STEPS):,.0f} tokens/s")
-        if control.should_save or self.along.due(state.global_step):
+        if control.should_save or self.hooks.due(state.global_step):
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -98,7 +98,7 @@ class Watch(TrainerCallback):
         entry = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
         step = state.global_step
         entry |= {"epoch": step * self.per_epoch, "tokens": state.num_input_tokens_seen}
-        if self.along.due(step):
-            entry |= self.along.evaluate(step)
+        if self.hooks.due(step):
+            entry |= self.hooks.evaluate(step)
         self.folder.append_history({"step": step} | entry | {"seconds": round(self.meter.elapsed(STEPS), 3)})
-        self.along.log(entry, step)
+        self.hooks.log(entry, step)

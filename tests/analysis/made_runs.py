@@ -155,7 +155,7 @@ def _write_results(run: RunFolder, config: RunConfig, made: Made) -> dict[str, A
     run.write_samples([_sample(before["test"][i], after["test"][i], made) for i in range(results.SAMPLES)])
     _write_history(run, config, made)
     _write_adapter(run, config)
-    asked = {"evaluate_on_the_way": config.train.eval_steps, "forgetting_on_the_way": config.forgetting.every}
+    asked = {"evaluate_during_training": config.train.eval_steps, "forgetting_during_training": config.forgetting.every}
     on_the_way = tuple(section for section, every in asked.items() if every)
     return _results(made, before, after, on_the_way) | {"forgetting": forgetting}
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from harness.execution.evaluate import Evaluator
 from harness.storage.record import Status
-from harness.storage.shared import Shared
+from harness.storage.shared import SharedStore
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -48,7 +48,7 @@ def test_damaged_baseline_is_computed_again(bert: list[str], tmp_path: Path) -> 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", b"not parquet at all", b"PAR1" + b"\0" * 40 + b"PAR1"])
 def test_damaged_baseline_is_not_trusted(damage: bytes, tmp_path: Path) -> None:
-    baseline = Shared(tmp_path, "answers", {"model": "a"})
+    baseline = SharedStore(tmp_path, "answers", {"model": "a"})
     baseline.write({"test": []})
     assert baseline.read() == ({}, {})
     (baseline.path / "items.parquet").write_bytes(damage)
@@ -59,7 +59,7 @@ def test_baseline_of_other_columns_is_not_trusted(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    baseline = Shared(tmp_path, "answers", {"model": "a"})
+    baseline = SharedStore(tmp_path, "answers", {"model": "a"})
     assert baseline.read() is None
     baseline.write({})
     pq.write_table(pa.Table.from_pylist([{"split": "test", "other": 1}]), baseline.path / "items.parquet")

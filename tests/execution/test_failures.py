@@ -17,7 +17,7 @@ from torch import nn
 from harness.execution import pipeline
 from harness.execution.execute import execute
 from harness.storage.record import Status
-from harness.storage.shared import Shared
+from harness.storage.shared import SharedStore
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -37,7 +37,7 @@ def test_full_disk_fails_in_one_line(
         "checkpoint": (training, "save_state"),
         "trained": (LoRA, "save"),
         "items": (RunFolder, "write_items"),
-        "baseline": (Shared, "write"),
+        "baseline": (SharedStore, "write"),
     }[place]
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, full)

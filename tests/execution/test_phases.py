@@ -15,7 +15,7 @@ from small_runs import assert_same_run, run
 
 from harness import runtime
 from harness.execution import attempts, pipeline
-from harness.execution.attempts import continues, goes_on_from, mixed
+from harness.execution.attempts import continues, mixed, resume_point
 from harness.execution.execute import execute
 from harness.execution.phases import Phases, names
 from harness.forgetting.measure import Probing
@@ -129,7 +129,7 @@ def test_a_training_that_diverged_starts_over(
     assert [attempt["from_step"] for attempt in record["attempts"]] == [0, 0]
 
 
-def test_a_failure_in_training_that_is_not_the_trainings_goes_on_from_its_checkpoint(
+def test_a_failure_in_training_that_is_not_the_trainings_resume_point_its_checkpoint(
     overrides: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, steps = HarnessTrainer.compute_loss, []
@@ -306,12 +306,12 @@ def test_the_phases_of_a_sequence(tmp_path: Path) -> None:
         *["probe", "save"],
     ]
     folder = RunFolder(tmp_path, "run")
-    assert goes_on_from(config, folder) == {"from_phase": "baseline", "from_step": 0}
+    assert resume_point(config, folder) == {"from_phase": "baseline", "from_step": 0}
     for done in names(config)[:4]:
         (folder.path / "phases" / done).mkdir(parents=True)
     (folder.path / "stages/2-boolq/checkpoints/checkpoint-7/resume").mkdir(parents=True)
     (folder.path / "stages/2-boolq/checkpoints/checkpoint-7/resume/progress.json").touch()
-    assert goes_on_from(config, folder) == {"from_phase": "2-boolq-train", "from_step": 7}
+    assert resume_point(config, folder) == {"from_phase": "2-boolq-train", "from_step": 7}
 
 
 def test_kept_checkpoints_outlive_a_command_that_does_not_ask_for_them(

@@ -33,7 +33,7 @@ from harness.forgetting.subject import undisturbed
 from harness.identity import identity, run_id
 from harness.storage.outcomes import read_items, read_series
 from harness.storage.record import Status, comparable
-from harness.storage.shared import Shared
+from harness.storage.shared import SharedStore
 from harness.sweep import Planned, prepare
 from harness.training.trainer import HarnessTrainer
 
@@ -259,7 +259,7 @@ def test_damaged_base_is_measured_again(overrides: Overrides, tmp_path: Path, ca
 
 
 def test_store_without_columns_is_not_trusted(tmp_path: Path) -> None:
-    store = Shared(tmp_path, "probe", {"a": 1})
+    store = SharedStore(tmp_path, "probe", {"a": 1})
     with store.lock():
         assert store.read() is None
         store.path.mkdir()
