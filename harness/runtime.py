@@ -7,6 +7,7 @@ setting that torch holds for the whole process.
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import os
 import platform
@@ -308,6 +309,13 @@ def _restore(environment: dict[str, str]) -> None:
         if name not in environment:
             del os.environ[name]
     os.environ.update({name: value for name, value in environment.items() if name.startswith(ours)})
+
+
+@functools.cache
+def freeze_imports() -> None:
+    """Keep what libraries made when they were imported out of later garbage collections: 0.26 s each, three a run."""
+    gc.collect()
+    gc.freeze()
 
 
 def free() -> None:

@@ -30,6 +30,7 @@ def execute(config: RunConfig) -> Status | None:
     a failed record and does not raise; an interruption leaves it resumable and does. Where no record can
     be trusted or written, that is said, and what is there is left as it is.
     """
+    runtime.freeze_imports()
     folder = RunFolder(config.output_dir, identity.run_id(config))
     try:
         with folder.lock(config.sweep.wait) as mine:
