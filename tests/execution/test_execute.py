@@ -86,7 +86,8 @@ def trains_and_comes_back(overrides: list[str], tmp_path: Path) -> None:
 
 
 def assert_no_pickles(folder: Path) -> None:
-    endings = {path.suffix for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")]  # empty
+    endings = {path.suffix for path in files}
     assert endings <= {".json", ".jsonl", ".parquet", ".safetensors", ".md"}
 
 
