@@ -269,7 +269,9 @@ class AnyPeftTuner(PeftMethod):
         )
         try:
             return super().merge(model)
-        except (NotImplementedError, AttributeError, ValueError) as error:  # some of PEFT's tuners only seem to merge
+        except (NotImplementedError, ValueError) as error:  # some of PEFT's tuners only seem to merge
+            if isinstance(error, ValueError) and "cannot merge" not in str(error).lower():
+                raise
             raise ConfigError("merge", True, f"{self.peft_type} cannot be merged: {first_line(error)}") from error
 
 

@@ -33,6 +33,8 @@ NOT_APPLICABLE = {
     "llama": {"ADALORA", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA"},
     "bert": {"ADALORA", "ADAPTION_PROMPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA"},
 }
+# Prompts, prefixes and what depends on the input: no weights of the base compute the same. LILY only seems to merge.
+UNMERGED = {"ADAPTION_PROMPT", "CARTRIDGE", "CPT", "LILY", "P_TUNING", "PREFIX_TUNING", "PROMPT_TUNING"}
 # What PEFT says of its own defaults and of extensions that a CPU lacks.
 LIBRARY_WARNINGS = [
     "Detected that the base layer has no bias term",
@@ -86,6 +88,21 @@ def test_every_tuner_trains_saves_and_loads(name: str, architecture: str, tmp_pa
     method.load(fresh, tmp_path)
     # CPT cuts its prompt to a length again at each use.
     torch.testing.assert_close(logits(fresh), tuned, rtol=0, atol=1e-5 if name == "CPT" else 0)
+    if name in UNMERGED or (name, architecture) == ("BEFT", "llama"):  # a bias needs a bias to be added to
+        with pytest.raises(ConfigError, match=f"merge=True: {name} c[^\\n]*$"):
+            method.merge(fresh)
+    else:
+        torch.testing.assert_close(logits(method.merge(fresh)), tuned, rtol=0, atol=1e-4)
+
+
+def test_a_bug_while_merging_is_a_failure_and_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("NaNs detected in the merged weights")
+
+    method, model = attach("LOHA", "llama")
+    monkeypatch.setattr(type(model.base_model), "merge_and_unload", broken)
+    with pytest.raises(ValueError, match="NaNs"):
+        method.merge(model)
 
 
 @marked
