@@ -20,7 +20,16 @@ import harness.forgetting.probes
 import harness.forgetting.texts  # registers the group `text`
 import harness.methods
 import harness.tasks
-from harness.config import DType, ForgettingConfig, ModelConfig, ModelKind, RunConfig, TrackerConfig, TrainConfig
+from harness.config import (
+    DType,
+    ForgettingConfig,
+    ModelConfig,
+    ModelKind,
+    RunConfig,
+    SearchConfig,
+    TrackerConfig,
+    TrainConfig,
+)
 from harness.errors import ConfigError, first_line, nearest
 from harness.forgetting.base import PROBES
 from harness.methods.base import METHODS
@@ -43,6 +52,7 @@ def register() -> None:
     store.store(group="model", name="custom", node=ModelConfig, provider="harness")
     store.store(group="train", name="trainer", node=TrainConfig, provider="harness")
     store.store(group="tracker", name="base_tracker", node=TrackerConfig, provider="harness")
+    store.store(group="search", name="settings", node=SearchConfig, provider="harness")
     store.store(group="forgetting", name="settings", node=ForgettingConfig, provider="harness")
     METHODS.discover(harness.methods)
     TASKS.discover(harness.tasks)

@@ -7,7 +7,7 @@ Hydra composes YAML and command-line overrides into these dataclasses and checks
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any
 
@@ -70,6 +70,15 @@ class Resume(Enum):
     """Those that it was begun with."""
     force = "force"
     """Any; the record and every table then say so."""
+
+
+class Purpose(Enum):
+    """What a run is trained for."""
+
+    result = "result"
+    """To be reported: it answers the test split, and probes measure what it forgot."""
+    search = "search"
+    """To choose a learning rate by: it answers the validation split and nothing else."""
 
 
 class Between(Enum):
@@ -342,6 +351,23 @@ class SweepConfig:
 
 
 @dataclass
+class SearchConfig:
+    """How each configuration of a sweep gets a learning rate of its own (``search=learning_rate``)."""
+
+    active: bool = False
+    max_runs: int = 8
+    """Runs at most that a configuration's search may train; the runs that are reported come on top."""
+    seed: int = 1000
+    """The seed of the search's runs, which no reported run may have: a choice flatters the runs it was made by."""
+    configuration: str | None = None
+    """Of a run: the configuration that it belongs to; filled in by the sweeper."""
+
+    def __post_init__(self) -> None:
+        require_at_least("search.max_runs", self.max_runs, 1)
+        require(0 <= self.seed < 2**32, "search.seed", self.seed, "must be from 0 to 4294967295")
+
+
+@dataclass
 class RunConfig:
     """Everything a user may choose for one run."""
 
@@ -352,6 +378,8 @@ class RunConfig:
     tracker: TrackerConfig
     forgetting: ForgettingConfig = field(default_factory=ForgettingConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    purpose: Purpose = Purpose.result
     seed: int = 0
     rank: int = 16
     """Read by the methods that have a rank; the others ignore it."""
@@ -374,6 +402,17 @@ class RunConfig:
         require(0 <= self.seed < 2**32, "seed", self.seed, "must be from 0 to 4294967295")
         require(bool(self.output_dir.strip()), "output_dir", self.output_dir, "must name a folder")
         self._check_sequence()
+        if self.purpose is Purpose.search:
+            self.forgetting = ForgettingConfig()
+            self.train = replace(self.train, eval_steps=0, keep_checkpoints=False)
+        searched = self.search.active or self.purpose is Purpose.search
+        allowed = "a sequence has no one validation score; search the rate of each task and give train.learning_rate"
+        require(not (searched and self.sequence), "search", "learning_rate", allowed)
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Return the splits that the run answers: a search must not see what is reported."""
+        return ("validation",) if self.purpose is Purpose.search else ("validation", "test")
 
     def _check_sequence(self) -> None:
         """Refuse a sequence of one task or with a task twice; its members are names, later the tasks themselves."""

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.config import ForgettingConfig, ModelConfig, RunConfig, require
+from harness.config import ForgettingConfig, ModelConfig, Purpose, RunConfig, require
 from harness.errors import ConfigError
 from harness.storage.assets import model_hashes
 from harness.storage.manifest import sha256_of
@@ -34,6 +34,7 @@ OPERATIONAL = {
 OUTSIDE = {
     "tracker": "where numbers are shown",
     "sweep": "a run's place in its sweep",
+    "search": "how a learning rate was chosen; the chosen one counts",
     "rank": "counts where a method's own field holds it",
     "sequence_task": "counts within the tasks of the sequence",
     "retry": "which runs a command trains again",
@@ -127,6 +128,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
             "train": train,
             "seed": config.seed,
         }
+        | ({"purpose": "search"} if config.purpose is Purpose.search else {})
         | forgetting_identity(config.forgetting)
         | sequence_identity(config)
     )

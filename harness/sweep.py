@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from harness.compose import to_run_config
-from harness.config import Retry, RunConfig
+from harness.config import Purpose, Retry, RunConfig
 from harness.errors import RecordError
 from harness.identity import digest, learning_rate, run_id
 from harness.storage.privacy import expanded
@@ -129,7 +129,8 @@ def tidy_done_runs(runs: Sequence[Planned]) -> None:
             folder = RunFolder(run.config.output_dir, run.id)
             with folder.lock(wait=False) as mine:
                 if mine:
-                    folder.tidy(bool(read_record(run.folder)["config"]["train"]["keep_checkpoints"]))
+                    kept = bool(read_record(run.folder)["config"]["train"]["keep_checkpoints"])
+                    folder.tidy(kept, run.config.purpose is Purpose.result)
 
 
 def report_missing_checkpoints(runs: Sequence[Planned]) -> None:

@@ -111,7 +111,8 @@ def _trainable(record: dict[str, Any]) -> str:
 
 def _scores(record: dict[str, Any]) -> list[str]:
     metric = record["metric"]
-    after, before = (record["scores"][phase]["test"][metric] for phase in ("after", "before"))
+    split = "validation" if record.get("purpose") == "search" else "test"
+    after, before = (record["scores"][phase][split][metric] for phase in ("after", "before"))
     return [f"{metric} {_interval(after)}", _interval(before)]
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.config import RunConfig, TrackerConfig, TrackerMode, require
+from harness.config import Purpose, RunConfig, TrackerConfig, TrackerMode, require
 from harness.errors import ConfigError
 from harness.storage.privacy import mask_files, masked
 
@@ -287,7 +287,7 @@ def _first_that_starts(
 def _init(mode: str, config: RunConfig, resolved: dict[str, Any], key: str, folder: Path) -> Any:
     """Call ``wandb.init``; if it raises, its half-made folder is removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    tracker = config.tracker
+    tracker, searching = config.tracker, ["search"] if config.purpose is Purpose.search else []
     before = set(folder.glob("wandb/*run-*"))
     try:
         return wandb_library().init(
@@ -295,7 +295,8 @@ def _init(mode: str, config: RunConfig, resolved: dict[str, Any], key: str, fold
             resume="allow",
             name=label(config),
             group=config.sweep.name,
-            tags=list(dict.fromkeys([*tracker.tags, config.method.name])),
+            job_type=config.purpose.value,
+            tags=list(dict.fromkeys([*tracker.tags, config.method.name, *searching])),
             config=resolved,
             dir=str(folder),
             project=tracker.project,

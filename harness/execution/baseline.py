@@ -9,7 +9,7 @@ from torch import nn
 
 from harness import identity
 from harness.execution.context import Run, Stage
-from harness.execution.evaluate import Outcomes
+from harness.execution.evaluate import HELD_OUT, Outcomes
 from harness.execution.heads import Head, head_of
 from harness.execution.loading import load, load_untouched
 from harness.models import Backbone
@@ -83,12 +83,15 @@ def base_outcomes(run: Run, stage: Stage, untouched: Untouched) -> Outcomes:
         "kind": prepared.kind,
         "head_seed": config.seed if prepared.kind == "encoder" else None,
     }
+    if config.held_out != HELD_OUT:
+        shared["splits"] = config.held_out
     store = SharedStore(config.output_dir, "answers", shared)
     with store.lock():
         kept = store.read()
         if kept is not None:
             return kept[0]
-        found = run.evaluator.answer(untouched.model(), prepared.objective, prepared.questions, "base")
+        asked = {split: prepared.questions[split] for split in config.held_out}
+        found = run.evaluator.answer(untouched.model(), prepared.objective, asked, "base")
         store.write(found)
         return found
 

@@ -44,8 +44,8 @@ class Stage:
 
         Only the last task's validation split is reported; the other scores make up R[i, j].
         """
-        questions = self.prepared.questions
-        return questions if self is stage and self.last else {"test": questions["test"]}
+        splits = self.config.held_out if self is stage and self.last else ("test",)
+        return {split: self.prepared.questions[split] for split in splits}
 
 
 @dataclass

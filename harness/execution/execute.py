@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from harness import identity, progress, runtime, track
-from harness.config import Resume, Retry, RunConfig
+from harness.config import Purpose, Resume, Retry, RunConfig
 from harness.errors import HarnessError, NotApplicable, TrainingError, first_line
 from harness.execution.attempts import described, mixed, require_same_environment, resume_point
 from harness.execution.context import Run
 from harness.execution.phases import TRAIN
 from harness.execution.pipeline import work
 from harness.storage.files import disk_full
-from harness.storage.record import SCHEMA_VERSION, RunFolder, Status, checkpoints_not_kept
+from harness.storage.record import SCHEMA_VERSION, RunFolder, Status, checkpoints_not_kept, searched_in_vain
 from harness.table import summary
 
 FINAL = (Status.done, Status.not_applicable)
@@ -46,7 +46,7 @@ def _next_attempt(config: RunConfig, folder: RunFolder) -> Status:
     record = folder.read() or {}
     status = Status(record["status"]) if record else None
     again = config.retry is Retry.all and not record.get("begun", 0) >= config.sweep.begun > 0
-    if status in FINAL and not again:
+    if (status in FINAL or searched_in_vain(record)) and not again:
         return _nothing_to_do(config, folder, record)
     if status is Status.failed and config.retry is Retry.none:
         return Status.failed
@@ -69,7 +69,7 @@ def _start_over(folder: RunFolder, record: dict[str, Any]) -> dict[str, Any]:
 def _nothing_to_do(config: RunConfig, folder: RunFolder, record: dict[str, Any]) -> Status:
     """Clear away what a process left that was killed after its record; kept checkpoints stay, whatever is asked now."""
     kept = bool(record["config"].get("train", {}).get("keep_checkpoints"))
-    folder.tidy(kept)
+    folder.tidy(kept, config.purpose is Purpose.result)
     remark = checkpoints_not_kept(record, config.train.keep_checkpoints)
     if remark:
         progress.say(remark)
@@ -88,7 +88,7 @@ def _attempt(config: RunConfig, folder: RunFolder, here: runtime.Runtime, previo
         folder.write(record)
         ended = record["status"]
         if ended == Status.done:  # before the tracker, whose last upload may take minutes
-            folder.tidy(config.train.keep_checkpoints)
+            folder.tidy(config.train.keep_checkpoints, config.purpose is Purpose.result)
         progress.say(f"[{config.sweep.index}/{config.sweep.total}] {folder.id}: {summary(record)}")
         tracker.summarise(record)
     finally:
@@ -103,7 +103,7 @@ def _outcome_of(run: Run) -> dict[str, Any]:
     except NotApplicable as error:
         return {"status": Status.not_applicable.value, "reason": str(error)}
     except TrainingError as error:  # trained on, it would end there again
-        return _failure(run, str(error)) | {"starts_over": True}
+        return _failure(run, str(error)) | {"starts_over": True, "diverged": True}
     except torch.cuda.OutOfMemoryError as error:
         batch = "train" if run.phases.current.endswith(TRAIN) else "eval"
         return _failure(run, f"out of GPU memory: {first_line(error)}; lower train.per_device_{batch}_batch_size")
@@ -148,6 +148,7 @@ def _new_record(
         "reason": None,
         "rank": config.method.rank_used,
         "metric": config.task.metric,
+        "purpose": config.purpose.value,
         "started": previous.get("started") or attempt["started"],
         "restarts": int(previous.get("restarts", 0)),
         "begun": previous.get("begun") or time.time(),

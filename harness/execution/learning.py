@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from harness.config import Purpose
 from harness.execution.context import Run, Stage
 from harness.execution.evaluate import Questions
 from harness.forgetting.events import Events
@@ -23,6 +24,7 @@ def learn(run: Run, stage: Stage, model: nn.Module, head: Sequence[str]) -> Trai
         log=lambda metrics, step: run.tracker.log(metrics, earlier + step),
         evaluate=DuringTraining(run, stage, model, probing).evaluate,
         every=(run.config.train.eval_steps, run.config.forgetting.every),
+        may_end_early=run.config.purpose is Purpose.search,
     )
     prepared = stage.prepared
     job = Job(stage.config, model, head, prepared.objective, prepared.features, stage.folder, run.meter, run.runtime)

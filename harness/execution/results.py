@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from harness.config import Purpose
 from harness.execution.context import Run
 from harness.execution.evaluate import HELD_OUT, Outcomes, scores
 from harness.forgetting.events import Events
@@ -37,12 +38,13 @@ def results(run: Run, forgotten: Forgotten) -> dict[str, Any]:
             "after": forgotten.items | event_items | (stage_items(run) if run.config.sequence else {}),
         }
         run.folder.write_items({"before": before | probed["before"], "after": after | probed["after"]})
-        shown = samples(run, before, after)
+        shown = samples(run, before, after) if "test" in after else []
         run.folder.write_samples(shown)
         if run.config.sequence:
             join_histories(run)
-    run.tracker.samples(shown)
-    run.tracker.adapter(run.folder.trained)
+    if run.config.purpose is Purpose.result:
+        run.tracker.samples(shown)
+        run.tracker.adapter(run.folder.trained)
     found = {"scores": {"before": scores(last.config.task, before), "after": scores(last.config.task, after)}}
     entries = ({"sequence": transfer_entry(run)} if run.config.sequence else {}) | forgotten.entries | events
     found |= costs(run) | described(run) | {"parameters": run.parameters, "forgetting": entries}

@@ -90,6 +90,11 @@ def checkpoints_not_kept(record: dict[str, Any], asked: bool) -> str | None:
     return f"{record['id']}: done, and its checkpoints were not kept; retry=all trains it again and keeps them"
 
 
+def searched_in_vain(record: dict[str, Any]) -> bool:
+    """Return whether a run of a search diverged: that is what the search wanted to know, and not tried again."""
+    return record.get("purpose") == "search" and record["status"] == Status.failed and bool(record.get("diverged"))
+
+
 def _damaged(path: Path, how: str) -> RecordError:
     return RecordError(f"{path}: damaged, {how}; move the folder away to train the run again")
 
@@ -156,9 +161,11 @@ class RunFolder:
         (self.path / "stages" / name).mkdir(parents=True, exist_ok=True)
         return RunFolder(self.path / "stages", name)
 
-    def tidy(self, keep_checkpoints: bool) -> None:
+    def tidy(self, keep_checkpoints: bool, keep_trained: bool = True) -> None:
         """Remove what only going on with the run needed; where checkpoints are kept, those of all its tasks stay."""
         shutil.rmtree(self.path / "phases", ignore_errors=True)
+        if not keep_trained:
+            shutil.rmtree(self.trained, ignore_errors=True)
         if not keep_checkpoints:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             shutil.rmtree(self.path / "stages", ignore_errors=True)
@@ -177,6 +184,11 @@ class RunFolder:
         """Append one line; a line cut by a power failure is dropped when the run resumes."""
         with (self.path / "history.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(entry)) + "\n")
+
+    def losses(self) -> list[tuple[int, float]]:
+        """Return the steps of the history with their losses."""
+        lines = (self.path / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        return [(made["step"], made["loss"]) for made in map(json.loads, lines) if "loss" in made]
 
     def flush_history(self) -> None:
         """Force the history to disk: it must not end before the checkpoint that is written next."""

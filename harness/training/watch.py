@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from statistics import fmean, variance
 from typing import Any
 
 from transformers import TrainerCallback
@@ -56,10 +58,34 @@ class Hooks:
     """Evaluates after the step of this number, in sections of its own."""
     every: Sequence[int]
     """Steps between evaluations, and between probes; 0 for none."""
+    may_end_early: bool = False
+    """Whether a training that is clearly lost ends at its half: a search need not know how lost it is."""
 
     def due(self, step: int) -> bool:
         """Return whether something is evaluated after this step."""
         return any(every > 0 and step % every == 0 for every in self.every)
+
+
+LOST = 3.0
+"""Standard errors by which the loss must have risen: of 1,000 trainings that learn nothing one or two end by chance."""
+LEAST_STEPS = 8
+"""Logged steps in each quarter: the standard error of fewer is itself not known."""
+
+
+def refuse_lost(losses: Sequence[tuple[int, float]], steps: int) -> None:
+    """Raise a :class:`TrainingError` where, at half of its `steps`, a training's loss has risen.
+
+    The mean of the second quarter lies above that of the first by more than 3 standard errors of the difference, those
+    of Welch's test. What has only not fallen yet goes on: some methods start late.
+    """
+    first = [loss for step, loss in losses if 4 * step <= steps]
+    second = [loss for step, loss in losses if steps < 4 * step <= 2 * steps]
+    if min(len(first), len(second)) < LEAST_STEPS:
+        return
+    error = math.sqrt(variance(first) / len(first) + variance(second) / len(second))
+    rise = fmean(second) - fmean(first)
+    if rise > LOST * error:
+        raise TrainingError(f"lost: after half of its steps its loss has risen by {rise:.3g} to {fmean(second):.3g}")
 
 
 class Watch(TrainerCallback):
@@ -102,3 +128,5 @@ class Watch(TrainerCallback):
             entry |= self.hooks.evaluate(step)
         self.folder.append_history({"step": step} | entry | {"seconds": round(self.meter.elapsed(STEPS), 3)})
         self.hooks.log(entry, step)
+        if self.hooks.may_end_early and step == -(-state.max_steps // 2):
+            refuse_lost(self.folder.losses(), state.max_steps)
