@@ -11,18 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from harness import progress
 from harness.compose import to_run_config
 from harness.config import Purpose, Retry, RunConfig
 from harness.errors import RecordError
 from harness.identity import digest, learning_rate, run_id
+from harness.search import sweep as search
 from harness.storage.privacy import expanded
-from harness.storage.record import RunFolder, Status, checkpoints_not_kept, read_record
+from harness.storage.record import RunFolder, Status, checkpoints_not_kept, read_record, searched_in_vain
 
 if TYPE_CHECKING:
     from harness.runtime import Runtime
 
 Job = Sequence[str]
 FINAL = {"done", "not_applicable"}
+DIVERGED = "diverged"
+"""How a run of a search stands that diverged, which is a result."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Planned:
     def pending(self) -> bool:
         """Return whether there is something to do."""
         retry = self.config.retry
+        if self.status == DIVERGED:
+            return False
         left = FINAL if retry is Retry.failed else FINAL | {"failed"} if retry is Retry.none else set()
         return self.status not in left | {"damaged"}
 
@@ -63,10 +69,12 @@ def plan(jobs: Sequence[Job], compose: Callable[[Job], DictConfig]) -> list[Plan
 def status_of(folder: RunFolder) -> str:
     """Return a run's status as the plan shows it."""
     try:
-        status = folder.status()
+        record = folder.read()
     except RecordError:
         return "damaged"
-    return "new" if status is None else status.value
+    if record is None:
+        return "new"
+    return DIVERGED if searched_in_vain(record) else str(record["status"])
 
 
 def describe(runs: Sequence[Planned], jobs: int) -> str:
@@ -135,8 +143,6 @@ def tidy_done_runs(runs: Sequence[Planned]) -> None:
 
 def report_missing_checkpoints(runs: Sequence[Planned]) -> None:
     """Say of each finished run that is asked for checkpoints and has none what to do."""
-    from harness import progress
-
     for run in runs:
         if not run.pending and run.status == "done":
             remark = checkpoints_not_kept(read_record(run.folder), run.config.train.keep_checkpoints)
@@ -151,21 +157,48 @@ def run_sweep(
 ) -> None:
     """Plan, prepare, launch and report a sweep; exit with code 1 where a run failed."""
     runs = plan(jobs, compose)
+    name = f"sweep-{digest(sorted(run.id for run in runs), 8)}"
+    if runs[0].config.search.active:
+        run_search(runs, compose, lambda some: _launch(some, launch, name))
+        return
     report_missing_checkpoints(runs)
-    pending = [run for run in runs if run.pending]
     if runs[0].config.dry_run:
         print(describe(runs, len(jobs)))
         return
-    if pending:
-        prepare(pending)
-        _launch(runs, launch)
-    tidy_done_runs(runs)
+    _train(runs, lambda some: _launch(some, launch, name))
     report(runs)
 
 
-def _launch(runs: Sequence[Planned], launch: Callable[[list[list[str]]], Sequence[Any]]) -> None:
+def run_search(
+    runs: Sequence[Planned], compose: Callable[[Job], DictConfig], launch: Callable[[Sequence[Planned]], None]
+) -> None:
+    """Search each configuration's learning rate, then train the runs that are asked for at it."""
+    searched = search.configurations([run.job for run in runs], [run.config for run in runs])
+    if runs[0].config.dry_run:
+        print(search.describe(searched, lambda job: plan([job], compose)[0].pending))
+        return
+    search.search_rates(searched, lambda jobs: _train(plan(jobs, compose), launch), progress.say)
+    jobs, lines = search.reported_jobs(searched)
+    found = plan(jobs, compose) if jobs else []
+    report_missing_checkpoints(found)
+    _train(found, launch)
+    search.note_searches([run.config for run in found])
+    for line in lines:
+        progress.say(f"not trained: {line}")
+    report(found, failed=bool(lines))
+
+
+def _train(runs: Sequence[Planned], launch: Callable[[Sequence[Planned]], None]) -> None:
+    """Prepare and launch what is to train, if anything is."""
+    pending = [run for run in runs if run.pending]
+    if pending:
+        prepare(pending)
+        launch(runs)
+    tidy_done_runs(runs)
+
+
+def _launch(runs: Sequence[Planned], launch: Callable[[list[list[str]]], Sequence[Any]], name: str) -> None:
     """Launch what is to train; come back at the end to runs that another process held."""
-    name = f"sweep-{digest(sorted(run.id for run in runs), 8)}"
     batch = [[*run.job, *_place(run, name, number, len(runs))] for number, run in enumerate(runs, 1) if run.pending]
     results = launch(batch)
     # What another process trained meanwhile is not trained once more, also where all were asked for.
@@ -192,13 +225,14 @@ def _place(run: Planned, name: str, index: int, total: int) -> list[str]:
     ]
 
 
-def report(runs: Sequence[Planned]) -> None:
-    """Print the table of all runs; exit with code 1 where one is neither done nor not applicable."""
+def report(runs: Sequence[Planned], failed: bool = False) -> None:
+    """Print the table of all runs; exit with code 1 where one is not, or `failed`."""
     from harness.table import print_results
 
-    print_results([run.folder for run in runs])
+    if runs:
+        print_results([run.folder for run in runs])
     unfinished = [run for run in runs if status_of(RunFolder(run.config.output_dir, run.id)) not in FINAL]
-    if unfinished:
+    if unfinished or failed:
         raise SystemExit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from rich.table import Table
 from harness.errors import RecordError
 from harness.storage.record import Status, read_record
 
-SHOWN = ("method", "rank", "trainable", "score [95 %]", "base", "forgetting")
+SHOWN = ("method", "rank", "learning rate", "trainable", "score [95 %]", "base", "forgetting")
 COLUMNS = (*SHOWN, "train s", "tokens/s", "peak GiB", "folder")
 
 WIDTH = 10_000
@@ -29,7 +30,34 @@ def print_results(folders: list[Path]) -> None:
     for folder in folders:
         table.add_row(*row(folder, newest))
     # Never folded into cells: a line that a narrow terminal wraps can still be read, searched and copied.
-    Console(width=WIDTH, highlight=False, markup=False).print(table)
+    console = Console(width=WIDTH, highlight=False, markup=False)
+    console.print(table)
+    for line in remarks(folders):
+        console.print(line)
+
+
+UNSEARCHED = (
+    "one learning rate for each row: this ranks pairs of method and rate; search=learning_rate compares methods, "
+    "each at its own"
+)
+"""Said of a table of several configurations none of which was searched for."""
+
+
+def remarks(folders: list[Path]) -> Iterator[str]:
+    """Yield what the rows' learning rates leave open: a search that ended at an edge, or none at all."""
+    open_ends, configurations, searched = [], set(), True
+    for folder in folders:
+        with suppress(RecordError):
+            record = read_record(folder)
+            if record["status"] == Status.done:
+                search = record.get("search")
+                configurations.add((record["config"]["method"]["name"], record.get("rank")))
+                searched = searched and search is not None
+                if search and search["warning"]:
+                    open_ends.append(f"{search['configuration']}: {search['why']}")
+    yield from (f"warning: {line}" for line in dict.fromkeys(open_ends))
+    if len(configurations) > 1 and not searched:
+        yield UNSEARCHED
 
 
 def probe_versions(folders: list[Path]) -> Versions:
@@ -50,18 +78,28 @@ def row(folder: Path, newest: Versions | None = None) -> list[str]:
         return _unfinished("?", "", "damaged" if (folder / "record.json").exists() else "no record", str(error))
     method = record["config"]["method"]
     name, rank = method["name"], "-" if record.get("rank") is None else str(record["rank"])
+    rate = learning_rate(record)
     status = Status(record["status"])
     if status is not Status.done:
         label = "n/a" if status is Status.not_applicable else status.value
         reason = record.get("reason") or "cut off; the same command resumes it"
-        return _unfinished(name, rank, label, f"{folder}: {reason}")
+        return _unfinished(name, rank, label, f"{folder}: {reason}", rate)
     cells = [*_scores(record), forgetting(record, newest or {}), *_costs(record)]
     mixed = f" mixed: {', '.join(record['mixed'])}" if record.get("mixed") else ""
-    return [name, rank, _trainable(record), *cells, f"{folder}{mixed}"]
+    return [name, rank, rate, _trainable(record), *cells, f"{folder}{mixed}"]
 
 
-def _unfinished(name: str, rank: str, label: str, why: str) -> list[str]:
-    return [name, rank, "", label, *[""] * (len(COLUMNS) - 5), why]
+def learning_rate(record: dict[str, Any]) -> str:
+    """Return a run's rate, and of how many it was chosen by a search: ``0.00316 of 4``."""
+    rate, search = record["config"].get("train", {}).get("learning_rate"), record.get("search")
+    if rate is None:
+        return "-"
+    tried = f" of {len(search['tried'])}{' (edge)' if search['warning'] else ''}" if search else ""
+    return f"{rate:g}{tried}"
+
+
+def _unfinished(name: str, rank: str, label: str, why: str, rate: str = "") -> list[str]:
+    return [name, rank, rate, "", label, *[""] * (len(COLUMNS) - 6), why]
 
 
 def _measured(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -97,6 +135,8 @@ def summary(record: dict[str, Any]) -> str:
     if record["status"] != Status.done.value:
         return f"{record['status']}: {record['reason']}"
     after, before = _scores(record)
+    if record.get("purpose") == "search":
+        after = f"at {record['config']['train']['learning_rate']:g} validation {after}"
     seconds = record["seconds"]
     evaluation = sum(seconds.get(phase, 0.0) for phase in ("evaluate_base", "evaluate"))
     probes = sum(seconds.get(phase, 0.0) for phase in ("forgetting_base", "forgetting"))

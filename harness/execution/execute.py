@@ -16,6 +16,7 @@ from harness.execution.attempts import described, mixed, require_same_environmen
 from harness.execution.context import Run
 from harness.execution.phases import TRAIN
 from harness.execution.pipeline import work
+from harness.search.sweep import path_of
 from harness.storage.files import disk_full
 from harness.storage.record import SCHEMA_VERSION, RunFolder, Status, checkpoints_not_kept, searched_in_vain
 from harness.table import summary
@@ -149,6 +150,7 @@ def _new_record(
         "rank": config.method.rank_used,
         "metric": config.task.metric,
         "purpose": config.purpose.value,
+        "search": path_of(config),
         "started": previous.get("started") or attempt["started"],
         "restarts": int(previous.get("restarts", 0)),
         "begun": previous.get("begun") or time.time(),

@@ -1,0 +1,1 @@
+"""A learning rate of its own for each configuration of a sweep."""

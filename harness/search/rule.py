@@ -1,0 +1,185 @@
+"""The rule by which a learning rate is searched: a pure function of what the tried rates scored.
+
+Rates lie a quarter of a decade apart on a logarithmic scale; place 0 is the method's own default, and place ``k`` is
+the default times ``10^(k/4)``. The search tries places half a decade apart, goes on where the best may lie beyond what
+was tried, and refines once. It is the recipe of the Deep Learning Tuning Playbook (Godbole et al. 2023): a best point
+near the boundary asks for a wider search.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+FIRST = (0, 2, -2)
+"""Places of the first round, in the order in which a small budget takes them."""
+HALF_DECADE = 2
+CLEAR = 1.645
+"""Standard errors by which a rate must score below the best: one side of 5 %."""
+
+
+def factor(place: int) -> float:
+    """Return what a place multiplies the default by: ``10^(place/4)`` to three digits."""
+    return float(f"{10 ** (place / 4):.3g}")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a tried rate scored on the validation split; higher is better."""
+
+    value: float
+    """Minus infinity where the run diverged, ended early, or changed no answer."""
+    items: tuple[float, ...] = ()
+    """Each item's share of `value`, by which two rates are compared item by item; none where it has none."""
+    error: float = 0.0
+    """The standard error of `value` where there are no items."""
+
+    @property
+    def worst(self) -> bool:
+        """Return whether nothing can score lower."""
+        return self.value == -math.inf
+
+
+WORST = Trial(-math.inf)
+Trials = Mapping[int, Trial]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a search does next, or what it has found."""
+
+    train: tuple[int, ...] = ()
+    """Places to try now, independent of each other; none once the search has ended."""
+    chosen: int | None = None
+    """The best place so far, None where every tried rate is worst."""
+    why: str = ""
+    """Why the search ended; empty while it goes on."""
+    warning: bool = False
+    """Whether it ended before the optimum was found inside of what was tried."""
+    tried: tuple[int, ...] = ()
+    """The places that the decision rests on, in the order in which they were tried."""
+
+
+def decide(found: Trials, max_runs: int) -> Decision:
+    """Replay the search over what is known; where a result that it needs is missing, ask for it.
+
+    The same results give the same decision, whoever trained them and when: a search that was killed goes on where it
+    was, and a larger budget goes on where the smaller ended.
+    """
+    path = Path(found, max_runs)
+    if not path.take(FIRST):
+        return path.asks()
+    while not path.ended:
+        beyond = path.beyond()
+        if not beyond:
+            break
+        if not path.take(beyond):
+            return path.asks()
+    refined = path.between() if not path.ended else ()
+    if refined and not path.take(refined):
+        return path.asks()
+    return path.result()
+
+
+class Path:
+    """The rates that a search has gone over."""
+
+    def __init__(self, found: Trials, max_runs: int) -> None:
+        self.found, self.max_runs = found, max_runs
+        self.tried: list[int] = []
+        self.missing: tuple[int, ...] = ()
+        self.ended = ""
+        """Why no further rate may be tried, empty while one may."""
+
+    def take(self, places: Sequence[int]) -> bool:
+        """Go on to these places as far as the budget reaches; return False where a result is missing."""
+        left = self.max_runs - len(self.tried)
+        if left < len(places):
+            self.ended = f"search.max_runs={self.max_runs} reached"
+        self.tried += places[:left]
+        self.missing = tuple(place for place in self.tried if place not in self.found)
+        return not self.missing
+
+    def asks(self) -> Decision:
+        """Return the decision to train what is missing."""
+        return Decision(train=self.missing, tried=tuple(self.tried))
+
+    @property
+    def best(self) -> int | None:
+        """Return the tried place that scored highest, of equals the middle one; None where all are worst."""
+        alive = [place for place in self.tried if not self.found[place].worst]
+        if not alive:
+            return None
+        top = max(self.found[place].value for place in alive)
+        equals = sorted(place for place in alive if self.found[place].value == top)
+        return equals[(len(equals) - 1) // 2]
+
+    def beyond(self) -> tuple[int, ...]:
+        """Return the next places outward on each side on which the optimum may still lie."""
+        best = self.best
+        if best is None:  # every rate failed: smaller ones may not
+            return (min(self.tried) - HALF_DECADE,)
+        sides = [(-1, min(self.tried)), (1, max(self.tried))]
+        return tuple(edge + side * HALF_DECADE for side, edge in sides if not self.closed(best, side))
+
+    def closed(self, best: int, side: int) -> bool:
+        """Return whether a rate that was tried on a side is clearly worse than the best."""
+        return any(
+            clearly_below(self.found[place], self.found[best]) for place in self.tried if side * (place - best) > 0
+        )
+
+    def between(self) -> tuple[int, ...]:
+        """Return the place a quarter of a decade from the best where the optimum may rather lie; none where it cannot.
+
+        The vertex of the parabola through the best and its neighbours, half a decade away on both sides, says where:
+        within an eighth of a decade of the best, the best is the nearest place already. A neighbour that is worst has
+        no score to fit; the optimum then may lie toward it.
+        """
+        best = self.best
+        if best is None:
+            return ()
+        low, high = (self.found.get(best + side * HALF_DECADE) for side in (-1, 1))
+        if low is None or high is None:
+            return ()
+        side = lean(low, self.found[best], high)
+        return (best + side,) if side and best + side not in self.tried else ()
+
+    def result(self) -> Decision:
+        """Return what was found, and whether it can be relied on."""
+        best, tried = self.best, tuple(self.tried)
+        if best is None:
+            return Decision(why=self.ended or "all rates diverged", warning=True, tried=tried)
+        open_sides = [name for side, name in ((-1, "smaller"), (1, "larger")) if not self.closed(best, side)]
+        if open_sides:
+            why = f"{self.ended}: a {' or '.join(open_sides)} rate may be better"
+            return Decision(chosen=best, why=why, warning=True, tried=tried)
+        return Decision(chosen=best, why="the optimum lies inside", tried=tried)
+
+
+def clearly_below(other: Trial, best: Trial) -> bool:
+    """Return whether a trial scored below the best by more than the validation items' noise.
+
+    By the standard error of the mean difference item by item, or of two independent scores where there are no items.
+    """
+    if other.worst:
+        return True
+    if other.items and len(other.items) == len(best.items):
+        differences = [a - b for a, b in zip(best.items, other.items, strict=True)]
+        mean = sum(differences) / len(differences)
+        squares = sum((value - mean) ** 2 for value in differences)
+        error = math.sqrt(squares / max(len(differences) - 1, 1) / len(differences))
+    else:
+        error = math.hypot(other.error, best.error)
+    return best.value - other.value > CLEAR * error
+
+
+def lean(low: Trial, best: Trial, high: Trial) -> int:
+    """Return −1, 0 or 1: to which side of the best, by a quarter decade or none, the optimum lies."""
+    if low.worst or high.worst:
+        return 0 if low.worst and high.worst else -1 if low.worst else 1
+    bend = low.value - 2 * best.value + high.value
+    if bend == 0:
+        return 0
+    vertex = (low.value - high.value) / (2 * bend)  # in half decades from the best
+    return 0 if abs(vertex) <= 0.25 else int(math.copysign(1, vertex))
