@@ -34,6 +34,8 @@ class Trial:
     """Each item's share of `value`, by which two rates are compared item by item; none where it has none."""
     error: float = 0.0
     """The standard error of `value` where there are no items."""
+    untrained: bool = False
+    """Whether it is worst because no answer changed: its rate was too small, not too large."""
 
     @property
     def worst(self) -> bool:
@@ -42,6 +44,7 @@ class Trial:
 
 
 WORST = Trial(-math.inf)
+UNTRAINED = Trial(-math.inf, untrained=True)
 Trials = Mapping[int, Trial]
 
 
@@ -118,8 +121,9 @@ class Path:
     def beyond(self) -> tuple[int, ...]:
         """Return the next places outward on each side on which the optimum may still lie."""
         best = self.best
-        if best is None:  # every rate failed: smaller ones may not
-            return (min(self.tried) - HALF_DECADE,)
+        if best is None:  # every rate failed: smaller ones may not, or larger where the largest changed nothing
+            largest = max(self.tried)
+            return (largest + HALF_DECADE if self.found[largest].untrained else min(self.tried) - HALF_DECADE,)
         sides = [(-1, min(self.tried)), (1, max(self.tried))]
         return tuple(edge + side * HALF_DECADE for side, edge in sides if not self.closed(best, side))
 
@@ -149,7 +153,7 @@ class Path:
         """Return what was found, and whether it can be relied on."""
         best, tried = self.best, tuple(self.tried)
         if best is None:
-            return Decision(why=self.ended or "all rates diverged", warning=True, tried=tried)
+            return Decision(why=f"{self.ended}: all rates were worst", warning=True, tried=tried)
         open_sides = [name for side, name in ((-1, "smaller"), (1, "larger")) if not self.closed(best, side)]
         if open_sides:
             why = f"{self.ended}: a {' or '.join(open_sides)} rate may be better"

@@ -36,10 +36,15 @@ class Configuration:
     """The overrides of the runs that are asked for, one a seed."""
     launched: set[int] = field(default_factory=set)
     """Places that this command has trained: one that left no result is not trained again and again."""
+    ids: dict[int, str] = field(default_factory=dict)
+    trials: dict[int, Trial] = field(default_factory=dict)
+    """What has been read of runs that ended, which does not change."""
 
     def folder(self, place: int) -> RunFolder:
         """Return the folder of the run that tries a place."""
-        return RunFolder(self.config.output_dir, run_id(trials.search_config(self.config, place)))
+        if place not in self.ids:
+            self.ids[place] = run_id(trials.search_config(self.config, place))
+        return RunFolder(self.config.output_dir, self.ids[place])
 
     def records(self, places: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Return the records that there are of the runs of these places."""
@@ -58,12 +63,18 @@ class Configuration:
             found |= more
 
     def _trial(self, place: int) -> Trial | None:
-        folder = self.folder(place)
-        record = trials.read(folder)
-        try:
-            return None if record is None else trials.trial_of(record, folder.path, self.config.task)
-        except (OSError, KeyError, ValueError) as error:
-            raise RecordError(f"{folder.path}: its items cannot be read ({first_line(error)}); move it away") from None
+        if place not in self.trials:
+            folder = self.folder(place)
+            record = trials.read(folder)
+            try:
+                found = None if record is None else trials.trial_of(record, folder.path, self.config.task)
+            except (OSError, KeyError, ValueError) as error:
+                said = f"{folder.path}: its items cannot be read ({first_line(error)}); move it away"
+                raise RecordError(said) from None
+            if found is None:
+                return None
+            self.trials[place] = found
+        return self.trials[place]
 
     def obstacle(self) -> str | None:
         """Return why the search cannot go on: a run that was trained, and left neither a score nor a divergence."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from harness.config import Purpose, RunConfig
 from harness.identity import digest, identity, learning_rate
-from harness.search.rule import WORST, Trial, factor
+from harness.search.rule import UNTRAINED, WORST, Trial, factor
 from harness.storage.outcomes import read_items
 from harness.storage.record import RunFolder, Status, read_record, searched_in_vain
 from harness.tasks.base import Outcome, Score, Task
@@ -46,18 +47,20 @@ def trial_of(record: dict[str, Any], folder: Path, task: Task) -> Trial | None:
     found = read_items(folder / "items.parquet")
     before, after = found["before"]["validation"], found["after"]["validation"]
     if [o.prediction for o in before] == [o.prediction for o in after]:
-        return WORST  # untrained: no answer has changed
+        return UNTRAINED
     return scored(task, after)
 
 
 def scored(task: Task, outcomes: list[Outcome]) -> Trial:
     """Return the task's metric as a trial, item by item where it is the mean of the items' scores."""
+    if task.metric in task.per_item_metrics:  # of those more is better
+        items = tuple(outcome.score for outcome in outcomes)
+        return Trial(fmean(items), items)
     score: Score = task.score(outcomes)[task.metric]
     if not math.isfinite(score.value):
         return WORST
     sign = 1 if score.higher_is_better else -1
-    items = tuple(sign * outcome.score for outcome in outcomes) if task.metric in task.per_item_metrics else ()
-    return Trial(sign * score.value, items, (score.high - score.low) / HALF_WIDTHS)
+    return Trial(sign * score.value, error=(score.high - score.low) / HALF_WIDTHS)
 
 
 def described(record: dict[str, Any] | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import logits, perturb, tiny
+from tiny_models import character_tokens, logits, perturb, tiny
 
 from harness.errors import ConfigError
 from harness.methods.adapter import Activation, HoulsbyAdapter
@@ -16,7 +16,7 @@ from harness.methods.full import Full
 from harness.methods.head_only import HeadOnly
 from harness.methods.lora import Initialisation, LoRA, Targets
 from harness.methods.peft import AnyPeftTuner
-from harness.methods.prefix import PrefixTuning
+from harness.methods.prefix import PrefixInit, PrefixTuning
 from harness.methods.prompt import PromptTuning
 from harness.methods.rslora import RsLoRA
 
@@ -68,6 +68,25 @@ def test_start_leaves_logits_exactly_as_they_are(name: str, architecture: str) -
 def test_moved_weights_leave_logits_to_rounding(name: str, architecture: str) -> None:
     base = logits(tiny(architecture).model)
     torch.testing.assert_close(logits(attached(MOVED[name], architecture)), base, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["llama", "llama_tied", "gpt2"])
+def test_a_prefix_starts_as_the_text_read_before(architecture: str) -> None:
+    """The untouched decoder over text and input gives, at the input's places, what the untrained prefix gives."""
+    method, inputs = PrefixTuning(length=7, init_text="abc"), torch.arange(4, 20).reshape(2, 8)
+    text = torch.tensor(character_tokens("abc abc")["input_ids"]).expand(2, -1)
+    read = tiny(architecture).model(input_ids=torch.cat([text, inputs], 1)).logits[:, 7:]
+    started = method.attach(tiny(architecture)).eval()(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits
+    torch.testing.assert_close(started, read, rtol=0, atol=1e-5)
+    random = PrefixTuning(length=7, init=PrefixInit.random).attach(tiny(architecture))
+    assert (random.eval()(input_ids=inputs).logits - read).abs().max() > 1e-3
+
+
+def test_an_encoder_has_no_text_before_its_own() -> None:
+    assert PrefixTuning(init=PrefixInit.text).unsuitable(tiny("bert"))
+    with pytest.raises(ConfigError, match=r"method.init=text: a projected prefix starts at random"):
+        PrefixTuning(init=PrefixInit.text, projection=True)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
