@@ -34,6 +34,8 @@ class Trial:
     """Each item's share of `value`, by which two rates are compared item by item; none where it has none."""
     error: float = 0.0
     """The standard error of `value` where there are no items."""
+    base: float = 0.0
+    """What the untouched model scores on the same items."""
     untrained: bool = False
     """Whether it is worst because no answer changed: its rate was too small, not too large."""
 
@@ -134,20 +136,20 @@ class Path:
         )
 
     def between(self) -> tuple[int, ...]:
-        """Return the place a quarter of a decade from the best where the optimum may rather lie; none where it cannot.
+        """Return the places a quarter of a decade from the best where the optimum may rather lie.
 
-        The vertex of the parabola through the best and its neighbours, half a decade away on both sides, says where:
-        within an eighth of a decade of the best, the best is the nearest place already. A neighbour that is worst has
-        no score to fit; the optimum then may lie toward it.
+        None where neither neighbour, half a decade away, is clearly below the best: a quarter then cannot matter.
         """
         best = self.best
         if best is None:
             return ()
-        low, high = (self.found.get(best + side * HALF_DECADE) for side in (-1, 1))
-        if low is None or high is None:
+        places = [best - HALF_DECADE, best + HALF_DECADE]
+        if not set(places) <= set(self.tried):
             return ()
-        side = lean(low, self.found[best], high)
-        return (best + side,) if side and best + side not in self.tried else ()
+        low, high = (self.found[place] for place in places)
+        if not (clearly_below(low, self.found[best]) or clearly_below(high, self.found[best])):
+            return ()
+        return tuple(best + side for side in lean(low, self.found[best], high) if best + side not in self.tried)
 
     def result(self) -> Decision:
         """Return what was found, and whether it can be relied on."""
@@ -178,12 +180,15 @@ def clearly_below(other: Trial, best: Trial) -> bool:
     return best.value - other.value > CLEAR * error
 
 
-def lean(low: Trial, best: Trial, high: Trial) -> int:
-    """Return −1, 0 or 1: to which side of the best, by a quarter decade or none, the optimum lies."""
-    if low.worst or high.worst:
-        return 0 if low.worst and high.worst else -1 if low.worst else 1
+def lean(low: Trial, best: Trial, high: Trial) -> tuple[int, ...]:
+    """Return the sides of the best, −1 and 1, on which the optimum may lie.
+
+    Both where both neighbours have lost more than half of what the best had learnt, or one is worst: between two steep
+    sides three points do not say where the top is. Otherwise the vertex of the parabola through the three says which,
+    and none where it lies within an eighth of a decade of the best, the nearest place already.
+    """
+    if low.worst or high.worst or max(low.value, high.value) - best.base < (best.value - best.base) / 2:
+        return (-1, 1)
     bend = low.value - 2 * best.value + high.value
-    if bend == 0:
-        return 0
-    vertex = (low.value - high.value) / (2 * bend)  # in half decades from the best
-    return 0 if abs(vertex) <= 0.25 else int(math.copysign(1, vertex))
+    vertex = (low.value - high.value) / (2 * bend) if bend else 0.0  # in half decades from the best
+    return () if abs(vertex) <= 0.25 else (int(math.copysign(1, vertex)),)

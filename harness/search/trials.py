@@ -48,7 +48,8 @@ def trial_of(record: dict[str, Any], folder: Path, task: Task) -> Trial | None:
     before, after = found["before"]["validation"], found["after"]["validation"]
     if [o.prediction for o in before] == [o.prediction for o in after]:
         return UNTRAINED
-    return scored(task, after)
+    base = scored(task, before)
+    return replace(scored(task, after), base=base.value)
 
 
 def scored(task: Task, outcomes: list[Outcome]) -> Trial:

@@ -57,7 +57,7 @@ class Objective:
         difficulty = math.sqrt(self.shared) * common + math.sqrt(1 - self.shared) * own.standard_normal(self.items)
         level = np.clip(self.accuracy(place) + self.spread * own.standard_normal(), 0.001, 0.999)
         scores = tuple((difficulty < norm.ppf(level)).astype(float).tolist())
-        return Trial(sum(scores) / len(scores), scores)
+        return Trial(sum(scores) / len(scores), scores, base=self.chance)
 
 
 def searched(objective: Objective, max_runs: int = 8) -> tuple[Decision, dict[int, Trial]]:
@@ -200,7 +200,22 @@ def test_refines_to_where_the_parabola_lies(low: float, high: float, side: int) 
     """The vertex by numpy's own fit lies beyond an eighth of a decade, a quarter of the half decade, or not."""
     curve = np.polyfit([-1, 0, 1], [low, 0.6, high], 2)
     vertex = -curve[1] / 2 / curve[0]
-    assert lean(Trial(low), Trial(0.6), Trial(high)) == side == (0 if abs(vertex) <= 0.25 else np.sign(vertex))
+    assert side == (0 if abs(vertex) <= 0.25 else np.sign(vertex))
+    assert lean(Trial(low), Trial(0.6), Trial(high)) == ((side,) if side else ())
+
+
+def test_between_two_steep_sides_both_are_tried() -> None:
+    """As LoRA on TREC: .408, .842 and .202 half a decade apart over a base of .178, and .796 and .374 between."""
+    found = {0: 0.408, 2: 0.842, -2: 0.2, 4: 0.202, 1: 0.796, 3: 0.374}
+    decision = decide({place: Trial(value, (), 0.02, 0.178) for place, value in found.items()}, 8)
+    assert (decision.tried, decision.chosen) == ((0, 2, -2, 4, 1, 3), 2)
+    assert lean(WORST, Trial(0.6), Trial(0.5)) == (-1, 1)
+
+
+def test_a_flat_top_is_not_refined() -> None:
+    flat = {place: Trial(value, (), 0.02) for place, value in {-4: 0.3, -2: 0.59, 0: 0.6, 2: 0.59, 4: 0.3}.items()}
+    decision = decide(flat, 8)
+    assert decision.tried == (0, 2, -2, -4, 4) and decision.chosen == 0
 
 
 def test_places_are_quarter_decades_in_three_digits() -> None:
