@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SWEEP ?= method=lora,qlora rank=8,16,64
+ANSWER ?=
 # A process a core, each with one thread: two threads on tiny matrices wait for each other longer than they compute.
 # Work stealing gives each process neighbouring tests, so that what a file's tests share is made once, and none waits.
 WORKERS ?= auto
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help sweep test test-fast check format pins clean
+.PHONY: help sweep answer test test-fast check format pins clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +23,11 @@ $(READY): pyproject.toml constraints.txt
 
 sweep: $(READY) ## Fetch the embedded model and data, run the sweep of the README, print its table
 	$(BIN)/python -m harness.run -m $(SWEEP)
+
+answer: $(READY) ## Every method on a small encoder, each at its searched learning rate: table, comparisons, page
+	$(BIN)/python -m harness.run -m experiment=answer output_dir=runs/answer $(ANSWER)
+	$(BIN)/python -m analysis.table runs/answer rates=chosen compare=true
+	$(BIN)/python -m analysis.report runs/answer --out report/answer
 
 test: $(READY) ## Run all tests
 	$(PYTEST)
