@@ -69,6 +69,12 @@ def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def short_smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a Hugging Face folder of the first two layers of SmolLM2."""
+    return small_runs.write_short_smollm2(tmp_path_factory.mktemp("smollm2"))
+
+
+@pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a small file for each kind of task."""
     return small_runs.write_data(tmp_path_factory.mktemp("data"))

@@ -396,8 +396,8 @@ def test_probes_import_the_heavy_inside_functions_only() -> None:
 
 @pytest.mark.slow
 def test_smollm2_takes_the_default_probes(tmp_path: Path) -> None:
-    few = ["forgetting.documents=4", "forgetting.probes.divergence.task_items=8", "forgetting.probes.abilities.limit=4"]
-    sizes = ["task.max_test=8", "task.max_validation=8", "train.max_steps=1", "train.save_steps=0"]
+    few = ["forgetting.documents=2", "forgetting.probes.divergence.task_items=4", "forgetting.probes.abilities.limit=2"]
+    sizes = ["task.max_train=100", "task.max_test=8", "task.max_validation=8", "train.max_steps=1", "train.save_steps=0"]
     _, record = run(tmp_path, "model=smollm2_135m", "task=trec", "forgetting=default", *few, *sizes)
     assert record["status"] == Status.done, record["traceback"]
     metrics = record["forgetting"]["lm_loss"]["metrics"]
