@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -36,6 +37,11 @@ def call(entry: Callable[[], object], *arguments: str | Path, cwd: Path | None =
         around.enter_context(redirect_stderr(error))
         code = _exit_code(entry)
     return Ended(code, out.getvalue(), error.getvalue())
+
+
+def module(name: str) -> Callable[[], object]:
+    """Return what `python -m` does with a module, as an entry function."""
+    return lambda: runpy.run_module(name, run_name="__main__")
 
 
 def _exit_code(entry: Callable[[], object]) -> int:

@@ -8,14 +8,12 @@ import html
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from browser_page import EVIL, KOREAN
-from command_line import call
+from command_line import call, module
 from made_runs import Made, make_run
 
 from analysis.compare import compare
@@ -131,15 +129,9 @@ def test_thinning_keeps_both_ends() -> None:
     assert POINTS >= 10_000
 
 
-def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[3]
-    words = [sys.executable, "-m", "analysis.report", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, cwd=root, check=False)
-
-
 @pytest.mark.slow
 def test_command_writes_one_file(one_run: Path, tmp_path: Path) -> None:
-    found = process(one_run, "--out", tmp_path / "out", "--title", "한국어")
+    found = call(module("analysis.report"), one_run, "--out", tmp_path / "out", "--title", "한국어")
     assert found.returncode == 0, found.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.html"]
     assert found.stdout.startswith(f"{tmp_path / 'out' / 'index.html'}: 1 run, ")
