@@ -58,6 +58,7 @@ def test_the_command_refuses_in_one_line_before_anything_is_trained(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_variables_that_may_round_otherwise_stand_in_the_record(
     data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
@@ -71,6 +72,7 @@ def test_variables_that_may_round_otherwise_stand_in_the_record(
     assert record["runtime"]["optimizer"] == "adamw_torch"
 
 
+@pytest.mark.slow
 def test_what_the_machine_decides_is_resolved_and_recorded(
     data_folder: Path, llama_folder: Path, tmp_path: Path, quick: None
 ) -> None:

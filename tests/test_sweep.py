@@ -85,6 +85,7 @@ def statuses(base: list[str]) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_methods_without_a_rank_are_trained_once(base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     jobs = jobs_of(base, *[[f"method={m}", f"rank={r}"] for m in ("full", "lora", "bitfit") for r in (2, 4)])
     planned = sweep.plan(jobs, compose)
@@ -107,6 +108,7 @@ def test_dry_run_says_all_and_trains_nothing(base: list[str], capsys: pytest.Cap
     assert statuses(base) == {"lora-r2": "done"}
 
 
+@pytest.mark.slow
 def test_failed_run_stops_no_other_and_is_retried(
     base: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +159,7 @@ def folder_named(base: list[str], label: str) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_not_applicable_is_no_failure(base: list[str], llama_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     llama = [o for o in base if not o.startswith("model=")] + ["model=custom", f"model.path={llama_folder}"]
     assert run_sweep(jobs_of(llama, ["method=bitfit"], ["method=lora"])) == 0
@@ -165,6 +168,7 @@ def test_not_applicable_is_no_failure(base: list[str], llama_folder: Path, capsy
     assert not any(run.pending for run in sweep.plan(jobs_of(llama, ["method=bitfit"]), compose))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["{", json.dumps({"schema_version": 9, "id": "", "status": "done", "config": {}})])
 def test_damaged_record_is_reported_and_the_rest_is_trained(
     content: str, base: list[str], capsys: pytest.CaptureFixture[str]
@@ -182,6 +186,7 @@ def test_damaged_record_is_reported_and_the_rest_is_trained(
         sweep.run_single(config, execute)
 
 
+@pytest.mark.slow
 def test_cut_run_shows_as_such_and_is_resumed(base: list[str]) -> None:
     """And what the sweep had not begun is trained; that a killed run ends as a whole one is tested where it resumes."""
     jobs = jobs_of(base, ["method=bitfit"], ["method=lora"])
@@ -197,6 +202,7 @@ def test_cut_run_shows_as_such_and_is_resumed(base: list[str]) -> None:
     assert len(read_record(folder.path)["attempts"]) == 2
 
 
+@pytest.mark.slow
 def test_run_that_another_process_holds_comes_last(base: list[str]) -> None:
     """The sweep trains the others first, then waits for that one and finds it done."""
     jobs = jobs_of(base, ["method=bitfit"], ["method=full"])
@@ -217,6 +223,7 @@ def test_run_that_another_process_holds_comes_last(base: list[str]) -> None:
     assert set(statuses(base).values()) == {"done"}
 
 
+@pytest.mark.slow
 def test_places_and_names_reach_the_runs(base: list[str]) -> None:
     run_sweep(jobs_of(base, ["method=full"]))
     seen: list[Any] = []
@@ -234,6 +241,7 @@ def test_places_and_names_reach_the_runs(base: list[str]) -> None:
     assert seen[-1].name == "first look"
 
 
+@pytest.mark.slow
 def test_everything_is_checked_before_the_first_run_trains(
     base: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -253,6 +261,7 @@ def test_everything_is_checked_before_the_first_run_trains(
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_single_run_waits_for_its_turn_and_is_reported(base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     config = to_run_config(compose([*base, "method=bitfit"]))
     waits: list[bool] = []
@@ -267,6 +276,7 @@ def test_single_run_waits_for_its_turn_and_is_reported(base: list[str], capsys: 
     assert capsys.readouterr().out.count("bitfit") >= 2
 
 
+@pytest.mark.slow
 def test_two_sweeps_on_one_folder_train_no_run_twice(
     base: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def run(tmp_path: Path) -> Path:
     return make_run(tmp_path, "method=lora", "rank=4", "train.eval_steps=2", made=made, memory=peaks)
 
 
+@pytest.mark.slow
 def test_every_name_is_one_that_is_really_logged(run: Path) -> None:
     spec = specification("me", "proj", SHOWN)
     row = read_runs(run).table.iloc[0]
@@ -215,6 +216,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Views]:
         yield serving
 
 
+@pytest.mark.slow
 def test_saving_twice_updates_and_duplicates_nothing(server: Views) -> None:
     first = save("me", "proj", SHOWN)
     assert [(one.what, one.new) for one in first] == [("workspace", True), ("report", True)]

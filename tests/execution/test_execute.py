@@ -44,11 +44,13 @@ NO_BIASES = "the model has no biases to train; method.add_biases=true gives it z
 TIED = "the model's output layer is tied to its input embedding; there is no separate head to train"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_bert_tiny_and_comes_back(name: str, bert: list[str], tmp_path: Path) -> None:
     trains_and_comes_back([*bert, *METHODS[name]], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "lora", "rslora", "qlora", "prefix", "prompt", "adapter", "ia3"])
 def test_every_method_trains_a_decoder_and_comes_back(name: str, llama: list[str], tmp_path: Path) -> None:
     trains_and_comes_back([*llama, *METHODS[name]], tmp_path)
@@ -86,6 +88,7 @@ def assert_no_pickles(folder: Path) -> None:
     assert endings <= {".json", ".jsonl", ".parquet", ".safetensors", ".md"}
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_no_pickles_either(bert: list[str], tmp_path: Path) -> None:
     folder, _ = run(tmp_path, *bert, "train.keep_checkpoints=true", "method=full")
     assert list((folder / "checkpoints").rglob("*.safetensors"))
@@ -112,6 +115,7 @@ def test_what_does_not_apply_is_recorded_with_its_reason(
     assert (folder / "record.json").stat().st_mtime_ns == before  # it is final
 
 
+@pytest.mark.slow
 def test_task_that_does_not_fit_the_model_is_not_applicable(
     data_folder: Path, llama_folder: Path, tmp_path: Path
 ) -> None:
@@ -124,11 +128,13 @@ def test_task_that_does_not_fit_the_model_is_not_applicable(
         assert "needs a" in record["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classification", "multiple_choice", "instruction", "language_modeling"])
 def test_kinds_of_task_on_a_decoder(kind: str, data_folder: Path, gpt2_folder: Path, tmp_path: Path) -> None:
     check_kind(kind, ["model=custom", f"model.path={gpt2_folder}"], data_folder, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classification", "multiple_choice", "regression"])
 def test_kinds_of_task_on_an_encoder(kind: str, data_folder: Path, tmp_path: Path) -> None:
     check_kind(kind, ["model=bert_tiny"], data_folder, tmp_path)
@@ -172,6 +178,7 @@ def test_record_says_what_was_run(bert: list[str], tmp_path: Path) -> None:
     assert (folder / "trained" / "adapter_config.json").exists()
 
 
+@pytest.mark.slow
 def test_no_secret_of_the_environment_is_written(
     bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +189,7 @@ def test_no_secret_of_the_environment_is_written(
     assert not any(b"secret_of_the_test" in text or b"HF_TOKEN" in text for text in texts)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_and_another_does_not(llama: list[str], tmp_path: Path) -> None:
     dropout = "method.dropout=0.3"
     first, _ = run(tmp_path / "first", *llama, dropout)
@@ -194,6 +202,7 @@ def test_same_seed_gives_the_same_and_another_does_not(llama: list[str], tmp_pat
     assert all(not torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_a_later_run_is_the_run_alone(llama: list[str], data_folder: Path, tmp_path: Path) -> None:
     """After other methods, models and tasks in the same process, to the bit as in a process of its own."""
     process = small_runs.start_process(*llama, "method=lora", f"output_dir={tmp_path / 'alone'}")
@@ -209,6 +218,7 @@ def test_a_later_run_is_the_run_alone(llama: list[str], data_folder: Path, tmp_p
     assert_same_run(tmp_path / "alone" / last.name, last)
 
 
+@pytest.mark.slow
 def test_done_run_is_skipped(bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, record = run(tmp_path, *bert)
     monkeypatch.setattr(execution, "work", lambda *_: pytest.fail("trained again"))
@@ -218,6 +228,7 @@ def test_done_run_is_skipped(bert: list[str], tmp_path: Path, monkeypatch: pytes
     assert read_record(folder) == record
 
 
+@pytest.mark.slow
 def test_tracker_is_told_and_finished(bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from harness import track
 
@@ -241,6 +252,7 @@ def test_tracker_is_told_and_finished(bert: list[str], tmp_path: Path, monkeypat
     assert calls[-1] == "failed"
 
 
+@pytest.mark.slow
 def test_offline_tracking_changes_no_result(bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DATA", "CACHE", "CONFIG"):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home" / name.lower()))

@@ -102,6 +102,7 @@ def test_a_run_that_stops_in_a_phase_ends_as_an_uninterrupted_one(
     assert not (cut / "phases").exists() and not (cut / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_seconds_of_done_phases_are_counted(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def test_a_training_that_diverged_starts_over(
     assert [attempt["from_step"] for attempt in record["attempts"]] == [0, 0]
 
 
+@pytest.mark.slow
 def test_a_failure_in_training_that_is_not_the_trainings_resume_point_its_checkpoint(
     overrides: list[str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +163,7 @@ def test_a_failure_in_training_that_is_not_the_trainings_resume_point_its_checkp
     assert_same_run(whole, only_run(tmp_path / "cut"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("retry", "again"), [("failed", True), ("none", False), ("all", True)])
 def test_retry_says_whether_a_failed_run_is_tried_again(
     retry: str, again: bool, plain: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -173,6 +176,7 @@ def test_retry_says_whether_a_failed_run_is_tried_again(
     assert record["restarts"] == (1 if retry == "all" else 0)
 
 
+@pytest.mark.slow
 def test_retry_all_trains_a_done_run_from_the_start(plain: list[str], tmp_path: Path) -> None:
     first, before = run(tmp_path, *plain)
     shutil.copytree(first, tmp_path / "copy" / first.name)
@@ -195,6 +199,7 @@ def cut_after_training(overrides: list[str], folder: Path) -> None:
         run(folder, *overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["torch", "device"])
 def test_going_on_under_other_conditions_is_refused_or_marked(
     what: str, plain: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -224,6 +229,7 @@ def test_going_on_under_other_conditions_is_refused_or_marked(
     assert record["mixed"] == []
 
 
+@pytest.mark.slow
 def test_nothing_trained_yet_may_go_on_anywhere(
     plain: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +253,7 @@ def test_a_phase_after_the_first_training_builds_on_it() -> None:
     assert continues({"from_phase": "train", "from_step": 1})
 
 
+@pytest.mark.slow
 def test_retry_all_starts_each_run_over_once_a_command(plain: list[str], tmp_path: Path) -> None:
     """A job that the queue gives again, and a second process of the sweep, find it begun since."""
     run(tmp_path, *plain)
@@ -256,6 +263,7 @@ def test_retry_all_starts_each_run_over_once_a_command(plain: list[str], tmp_pat
     assert restarts == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_start_over_that_was_cut_is_begun_again(
     plain: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +277,7 @@ def test_a_start_over_that_was_cut_is_begun_again(
     assert (record["status"], record["attempts"][-1]["from_phase"]) == ("done", "baseline")
 
 
+@pytest.mark.slow
 def test_no_model_is_loaded_where_only_saving_is_left(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +336,7 @@ def test_the_phases_of_a_sequence(tmp_path: Path) -> None:
     assert resume_point(config, folder) == {"from_phase": "2-boolq-train", "from_step": 7}
 
 
+@pytest.mark.slow
 def test_kept_checkpoints_outlive_a_command_that_does_not_ask_for_them(
     plain: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -337,6 +347,7 @@ def test_kept_checkpoints_outlive_a_command_that_does_not_ask_for_them(
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == kept
 
 
+@pytest.mark.slow
 def test_asking_a_done_run_for_checkpoints_says_what_to_do(
     plain: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,6 +86,7 @@ def theirs(subject: Subject, tasks: list[str], limit: int | None, folders: list[
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora", "prompt", "prefix"])
 def test_scores_are_those_of_lm_eval_item_by_item(method: str, overrides: list[str]) -> None:
     subject = subject_of(small_runs.configure("runs", *overrides, f"method={method}"))
@@ -149,6 +150,7 @@ def own(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.mark.slow
 def test_own_task_file_and_folder(own: Callable[..., Path], overrides: list[str]) -> None:
     subject = subject_of(small_runs.configure("runs", *overrides, "method=lora"))
     path = own("even", "multiple_choice", "answer", "acc", "doc_to_choice: choices")
@@ -236,6 +238,7 @@ def test_bad_settings_are_refused_at_once(settings: dict[str, Any], said: str) -
         Abilities(**settings)
 
 
+@pytest.mark.slow
 def test_what_is_trained_on_is_left_out(llama_folder: Path) -> None:
     from harness.compose import compose
 

@@ -135,8 +135,8 @@ def bert(data_folder: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     return make
 
 
-@pytest.mark.parametrize("between", Between)
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "between"), [("full", Between.keep), *(("lora", between) for between in Between)])
 def test_decoder_learns_three_tasks_in_order(
     method: str, between: Between, llama: Callable[..., RunConfig], data_folder: Path
 ) -> None:
@@ -154,6 +154,7 @@ def test_decoder_learns_three_tasks_in_order(
     assert_comes_back(folder, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "lora", "bitfit", "head_only", "qlora", "adapter", "prompt"])
 def test_encoder_has_a_head_for_each_task(name: str, bert: Callable[..., RunConfig]) -> None:
     merges = name in ("full", "lora", "bitfit", "head_only")
@@ -186,6 +187,7 @@ def check_matrix(record: dict[str, Any], kinds: tuple[str, ...]) -> None:
         assert matrix[-1, -1] == pytest.approx(record["scores"]["after"]["test"]["accuracy"]["value"])
 
 
+@pytest.mark.slow
 def test_text_that_any_task_of_a_sequence_trains_on_is_left_out(
     llama: Callable[..., RunConfig], data_folder: Path
 ) -> None:
@@ -202,6 +204,7 @@ def assert_comes_back(folder: Path, config: RunConfig) -> None:
     assert repr(again) == repr(read_items(folder / "items.parquet")["after"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cut", "between"), [(2, Between.merge), (5, Between.keep), (9, Between.merge), (11, Between.keep)]
 )
@@ -246,6 +249,7 @@ def cuts() -> list[tuple[str, str, Between]]:
     return [("after", baseline, Between.merge), *ends, *beginnings]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("when", "phase", "between"), cuts())
 def test_sequence_cut_around_any_phase_loses_no_step(
     when: str,
@@ -308,6 +312,7 @@ def test_sequence_is_part_of_the_identity(llama: Callable[..., RunConfig], data_
     assert len(ids) == 5
 
 
+@pytest.mark.slow
 def test_command_line_takes_presets() -> None:
     config = compose("sequence=[trec,rotten_tomatoes,boolq]", "+sequence_task.max_test=50")
     assert list(config.sequence_tasks) == ["trec", "rotten_tomatoes", "boolq"]

@@ -59,6 +59,7 @@ def test_page_asks_for_nothing_and_runs_only_its_own_scripts(page_file: Path) ->
     assert EVIL not in markup
 
 
+@pytest.mark.slow
 def test_page_says_what_to_run_where_it_has_nothing_to_show(one_run: Path) -> None:
     text = page(read_runs(one_run), "One")
     assert "No run measured forgetting" in text
@@ -85,6 +86,7 @@ def test_every_run_has_a_command_that_was_read_back(page_file: Path) -> None:
     assert sum(entry["problem"] is None for entry in data["commands"]) == 13  # type: ignore[attr-defined]  # one names a model that does not exist
 
 
+@pytest.mark.slow
 def test_verdicts_on_the_page_are_those_of_the_comparison(runs_folder: Path, page_file: Path) -> None:
     picked = fair(read_runs(runs_folder).table)
     text = html.unescape(page_file.read_text(encoding="utf-8"))
@@ -94,6 +96,7 @@ def test_verdicts_on_the_page_are_those_of_the_comparison(runs_folder: Path, pag
     assert all(line in text for line in picked.warnings) and picked.warnings
 
 
+@pytest.mark.slow
 def test_a_run_resumed_under_other_versions_is_flagged_on_the_page(tmp_path: Path) -> None:
     make_run(tmp_path, "method=lora", mixed=["torch 2.12.0 → 2.13.0"])
     make_run(tmp_path, "method=full")
