@@ -40,8 +40,17 @@ def call(entry: Callable[[], object], *arguments: str | Path, cwd: Path | None =
 
 
 def module(name: str) -> Callable[[], object]:
-    """Return what `python -m` does with a module, as an entry function."""
-    return lambda: runpy.run_module(name, run_name="__main__")
+    """Return what `python -m` does with a package, as an entry function; imported before, it would warn."""
+
+    def entry() -> None:
+        before = sys.modules.pop(f"{name}.__main__", None)
+        try:
+            runpy.run_module(name, run_name="__main__")
+        finally:
+            if before is not None:
+                sys.modules[f"{name}.__main__"] = before
+
+    return entry
 
 
 def _exit_code(entry: Callable[[], object]) -> int:
