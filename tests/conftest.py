@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,20 @@ def _frozen() -> None:
     """Keep the imported libraries out of garbage collections, of which each run does two."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unhurried_by_others() -> Iterator[None]:
+    """Spare each of many hundred tiny runs what others' code takes of it: a quarter, and more on a busy disk.
+
+    PEFT compiles the template of its model card at each save; flushing files to the disk matters in a power cut alone.
+    """
+    import jinja2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jinja2.Environment, "from_string", cache(jinja2.Environment.from_string))
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture
@@ -51,6 +66,12 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a Hugging Face folder of a GPT-2 with 2 layers of width 32 and its own tokenizer."""
     return small_runs.write_decoder("gpt2", tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture(scope="session")
+def short_smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a Hugging Face folder of the first two layers of SmolLM2."""
+    return small_runs.write_short_smollm2(tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.fixture(scope="session")

@@ -95,6 +95,7 @@ def test_a_process_says_what_a_call_of_the_entry_function_says(arguments: list[s
     assert found.returncode == 1
 
 
+@pytest.mark.slow
 def test_a_call_leaves_logging_and_the_working_folder_as_they_were(tmp_path: Path) -> None:
     handler, before = logging.FileHandler(tmp_path / "log"), (Path.cwd(), logging.getLogger().handlers[:])
     harness("-m", "rank=8,0", cwd=tmp_path)
@@ -120,6 +121,7 @@ def test_help_lists_methods_models_and_tasks(tmp_path: Path) -> None:
         assert word in found.stdout
 
 
+@pytest.mark.slow
 def test_configuration_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom harness.compose import compose\ncompose('method=qlora', 'tracker=none')\n"

@@ -29,6 +29,7 @@ def id_of(*overrides: str) -> str:
     return run_id(small_runs.configure("runs", *overrides))
 
 
+@pytest.mark.slow
 def test_rank_counts_only_where_it_is_used(base: list[str]) -> None:
     for method in ("full", "head_only", "prefix", "prompt", "bitfit", "adapter"):
         assert id_of(*base, f"method={method}", "rank=8") == id_of(*base, f"method={method}", "rank=16")

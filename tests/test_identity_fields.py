@@ -98,6 +98,7 @@ def llama(data_folder: Path, llama_folder: Path) -> list[str]:
     return ["model=custom", f"model.path={llama_folder}", *small_runs.task("classification", data_folder)]
 
 
+@pytest.mark.slow
 def test_every_field_of_the_configuration(llama: list[str], data_folder: Path, tmp_path: Path) -> None:
     base = small_runs.configure("runs", *llama, *small_runs.small_probes(data_folder))
     assert check_every_field(base, "", tmp_path) > 150
@@ -109,6 +110,7 @@ def test_every_field_of_every_method(name: str, llama: list[str], tmp_path: Path
     assert check_every_field(base, "method", tmp_path) == len(fields(METHODS[name]))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_field_of_every_kind_of_task(kind: str, data_folder: Path, llama_folder: Path, tmp_path: Path) -> None:
     model = ["model=custom", f"model.path={llama_folder}"]

@@ -83,6 +83,7 @@ def test_each_section_has_its_own_peak(here: runtime.Runtime) -> None:
     assert meter.memory["large"]["resident_gib"] > meter.memory["small"]["resident_gib"] + 0.09
 
 
+@pytest.mark.slow
 def test_training_is_steps_alone_whatever_checkpoints_and_evaluations_take(
     data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +109,7 @@ def test_training_is_steps_alone_whatever_checkpoints_and_evaluations_take(
     assert {"checkpoint", "evaluate_during_training"} & set(plain["seconds"]) == set()
 
 
+@pytest.mark.slow
 def test_probes_on_the_way_are_not_training(
     data_folder: Path, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ def bert_folder() -> Path:
     return fetch_model(small_runs.configure("runs", "model=bert_tiny").model, cache_root(None)).folder
 
 
+@pytest.mark.slow
 def test_a_bert_given_by_path_is_an_encoder_whatever_the_default_preset_is(
     bert_folder: Path, data_folder: Path, tmp_path: Path, quick: None
 ) -> None:
@@ -48,6 +49,7 @@ def test_a_bert_given_by_path_is_an_encoder_whatever_the_default_preset_is(
     assert saved["task_type"] == "SEQ_CLS"
 
 
+@pytest.mark.slow
 def test_kind_and_dtype_of_a_preset_are_its_own_models(bert_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     preset = "defaults: [custom, _self_]\nid: some/decoder\nkind: decoder\ndtype: bfloat16\n"
@@ -61,6 +63,7 @@ def test_kind_and_dtype_of_a_preset_are_its_own_models(bert_folder: Path, tmp_pa
         assert asked.dtype is DType.float16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
 def test_the_command_line_forgets_the_preset_alone_and_in_a_sweep(
     sweep: list[str], bert_folder: Path, tmp_path: Path

@@ -244,6 +244,7 @@ def assert_outcome(outcome: Outcome, item: Item, logits: torch.Tensor, prepared:
     assert outcome.loss == pytest.approx(-float(logits.log_softmax(-1)[names.index(item.target)]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_choices_of_different_number_are_scored_item_by_item(ready: Callable[..., Ready]) -> None:
     config, prepared, adapted = ready("multiple_choice", "bert_tiny")
     outcomes = small_runs.answer(adapted, prepared.objective, prepared.questions, config)["test"]

@@ -46,6 +46,7 @@ def names_of(record: dict[str, Any]) -> tuple[str, ...]:
     return tuple(record["runtime"]["precision"][name] for name in ("weights", "trained", "compute"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_trained_tensors_are_float32_in_a_bfloat16_model(name: str, llama: list[str], tmp_path: Path) -> None:
     folder, record = run(tmp_path, *llama, *METHODS[name], HALF)
@@ -54,6 +55,7 @@ def test_trained_tensors_are_float32_in_a_bfloat16_model(name: str, llama: list[
     assert names_of(record) == ("bfloat16", "float32", "bfloat16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_pure_bfloat16_holds_every_method_alike(name: str, llama: list[str], tmp_path: Path) -> None:
     folder, record = run(tmp_path, *llama, *METHODS[name], HALF, "train.master_weights=false")
@@ -83,6 +85,7 @@ def moved(folder: Path, base: dict[str, torch.Tensor], part: str) -> float:
     return float(changed.float().mean())
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_moves_every_weight_of_a_bfloat16_model(
     llama: list[str], llama_folder: Path, tmp_path: Path
 ) -> None:
@@ -129,6 +132,7 @@ def test_an_untrained_model_is_the_base_to_the_bit_in_bfloat16(
         assert torch.equal(ready(input_ids=tokens).logits, untouched(input_ids=tokens).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["bitfit", "full", "head_only"])
 def test_an_encoder_with_layer_norms_trains_in_bfloat16(method: str, data_folder: Path, tmp_path: Path) -> None:
     """A norm cannot compute with a bias in float32 and a weight in bfloat16."""
@@ -137,6 +141,7 @@ def test_an_encoder_with_layer_norms_trains_in_bfloat16(method: str, data_folder
     assert record["status"] == "done", record.get("traceback")
 
 
+@pytest.mark.slow
 def test_a_bfloat16_run_learns_what_a_float32_run_learns(llama: list[str], tmp_path: Path) -> None:
     """The losses of both agree to the rounding of the products: 2^-8 a product, less after averaging over targets."""
     losses = {}

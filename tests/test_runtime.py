@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ast
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import small_runs
 import torch
+from command_line import call
 from small_runs import run
 
 from harness import runtime
 from harness.errors import ConfigError
+from harness.run import cli
 from harness.runtime import BACKENDS, RECORDED, refuse_environment, settings_kept
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,18 +45,20 @@ def test_variables_that_change_nothing_are_let_through(name: str, value: str) ->
     refuse_environment({name: value})
 
 
-def test_the_command_refuses_in_one_line_before_anything_is_trained(data_folder: Path, tmp_path: Path) -> None:
+def test_the_command_refuses_in_one_line_before_anything_is_trained(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """accelerate would compute in bfloat16 a run whose record says bf16: false."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     overrides = ["model=bert_tiny", *small_runs.task("classification", data_folder), f"output_dir={tmp_path}"]
-    command = [sys.executable, "-m", "harness.run", "tracker=none", "forgetting=none", *overrides]
-    environment = os.environ | {"ACCELERATE_MIXED_PRECISION": "bf16"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=ROOT)
+    done = call(cli, "tracker=none", "forgetting=none", *overrides, cwd=ROOT)
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()[-1:]
     assert line.startswith("harness: ACCELERATE_MIXED_PRECISION=bf16: ")
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_variables_that_may_round_otherwise_stand_in_the_record(
     data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
@@ -70,6 +72,7 @@ def test_variables_that_may_round_otherwise_stand_in_the_record(
     assert record["runtime"]["optimizer"] == "adamw_torch"
 
 
+@pytest.mark.slow
 def test_what_the_machine_decides_is_resolved_and_recorded(
     data_folder: Path, llama_folder: Path, tmp_path: Path, quick: None
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -86,6 +85,7 @@ def statuses(base: list[str]) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_methods_without_a_rank_are_trained_once(base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     jobs = jobs_of(base, *[[f"method={m}", f"rank={r}"] for m in ("full", "lora", "bitfit") for r in (2, 4)])
     planned = sweep.plan(jobs, compose)
@@ -108,6 +108,7 @@ def test_dry_run_says_all_and_trains_nothing(base: list[str], capsys: pytest.Cap
     assert statuses(base) == {"lora-r2": "done"}
 
 
+@pytest.mark.slow
 def test_failed_run_stops_no_other_and_is_retried(
     base: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +159,7 @@ def folder_named(base: list[str], label: str) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_not_applicable_is_no_failure(base: list[str], llama_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     llama = [o for o in base if not o.startswith("model=")] + ["model=custom", f"model.path={llama_folder}"]
     assert run_sweep(jobs_of(llama, ["method=bitfit"], ["method=lora"])) == 0
@@ -166,6 +168,7 @@ def test_not_applicable_is_no_failure(base: list[str], llama_folder: Path, capsy
     assert not any(run.pending for run in sweep.plan(jobs_of(llama, ["method=bitfit"]), compose))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["{", json.dumps({"schema_version": 9, "id": "", "status": "done", "config": {}})])
 def test_damaged_record_is_reported_and_the_rest_is_trained(
     content: str, base: list[str], capsys: pytest.CaptureFixture[str]
@@ -183,17 +186,23 @@ def test_damaged_record_is_reported_and_the_rest_is_trained(
         sweep.run_single(config, execute)
 
 
-def test_cut_run_shows_as_such_and_is_resumed(base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    (planned,) = sweep.plan(jobs_of(base, ["method=bitfit"]), compose)
+@pytest.mark.slow
+def test_cut_run_shows_as_such_and_is_resumed(base: list[str]) -> None:
+    """And what the sweep had not begun is trained; that a killed run ends as a whole one is tested where it resumes."""
+    jobs = jobs_of(base, ["method=bitfit"], ["method=lora"])
+    planned = sweep.plan(jobs, compose)[0]
     folder = RunFolder(planned.config.output_dir, planned.id)
     here = runtime.resolve(planned.config)
     folder.write(execution._new_record(planned.config, folder, here, {"restarts": 0}))
-    (again,) = sweep.plan(jobs_of(base, ["method=bitfit"]), compose)
-    assert (again.status, again.pending) == ("running", True)
-    assert "cut: resume" in sweep.describe([again], 1)
-    assert run_sweep(jobs_of(base, ["method=bitfit"])) == 0
+    again = sweep.plan(jobs, compose)
+    assert [(run.status, run.pending) for run in again] == [("running", True), ("new", True)]
+    assert "cut: resume" in sweep.describe(again, 2)
+    assert run_sweep(jobs) == 0
+    assert set(statuses(base).values()) == {"done"}
+    assert len(read_record(folder.path)["attempts"]) == 2
 
 
+@pytest.mark.slow
 def test_run_that_another_process_holds_comes_last(base: list[str]) -> None:
     """The sweep trains the others first, then waits for that one and finds it done."""
     jobs = jobs_of(base, ["method=bitfit"], ["method=full"])
@@ -214,6 +223,7 @@ def test_run_that_another_process_holds_comes_last(base: list[str]) -> None:
     assert set(statuses(base).values()) == {"done"}
 
 
+@pytest.mark.slow
 def test_places_and_names_reach_the_runs(base: list[str]) -> None:
     run_sweep(jobs_of(base, ["method=full"]))
     seen: list[Any] = []
@@ -231,6 +241,7 @@ def test_places_and_names_reach_the_runs(base: list[str]) -> None:
     assert seen[-1].name == "first look"
 
 
+@pytest.mark.slow
 def test_everything_is_checked_before_the_first_run_trains(
     base: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -250,6 +261,7 @@ def test_everything_is_checked_before_the_first_run_trains(
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_single_run_waits_for_its_turn_and_is_reported(base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     config = to_run_config(compose([*base, "method=bitfit"]))
     waits: list[bool] = []
@@ -264,24 +276,26 @@ def test_single_run_waits_for_its_turn_and_is_reported(base: list[str], capsys: 
     assert capsys.readouterr().out.count("bitfit") >= 2
 
 
-def command(*overrides: str) -> subprocess.Popen[str]:
-    return small_runs.start_process("-m", *overrides)
-
-
-def _without_steps(base: list[str]) -> list[str]:
-    """A multirun takes no key twice."""
-    return [override for override in base if not override.startswith(("train.max_steps=", "train.save_steps="))]
-
-
-def test_two_sweeps_on_one_folder_train_no_run_twice(base: list[str], tmp_path: Path) -> None:
-    overrides = [*_without_steps(base), "train.max_steps=30", "method=bitfit,lora", "rank=2,4"]
-    sweeps = [command(*overrides) for _ in range(2)]
+@pytest.mark.slow
+def test_two_sweeps_on_one_folder_train_no_run_twice(
+    base: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One in a process of its own, and once that has begun one here."""
+    # A multirun takes no key twice.
+    several = [override for override in base if not override.startswith(("train.max_steps=", "train.save_steps="))]
+    several.append("train.max_steps=30")
+    other = small_runs.start_process("-m", *several, "method=bitfit,lora", "rank=2,4")
     try:
-        texts = [process.communicate(timeout=240)[0] for process in sweeps]
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "runs").glob("*/record.json")) and time.monotonic() < deadline:
+            assert other.poll() is None, other.communicate()
+            time.sleep(0.02)
+        choices = [[f"method={method}", f"rank={rank}"] for method in ("bitfit", "lora") for rank in (2, 4)]
+        assert run_sweep(jobs_of([*several, "train.save_steps=2"], *choices)) == 0
+        texts = [other.communicate(timeout=240)[0], capfd.readouterr().out]
     finally:
-        for process in sweeps:
-            process.kill()
-    assert [process.returncode for process in sweeps] == [0, 0], texts
+        other.kill()
+    assert other.returncode == 0, texts
     records = [read_record(path) for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]
     assert len(records) == 3
     assert {record["status"] for record in records} == {"done"}
@@ -292,23 +306,3 @@ def test_two_sweeps_on_one_folder_train_no_run_twice(base: list[str], tmp_path: 
     for text in texts:
         rows = [line for line in text.splitlines() if line.startswith(("bitfit ", "lora "))]
         assert len(rows) == 3 and all("accuracy" in row for row in rows)  # both tables show all three
-
-
-@pytest.mark.slow
-def test_killed_sweep_goes_on_by_the_same_command(base: list[str], tmp_path: Path) -> None:
-    long = [*_without_steps(base), "train.max_steps=60", "train.save_steps=10"]
-    overrides = [*long, "method=bitfit,lora"]
-    first = command(*overrides)
-    try:
-        deadline = time.monotonic() + 120
-        while not list((tmp_path / "runs").glob("*/checkpoints/checkpoint-*")) and time.monotonic() < deadline:
-            assert first.poll() is None, first.communicate()
-            time.sleep(0.02)
-    finally:
-        first.kill()
-        first.communicate()
-    killed = [path for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")]
-    jobs = jobs_of(long, ["method=bitfit"], ["method=lora"])
-    assert run_sweep(jobs) == 0
-    assert set(statuses(base).values()) == {"done"}
-    assert len(read_record(killed[0])["attempts"]) == 2

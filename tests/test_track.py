@@ -194,6 +194,7 @@ def test_no_secret_command_or_host_is_written(tmp_path: Path, monkeypatch: pytes
     assert read(tmp_path / "run").kinds.isdisjoint({"environment", "output", "output_raw"})
 
 
+@pytest.mark.slow
 def test_unreachable_wandb_goes_offline_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -236,6 +237,7 @@ def test_an_online_run_that_failed_says_so(server: Server, tmp_path: Path) -> No
     assert server.exit_codes == [1]
 
 
+@pytest.mark.slow
 def test_an_offline_run_is_ready_for_sync(server: Server, tmp_path: Path) -> None:
     tracker = trained(configured("offline", log_adapter=True), tmp_path / "run")
     assert server.runs == []
@@ -244,6 +246,7 @@ def test_an_offline_run_is_ready_for_sync(server: Server, tmp_path: Path) -> Non
     check_received(server)
 
 
+@pytest.mark.slow
 def test_a_connection_lost_on_the_way_holds_nothing_up(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

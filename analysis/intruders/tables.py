@@ -65,13 +65,13 @@ def _counts(rows: list[Row], labels: Row, settings: Settings) -> Iterator[Row]:
     index = _column(rows, "index")
     eps = np.array(sorted({*EPS_GRID, settings.eps}))
     below, open_ = high[:, None] < eps, (low[:, None] < eps) & (high[:, None] >= eps)
+    first = (index < np.arange(1, settings.k + 1)[:, None]).astype(int)
+    intruders, undecided, vectors = (first @ below).tolist(), (first @ open_).tolist(), first.sum(1).tolist()
     matrices = len({row["matrix"] for row in rows})
-    for k in range(1, settings.k + 1):
-        first = index < k
-        intruders, undecided = below[first].sum(0), open_[first].sum(0)
+    for k in range(settings.k):
         for at, value in enumerate(eps.tolist()):
-            counts = {"intruders": int(intruders[at]), "undecided": int(undecided[at])}
-            yield labels | {"k": k, "eps": value} | counts | {"vectors": int(first.sum()), "matrices": matrices}
+            counts = {"intruders": intruders[k][at], "undecided": undecided[k][at], "vectors": vectors[k]}
+            yield {**labels, "k": k + 1, "eps": value, **counts, "matrices": matrices}
 
 
 def _column(rows: list[Row], name: str) -> NDArray[np.float64]:

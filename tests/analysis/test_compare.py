@@ -26,6 +26,7 @@ def _right(folder: Path) -> np.ndarray:
     return found[(found["phase"] == "after") & (found["split"] == "test")].sort_values("item")["score"].to_numpy()
 
 
+@pytest.mark.slow
 def test_one_run_each_is_mcnemars_test_of_their_items(tmp_path: Path) -> None:
     one = make_run(tmp_path, "method=lora", made=Made(accuracy=0.8, agreement=0.6))
     other = make_run(tmp_path, "method=full", made=Made(accuracy=0.72, agreement=0.6))
@@ -86,6 +87,7 @@ def test_noise_between_many_configurations_is_never_called_better(tmp_path: Path
     assert all(one.p_holm >= one.p for one in found)
 
 
+@pytest.mark.slow
 def test_a_smaller_family_corrects_less(tmp_path: Path) -> None:
     make_sweep(tmp_path, ("lora", "rslora", "full"), seeds=(0,), made=lambda m, *_: Made(0.8 if m == "full" else 0.7))
     table = read_runs(tmp_path).table

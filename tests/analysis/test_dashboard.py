@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import runpy
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +72,7 @@ def run(tmp_path: Path) -> Path:
     return make_run(tmp_path, "method=lora", "rank=4", "train.eval_steps=2", made=made, memory=peaks)
 
 
+@pytest.mark.slow
 def test_every_name_is_one_that_is_really_logged(run: Path) -> None:
     spec = specification("me", "proj", SHOWN)
     row = read_runs(run).table.iloc[0]
@@ -217,6 +216,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Views]:
         yield serving
 
 
+@pytest.mark.slow
 def test_saving_twice_updates_and_duplicates_nothing(server: Views) -> None:
     first = save("me", "proj", SHOWN)
     assert [(one.what, one.new) for one in first] == [("workspace", True), ("report", True)]
@@ -261,15 +261,17 @@ def test_without_a_login_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> No
         save("me", "proj", SHOWN)
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the script."""
-    words = [sys.executable, str(ROOT / "scripts" / "wandb_dashboard.py"), *arguments]
-    return subprocess.run(words, check=False, capture_output=True, text=True, cwd=ROOT)
-
-
 @pytest.mark.slow
 def test_the_script_writes_a_specification(run: Path, tmp_path: Path) -> None:
-    ended = command("me/proj", "--runs", str(run), "--out", str(tmp_path / "spec.json"))
+    script = str(ROOT / "scripts" / "wandb_dashboard.py")
+    ended = call(
+        lambda: runpy.run_path(script, run_name="__main__"),
+        "me/proj",
+        "--runs",
+        str(run),
+        "--out",
+        str(tmp_path / "spec.json"),
+    )
     assert ended.returncode == 0 and ended.stderr == "" and "nothing was sent" in ended.stdout
     assert json.loads((tmp_path / "spec.json").read_text()) == specification("me", "proj", SHOWN)
 

@@ -60,12 +60,14 @@ def test_unequal_numbers_of_rates_are_said(tmp_path: Path) -> None:
     assert "1 (full)" in said and "3 (lora r8)" in said
 
 
+@pytest.mark.slow
 def test_scales_of_both_kinds_are_said(tmp_path: Path) -> None:
     make_sweep(tmp_path, ("lora", "rslora", "full"), ranks=(64,))
     said = _warned(read_runs(tmp_path).table, "scales")
     assert "2 (lora r64)" in said and "1 (rslora r64)" in said and "full" not in said
 
 
+@pytest.mark.slow
 def test_budgets_are_compared_in_tokens_and_steps(tmp_path: Path) -> None:
     make_sweep(tmp_path, made=lambda method, *_: Made(tokens=10_000 if method == "lora" else 10_100))
     assert not [line for line in fair(read_runs(tmp_path).table).warnings if "tokens" in line]
@@ -193,6 +195,7 @@ def test_single_and_unequal_seeds_are_said(tmp_path: Path) -> None:
     assert "0/1/2 (lora r8)" in _warned(table, "seeds differ")
 
 
+@pytest.mark.slow
 def test_data_models_and_tasks_that_differ_are_said(tmp_path: Path) -> None:
     make_run(tmp_path / "a", "method=lora")
     make_run(tmp_path / "b", "method=full", made=Made(data="f" * 64))
@@ -202,6 +205,7 @@ def test_data_models_and_tasks_that_differ_are_said(tmp_path: Path) -> None:
     assert "runs of 2 tasks (boolq, trec)" in _warned(table, "compared within each, never")
 
 
+@pytest.mark.slow
 def test_settings_other_than_rate_and_seed_make_another_configuration(tmp_path: Path) -> None:
     for alpha in (8, 16):
         make_sweep(tmp_path, ("lora",), rates=(1e-4, 1e-3), overrides=(f"method.alpha={alpha}",))

@@ -85,6 +85,7 @@ def test_counts_and_bounds_at_a_size_that_iterates(shape, change):
             assert not side.undecided(EPS)
 
 
+@pytest.mark.slow
 def test_the_table_can_say_which_way_each_was_decided():
     generator = torch.Generator().manual_seed(0)
     base = of_spectrum(spectrum("decaying", 300, generator), 300, 300, generator)

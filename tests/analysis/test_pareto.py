@@ -84,6 +84,7 @@ def test_forgetting_at_equal_learning(tmp_path: Path) -> None:
     assert found.verdict == "lora forgets less than rslora at 0.7"
 
 
+@pytest.mark.slow
 def test_equal_learning_that_is_not_reached_says_so(tmp_path: Path) -> None:
     score = {"lora": {8: 0.6, 16: 0.7}, "full": {8: 0.9}}
     make_sweep(tmp_path, ("lora",), ranks=(8, 16), made=lambda m, rank, *_: Made(score[m][rank], forgetting=rank / 50))

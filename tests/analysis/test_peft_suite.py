@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from command_line import call
+from command_line import call, module
 from made_results import NOTHING, TEMPLATE, result, write_result
 from made_runs import Made, make_run
 
@@ -284,16 +282,10 @@ def test_runs_without_a_place_in_the_schema_are_left_out_in_a_line(tmp_path: Pat
     assert any("failed and not done" in line for line in problems) and any("macro_f1" in line for line in problems)
 
 
-def process(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    words = [sys.executable, "-m", "analysis.peft_suite", *arguments]
-    return subprocess.run(words, check=False, capture_output=True, text=True)
-
-
 @pytest.mark.slow
 def test_the_command_line_imports_and_exports(tmp_path: Path, own: Path) -> None:
     write_result(tmp_path / "results")
-    taken = process("import", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"))
+    taken = call(module("analysis.peft_suite"), "import", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"))
     assert taken.returncode == 0 and "accuracy 0.478" in taken.stdout and taken.stderr == ""
     given = call(program.main, "export", str(own), "--out", str(tmp_path / "out"))
     assert given.returncode == 0 and given.stdout.endswith("1 exported, 0 left out\n")

@@ -45,6 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, data_f
     return small_runs.folder_of(config)
 
 
+@pytest.mark.slow
 def test_made_runs_have_the_keys_of_a_trained_one(trained: Path, tmp_path: Path) -> None:
     every = ("train.eval_steps=2", "forgetting.every=2")
     made = make_run(tmp_path, "method=lora", "rank=4", "forgetting=default", *every)

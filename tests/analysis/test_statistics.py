@@ -44,6 +44,7 @@ def test_holm_never_falls_and_is_never_below_the_p_value() -> None:
     assert (corrected <= np.minimum(1, 50 * p)).all()
 
 
+@pytest.mark.slow
 def test_items_needed_finds_the_difference_as_often_as_it_says() -> None:
     seen = McNemar(60, 40, 1000)
     needed = math.ceil(seen.items_needed())
@@ -166,6 +167,7 @@ def test_a_real_difference_is_found() -> None:
     assert (second - first).p() == pytest.approx((first - second).p(), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_seeds_needed_find_the_difference_as_often_as_they_say() -> None:
     rng = np.random.default_rng(4)
     values = np.array([-1.0, 0.0, 1.0])

@@ -229,6 +229,7 @@ def test_runs_that_all_failed_are_a_table_of_reasons(tmp_path: Path, command, ex
     assert (tmp_path / "out" / "table.md").exists()
 
 
+@pytest.mark.slow
 def test_runs_resumed_under_other_versions_are_flagged_at_their_row_in_every_table(tmp_path: Path, command) -> None:
     mixed = {"lora": ["torch 2.12.0 → 2.13.0"], "full": []}
     for method, seed in itertools.product(mixed, (0, 1)):

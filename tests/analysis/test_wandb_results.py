@@ -131,6 +131,7 @@ def test_verdicts_are_sent(tmp_path: Path) -> None:
     assert sent[VERDICT] == "better than 1" and sent[VERDICTS]["nrows"] == 1
 
 
+@pytest.mark.slow
 def test_an_offline_run_gets_its_findings_under_its_own_id(tmp_path: Path) -> None:
     run = tracked(tmp_path)
     assert add([tmp_path]) == []
@@ -146,6 +147,7 @@ def test_an_offline_run_gets_its_findings_under_its_own_id(tmp_path: Path) -> No
     assert sent["change_effective_rank"].tolist() == [4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
 
 
+@pytest.mark.slow
 def test_a_second_call_adds_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tracked(tmp_path)
     for _ in range(2):
@@ -240,6 +242,7 @@ def test_places(where: str, expected: tuple[str, str, str]) -> None:
     assert (found.mode, found.entity, found.project) == expected
 
 
+@pytest.mark.slow
 def test_nothing_is_written_outside_the_run(tmp_path: Path) -> None:
     run = tracked(tmp_path / "runs")
     assert add([run]) == []

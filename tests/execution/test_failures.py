@@ -22,6 +22,7 @@ from harness.storage.shared import SharedStore
 pytestmark = pytest.mark.usefixtures("quick")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["checkpoint", "trained", "items", "baseline"])
 def test_full_disk_fails_in_one_line(
     place: str, bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -50,6 +51,7 @@ def test_full_disk_fails_in_one_line(
     assert (record["status"], len(record["attempts"])) == ("done", 2)
 
 
+@pytest.mark.slow
 def test_disk_too_full_even_for_the_record(
     bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +95,7 @@ def test_failure_of_any_kind_is_recorded(bert: list[str], tmp_path: Path, monkey
     assert record["config"]["rank"] == 4 and record["versions"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_model_is_freed_after_its_run(
     fails: bool, bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -87,6 +87,7 @@ def only_run(folder: Path) -> Path:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_interrupted_run_ends_as_an_uninterrupted_one(
     name: str, overrides: Callable[..., list[str]], tmp_path: Path
@@ -118,6 +119,7 @@ def test_steps_before_the_checkpoint_are_not_trained_again(
     assert trained == [3, 4]
 
 
+@pytest.mark.slow
 def test_cut_several_times_and_across_epochs(overrides: Callable[..., list[str]], tmp_path: Path) -> None:
     """20 items in batches of 4: an epoch has 5 steps, and its end falls on a checkpoint."""
     long = overrides(BERT, "task.max_train=20", "train.max_steps=12", "train.save_steps=5", "method.dropout=0.1")
@@ -129,6 +131,7 @@ def test_cut_several_times_and_across_epochs(overrides: Callable[..., list[str]]
     assert_same_run(whole, resumed)
 
 
+@pytest.mark.slow
 def test_epochs_that_do_not_divide_into_batches(overrides: Callable[..., list[str]], tmp_path: Path) -> None:
     long = overrides(BERT, "task.max_train=18", "train.max_steps=-1", "train.num_train_epochs=2")
     whole, record = run(tmp_path / "whole", *long)
@@ -137,6 +140,7 @@ def test_epochs_that_do_not_divide_into_batches(overrides: Callable[..., list[st
     assert_same_run(whole, run(tmp_path / "cut", *long)[0])
 
 
+@pytest.mark.slow
 def test_history_lines_between_save_and_cut_are_written_once(
     overrides: Callable[..., list[str]], tmp_path: Path
 ) -> None:
@@ -150,6 +154,7 @@ def test_history_lines_between_save_and_cut_are_written_once(
     assert_same_run(whole, run(tmp_path / "cut", *sparse)[0])
 
 
+@pytest.mark.slow
 def test_cut_while_a_checkpoint_is_written(
     overrides: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +178,7 @@ def test_cut_while_a_checkpoint_is_written(
     assert_same_run(whole, resumed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", ["tuned", "results", "read_outcomes"])
 def test_cut_between_training_and_record(
     last: str, overrides: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -193,6 +199,7 @@ def test_cut_between_training_and_record(
     assert_same_run(whole, resumed)
 
 
+@pytest.mark.slow
 def test_seconds_of_all_attempts_are_counted(
     overrides: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +217,7 @@ def test_seconds_of_all_attempts_are_counted(
     assert record["tokens_per_second"] < record["tokens"] / 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [False, True])
 def test_checkpoints_are_kept_as_asked(keep: bool, overrides: Callable[..., list[str]], tmp_path: Path) -> None:
     kept = overrides(BERT, f"train.keep_checkpoints={str(keep).lower()}", "train.save_steps=1")
@@ -222,6 +230,7 @@ def test_checkpoints_are_kept_as_asked(keep: bool, overrides: Callable[..., list
         small_runs.assert_same_tensors(folder / "checkpoints" / "checkpoint-4", folder / "trained")
 
 
+@pytest.mark.slow
 def test_what_a_done_run_left_behind_is_removed_by_the_next_command(
     overrides: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +247,7 @@ def test_what_a_done_run_left_behind_is_removed_by_the_next_command(
     assert len(record["attempts"]) == 1
 
 
+@pytest.mark.slow
 def test_killed_process_resumes_and_ends_as_one_never_killed(
     overrides: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from harness.storage.record import read_record
 pytestmark = pytest.mark.usefixtures("quick")
 
 
+@pytest.mark.slow
 def test_card_states_base_data_scores_and_run(trained: Any, tmp_path: Path) -> None:
     run = trained("encoder", "lora")
     record = read_record(run.folder)
@@ -43,6 +44,7 @@ def snippets(card: Path) -> list[str]:
     return [part.partition("```")[0] for part in card.read_text().split("```python\n")[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"),
     [("encoder", "lora"), ("encoder", "adapter"), ("decoder", "qlora"), ("decoder", "qlora8"), ("encoder", "qlora")],
@@ -64,6 +66,7 @@ def test_code_of_the_card_runs(
     assert ("import harness.tuners.houlsby" in opening) == (name == "adapter")
 
 
+@pytest.mark.slow
 def test_code_of_a_merged_card_runs(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trained("decoder", "lora")
     monkeypatch.chdir(export.export(ask(run, tmp_path / "a", merge=True)))
@@ -72,6 +75,7 @@ def test_code_of_a_merged_card_runs(trained: Any, tmp_path: Path, monkeypatch: p
     assert close_enough(run, logits(names["model"]))
 
 
+@pytest.mark.slow
 def test_a_hub_base_is_named_by_its_id(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: Room
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call
 from exported_runs import close_enough, logits, open_adapter
 
 from harness import export
@@ -66,7 +67,7 @@ def command(*given: str) -> subprocess.CompletedProcess[str]:
 
 def test_command_line_exports(trained: Any, tmp_path: Path) -> None:
     run = trained("encoder", "adapter")
-    done = command(f"run={run.id[:-2]}", f"to={tmp_path / 'to'}", f"output_dir={run.folder.parent}")
+    done = call(export.cli, f"run={run.id[:-2]}", f"to={tmp_path / 'to'}", f"output_dir={run.folder.parent}")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == f"wrote {tmp_path / 'to'}"
     assert close_enough(run, logits(open_adapter(run, tmp_path / "to")))

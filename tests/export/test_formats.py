@@ -33,6 +33,7 @@ from harness.storage.record import Status
 pytestmark = pytest.mark.usefixtures("quick")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), cases(ADAPTERS))
 def test_adapter_opens_by_plain_peft(kind: str, name: str, trained: Any, tmp_path: Path) -> None:
     run = trained(kind, name)
@@ -62,6 +63,7 @@ def test_merged_model_opens_by_plain_transformers(
     assert AutoTokenizer.from_pretrained(to)("the film").input_ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "qlora"])
 def test_half_precision_stays_half_and_equal_to_its_rounding(
     name: str, room: Room, trained: Any, tmp_path: Path
@@ -120,6 +122,7 @@ def test_methods_without_an_adapter_point_to_merging(kind: str, name: str, train
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_added_biases_have_no_place_in_the_base(trained: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no place for the biases"):
         export.export(ask(trained("decoder", "bitfit_added"), tmp_path / "to", merge=True))

@@ -61,6 +61,7 @@ def test_full_disk_as_safetensors_reports_it(trained: Any, tmp_path: Path, monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_only_an_earlier_export_is_overwritten_and_only_when_asked(trained: Any, tmp_path: Path) -> None:
     run, other = trained("decoder", "lora"), trained("decoder", "adapter")
     to = tmp_path / "to"

@@ -86,6 +86,7 @@ def theirs(subject: Subject, tasks: list[str], limit: int | None, folders: list[
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "lora", "prompt", "prefix"])
 def test_scores_are_those_of_lm_eval_item_by_item(method: str, overrides: list[str]) -> None:
     subject = subject_of(small_runs.configure("runs", *overrides, f"method={method}"))
@@ -149,6 +150,7 @@ def own(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.mark.slow
 def test_own_task_file_and_folder(own: Callable[..., Path], overrides: list[str]) -> None:
     subject = subject_of(small_runs.configure("runs", *overrides, "method=lora"))
     path = own("even", "multiple_choice", "answer", "acc", "doc_to_choice: choices")
@@ -205,8 +207,17 @@ def test_unknown_task_is_refused(
         Abilities(tasks=tasks).prepare(config, session.prepare(config))
 
 
-@pytest.mark.slow
-def test_lm_evals_own_names_are_known(overrides: list[str]) -> None:
+def test_lm_evals_own_names_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its 14,000 task files, which take 5 s to read, a folder stands for all where all are asked for."""
+    import lm_eval.tasks
+
+    original, one = TaskManager.__init__, Path(lm_eval.tasks.__file__).parent / "hellaswag"
+
+    def reads_one(self: TaskManager, include_path: list[Path], include_defaults: bool = True, **options: Any) -> None:
+        folders = [*include_path, one] if include_defaults else include_path
+        original(self, include_path=folders, include_defaults=False, **options)
+
+    monkeypatch.setattr(TaskManager, "__init__", reads_one)
     with quiet(), pytest.raises(ConfigError, match="did you mean hellaswag"):
         abilities.load_tasks(["hellasswag"], None, None)
 
@@ -227,6 +238,7 @@ def test_bad_settings_are_refused_at_once(settings: dict[str, Any], said: str) -
         Abilities(**settings)
 
 
+@pytest.mark.slow
 def test_what_is_trained_on_is_left_out(llama_folder: Path) -> None:
     from harness.compose import compose
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
+@pytest.mark.slow
 def test_probe_of_the_guide_is_complete(
     llama_folder: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ def test_architecture_without_a_masked_head_is_told_before_loading(
         masked_model(Files(llama_folder, {}, "a test"))
 
 
+@pytest.mark.slow
 def test_checkpoint_without_the_weights_is_not_applicable() -> None:
     assert no_masked_head(files_of("bert_tiny")) is None
     reason = no_masked_head(files_of("minilm_l6"))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import small_runs
 import torch
+from command_line import call
 from probing import run as run_config
 from probing import small
 from small_runs import assert_same_run, assert_same_tensors, run
@@ -31,6 +32,7 @@ from harness.forgetting.measure import Probing, fit
 from harness.forgetting.probes.lm_loss import LanguageModelLoss, Objective
 from harness.forgetting.subject import undisturbed
 from harness.identity import identity, run_id
+from harness.run import cli
 from harness.storage.outcomes import read_items, read_series
 from harness.storage.record import Status, comparable
 from harness.storage.shared import SharedStore
@@ -66,6 +68,15 @@ def overrides(data_folder: Path, llama_folder: Path) -> Overrides:
     return make
 
 
+@pytest.fixture(scope="module")
+def llama_run(
+    data_folder: Path, llama_folder: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None
+) -> tuple[Path, dict[str, Any]]:
+    """Return the folder and record of `run(…, *overrides("llama"))`, run once for those that only look at it."""
+    model = ["model=custom", f"model.path={llama_folder}", *small_runs.task("classification", data_folder), "rank=4"]
+    return run(tmp_path_factory.mktemp("llama-run"), *model, *small(data_folder))
+
+
 def unprobed(config: RunConfig) -> RunConfig:
     """Return the same run without probes."""
     return replace(config, forgetting=replace(config.forgetting, probes={}))
@@ -80,10 +91,14 @@ FITS = {
 
 CASES = [(name, model) for name in METHODS for model in FITS]
 CASES.remove(("head_only", "llama"))  # its output layer is its input embedding: there is no head to train
-for variant in ("dora", "pissa", "rslora"):  # to a second encoder they are LoRA once more
+for variant in ("dora", "pissa", "rslora", "bitfit", "adapter", "head_only"):
+    # To retrieval they are LoRA or full fine-tuning once more: no virtual tokens, no weights in another form.
     CASES.remove((variant, "minilm_l6"))
+for variant in ("dora", "rslora"):  # to the small encoder too
+    CASES.remove((variant, "bert_tiny"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "model"), CASES)
 def test_every_method_on_every_model_is_measured(name: str, model: str, overrides: Overrides, tmp_path: Path) -> None:
     folder, record = run(tmp_path, *overrides(model, *METHODS[name], "train.max_steps=1"))
@@ -116,8 +131,8 @@ def check_items(folder: Path, record: dict[str, Any]) -> None:
             assert any(name.startswith(f"forgetting/{label}/") for name in after)
 
 
-@pytest.mark.parametrize("model", ["bert_tiny", "llama"])
-@pytest.mark.parametrize("name", ["lora", "prompt"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "model"), [("lora", "bert_tiny"), ("lora", "llama"), ("prompt", "llama")])
 def test_probes_along_the_way_change_no_result(name: str, model: str, overrides: Overrides, tmp_path: Path) -> None:
     """With dropout, so that a random number too many would show; to the last bit."""
     chosen = [*METHODS[name], *(["method.dropout=0.3"] if name == "lora" else [])]
@@ -133,6 +148,7 @@ def test_probes_along_the_way_change_no_result(name: str, model: str, overrides:
     assert "forgetting" not in plain["seconds"] and plain["forgetting"] == {}
 
 
+@pytest.mark.slow
 def test_last_line_of_history_is_the_record(overrides: Overrides, tmp_path: Path) -> None:
     folder, record = run(tmp_path, *overrides("llama", "forgetting.every=2"))
     lines = {line["step"]: line for line in small_runs.history(folder)}
@@ -144,6 +160,7 @@ def test_last_line_of_history_is_the_record(overrides: Overrides, tmp_path: Path
     assert set(record["forgetting"]["events"]["metrics"]) >= {"train/events_per_item", "validation/forgotten"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["bert_tiny", "llama"])
 def test_cut_run_with_probes_ends_as_a_whole_one(model: str, overrides: Overrides, tmp_path: Path) -> None:
     chosen = overrides(model, "forgetting.every=1", "method.dropout=0.2")
@@ -187,6 +204,7 @@ def test_undisturbed_puts_everything_back() -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.slow
 def test_base_is_measured_once_and_is_the_untouched_model(
     overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,9 +216,9 @@ def test_base_is_measured_once_and_is_the_untouched_model(
         return original(self, label, subject, base)
 
     monkeypatch.setattr(Probing, "_measure", counted)
-    records = [run(tmp_path, *overrides("llama", *METHODS[name]))[1] for name in ("pissa", "qlora", "full", "prompt")]
+    records = [run(tmp_path, *overrides("llama", *METHODS[name]))[1] for name in ("pissa", "qlora")]
     assert measured.count(("lm_loss", True)) == measured.count(("abilities", True)) == 1
-    assert measured.count(("lm_loss", False)) == 4
+    assert measured.count(("lm_loss", False)) == 2
     for label in ("lm_loss", "abilities"):
         entries = [record["forgetting"][label] for record in records]
         assert len({entry["base"] for entry in entries}) == 1
@@ -212,10 +230,11 @@ def test_base_is_measured_once_and_is_the_untouched_model(
         assert measured.count(("lm_loss", True)) == count + again, different
 
 
+@pytest.mark.slow
 def test_another_version_is_another_base_and_another_run(
-    overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: Overrides, llama_run: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, record = run(tmp_path, *overrides("llama"))
+    folder, record = llama_run
     config = small_runs.configure(tmp_path, *overrides("llama"))
     before = run_id(config)
     monkeypatch.setattr(LanguageModelLoss, "version", 2)
@@ -228,8 +247,8 @@ def test_another_version_is_another_base_and_another_run(
     assert any(cell.startswith("loss ") for cell in table.row(other, versions))
 
 
-def test_table_shows_the_change_in_loss(overrides: Overrides, tmp_path: Path) -> None:
-    folder, record = run(tmp_path, *overrides("llama"))
+def test_table_shows_the_change_in_loss(llama_run: tuple[Path, dict[str, Any]]) -> None:
+    folder, record = llama_run[0], dict(llama_run[1])
     delta = record["forgetting"]["lm_loss"]["metrics"]["loss"]["delta"]
     cells = dict(zip(table.COLUMNS, table.row(folder), strict=True))
     assert cells["forgetting"].startswith(f"loss {delta['value']:+.3f}".replace("0.", ".", 1))
@@ -237,15 +256,16 @@ def test_table_shows_the_change_in_loss(overrides: Overrides, tmp_path: Path) ->
     assert table.forgetting(record, {}) == "-"
 
 
-def test_tracker_gets_the_numbers(overrides: Overrides, tmp_path: Path) -> None:
+def test_tracker_gets_the_numbers(llama_run: tuple[Path, dict[str, Any]]) -> None:
     from harness.track import flatten
 
-    _, record = run(tmp_path, *overrides("llama"))
+    _, record = llama_run
     leaves = flatten({"forgetting": record["forgetting"]})
     assert isinstance(leaves["forgetting/lm_loss/metrics/loss/delta/value"], float)
     assert leaves["forgetting/lm_loss/version"] == 1
 
 
+@pytest.mark.slow
 def test_damaged_base_is_measured_again(overrides: Overrides, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, first = run(tmp_path, *overrides("llama"))
     store = tmp_path / ".base" / f"probe-{first['forgetting']['divergence']['base']}"
@@ -267,6 +287,7 @@ def test_store_without_columns_is_not_trusted(tmp_path: Path) -> None:
         assert store.read() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "texts"), [("llama", 2), ("bert_tiny", 1)])
 def test_each_text_is_read_once_a_model_and_the_base_is_not_loaded_for_it(
     model: str, texts: int, overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -323,10 +344,12 @@ def test_without_probes_the_identity_is_what_it_was(overrides: Overrides) -> Non
     assert run_id(replace(one, forgetting=replace(one.forgetting, unfit=Unfit.refuse))) == run_id(one)
 
 
-def test_record_comes_back_as_the_configuration(overrides: Overrides, tmp_path: Path) -> None:
+def test_record_comes_back_as_the_configuration(
+    overrides: Overrides, llama_run: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
     from harness.execution.reload import config_of
 
-    _, record = run(tmp_path, *overrides("llama"))
+    record = deepcopy(llama_run[1])
     config = small_runs.configure(tmp_path, *overrides("llama"))
     assert config_of(record).forgetting == config.forgetting
     assert run_id(config_of(json.loads(json.dumps(record)))) == record["id"]
@@ -334,10 +357,12 @@ def test_record_comes_back_as_the_configuration(overrides: Overrides, tmp_path: 
     assert config_of(record).forgetting.probes == {}
 
 
-def test_same_run_gives_the_same_record(overrides: Overrides, tmp_path: Path) -> None:
-    _, first = run(tmp_path / "a", *overrides("llama"))
-    _, second = run(tmp_path / "b", *overrides("llama"))
-    assert comparable(first) == comparable(second)
+@pytest.mark.slow
+def test_same_run_gives_the_same_record(
+    overrides: Overrides, llama_run: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, second = run(tmp_path, *overrides("llama"))
+    assert comparable(llama_run[1]) == comparable(second)
 
 
 def test_exotic_logits_are_not_applicable(
@@ -370,18 +395,7 @@ def test_exotic_logits_are_not_applicable(
 def test_command_line_says_what_is_wrong_in_a_line(
     words: list[str], said: str, llama_folder: Path, tmp_path: Path
 ) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "harness.run",
-        "model=custom",
-        f"model.path={llama_folder}",
-        "tracker=none",
-        *words,
-    ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    done = call(cli, "model=custom", f"model.path={llama_folder}", "tracker=none", *words, cwd=tmp_path)
     assert done.returncode == 1
     assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not list((tmp_path / "runs").glob("lora*"))
@@ -396,9 +410,10 @@ def test_probes_import_the_heavy_inside_functions_only() -> None:
 
 @pytest.mark.slow
 def test_smollm2_takes_the_default_probes(tmp_path: Path) -> None:
-    few = ["forgetting.documents=4", "forgetting.probes.divergence.task_items=8", "forgetting.probes.abilities.limit=4"]
-    sizes = ["task.max_test=8", "task.max_validation=8", "train.max_steps=1", "train.save_steps=0"]
-    _, record = run(tmp_path, "model=smollm2_135m", "task=trec", "forgetting=default", *few, *sizes)
+    few = ["forgetting.documents=2", "forgetting.probes.divergence.task_items=4", "forgetting.probes.abilities.limit=2"]
+    sizes = ["task.max_train=100", "task.max_test=8", "task.max_validation=8"]
+    short = ["train.max_steps=1", "train.save_steps=0"]
+    _, record = run(tmp_path, "model=smollm2_135m", "task=trec", "forgetting=default", *few, *sizes, *short)
     assert record["status"] == Status.done, record["traceback"]
     metrics = record["forgetting"]["lm_loss"]["metrics"]
     # The assets' documentation gives perplexities of about 32 on OpenWebText and 24 on Wikipedia.

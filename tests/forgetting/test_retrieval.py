@@ -88,6 +88,7 @@ def test_bad_settings_are_refused_at_once(settings: dict[str, Any], said: str) -
         Retrieval(**settings)
 
 
+@pytest.mark.slow
 def test_what_is_trained_on_is_told_by_its_source_and_not_by_its_name(data_folder: Path) -> None:
     own = small_runs.configure("runs", "model=minilm_l6", *small_runs.task("classification", data_folder))
     prepared = session.prepare(own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,28 @@ def llama(llama_folder: Path, data_folder: Path, tmp_path: Path) -> Callable[...
     """Return a function from overrides to a sequence of three tasks on a tiny decoder."""
 
     def make(*overrides: str, folder: Path = tmp_path) -> RunConfig:
-        model = ["model=custom", f"model.path={llama_folder}", *small_runs.task("classification", data_folder)]
-        return sequence_of(small_runs.configure(folder, *model, "rank=4", *overrides), data_folder, *KINDS)
+        return llama_sequence(folder, llama_folder, data_folder, *overrides)
+
+    return make
+
+
+def llama_sequence(folder: Path, llama: Path, data: Path, *overrides: str) -> RunConfig:
+    model = ["model=custom", f"model.path={llama}", *small_runs.task("classification", data), "rank=4"]
+    return sequence_of(small_runs.configure(folder, *model, *overrides), data, *KINDS)
+
+
+@pytest.fixture(scope="module")
+def whole_llama(
+    llama_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None
+) -> Callable[[Between], Path]:
+    """Return a function to the folder of a sequence on the tiny decoder that nothing stopped, run once each."""
+
+    @cache
+    def make(between: Between) -> Path:
+        config = llama_sequence(tmp_path_factory.mktemp("whole"), llama_folder, data_folder)
+        folder, record = run(replace(config, sequence_between=between))
+        assert record["status"] == Status.done, record["traceback"]
+        return folder
 
     return make
 
@@ -114,8 +135,8 @@ def bert(data_folder: Path, tmp_path: Path) -> Callable[..., RunConfig]:
     return make
 
 
-@pytest.mark.parametrize("between", Between)
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "between"), [("full", Between.keep), *(("lora", between) for between in Between)])
 def test_decoder_learns_three_tasks_in_order(
     method: str, between: Between, llama: Callable[..., RunConfig], data_folder: Path
 ) -> None:
@@ -133,6 +154,7 @@ def test_decoder_learns_three_tasks_in_order(
     assert_comes_back(folder, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "lora", "bitfit", "head_only", "qlora", "adapter", "prompt"])
 def test_encoder_has_a_head_for_each_task(name: str, bert: Callable[..., RunConfig]) -> None:
     merges = name in ("full", "lora", "bitfit", "head_only")
@@ -165,6 +187,7 @@ def check_matrix(record: dict[str, Any], kinds: tuple[str, ...]) -> None:
         assert matrix[-1, -1] == pytest.approx(record["scores"]["after"]["test"]["accuracy"]["value"])
 
 
+@pytest.mark.slow
 def test_text_that_any_task_of_a_sequence_trains_on_is_left_out(
     llama: Callable[..., RunConfig], data_folder: Path
 ) -> None:
@@ -181,15 +204,19 @@ def assert_comes_back(folder: Path, config: RunConfig) -> None:
     assert repr(again) == repr(read_items(folder / "items.parquet")["after"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cut", "between"), [(2, Between.merge), (5, Between.keep), (9, Between.merge), (11, Between.keep)]
 )
 def test_cut_sequence_ends_as_a_whole_one(
-    cut: int, between: Between, llama: Callable[..., RunConfig], tmp_path: Path
+    cut: int,
+    between: Between,
+    llama: Callable[..., RunConfig],
+    whole_llama: Callable[[Between], Path],
+    tmp_path: Path,
 ) -> None:
     """Cut in a first, second or third task, right at its start or in the middle of it."""
-    whole, record = run(replace(llama(folder=tmp_path / "whole"), sequence_between=between))
-    assert record["status"] == Status.done, record["traceback"]
+    whole = whole_llama(between)
     config = replace(llama(folder=tmp_path / "cut"), sequence_between=between)
     steps = 0
     original = HarnessTrainer.compute_loss
@@ -211,9 +238,19 @@ def test_cut_sequence_ends_as_a_whole_one(
     assert_same_run(whole, resumed)
 
 
-@pytest.mark.parametrize("between", Between)
-@pytest.mark.parametrize("phase", names_of_phases())
-@pytest.mark.parametrize("when", ["before", "after"])
+def cuts() -> list[tuple[str, str, Between]]:
+    """Return the end of each phase with either way between tasks, and its beginning with one of them.
+
+    A phase begins where the one before it ended; up to the end of the baseline, both ways have done the same.
+    """
+    baseline, *later = names_of_phases()
+    ends = [("after", phase, between) for phase in later for between in Between]
+    beginnings = [("before", phase, between) for phase, between in zip(names_of_phases(), cycle(Between), strict=False)]
+    return [("after", baseline, Between.merge), *ends, *beginnings]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("when", "phase", "between"), cuts())
 def test_sequence_cut_around_any_phase_loses_no_step(
     when: str,
     phase: str,
@@ -275,6 +312,7 @@ def test_sequence_is_part_of_the_identity(llama: Callable[..., RunConfig], data_
     assert len(ids) == 5
 
 
+@pytest.mark.slow
 def test_command_line_takes_presets() -> None:
     config = compose("sequence=[trec,rotten_tomatoes,boolq]", "+sequence_task.max_test=50")
     assert list(config.sequence_tasks) == ["trec", "rotten_tomatoes", "boolq"]

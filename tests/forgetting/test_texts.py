@@ -111,6 +111,7 @@ def test_no_text_is_refused(config: RunConfig) -> None:
         load(replace(config, forgetting=replace(config.forgetting, texts={})), session.prepare(config), masked=False)
 
 
+@pytest.mark.slow
 def test_text_that_is_trained_on_is_left_out(llama_folder: Path) -> None:
     config = compose("model=custom", f"model.path={llama_folder}", "task=openwebtext")
     owt, wiki = (config.forgetting.texts[name] for name in ("openwebtext", "wikipedia"))

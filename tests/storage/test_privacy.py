@@ -106,6 +106,7 @@ def at_home(home: Path, llama_folder: Path, data_folder: Path) -> list[str]:
     return ["model.path=~/model", "model.kind=decoder", *small_runs.task("classification", Path("~/data"))]
 
 
+@pytest.mark.slow
 def test_paths_from_home_have_the_identity_of_whole_ones(at_home: list[str], home: Path) -> None:
     short = small_runs.configure("runs", *at_home)
     whole = small_runs.configure("runs", *(override.replace("=~", f"={home}") for override in at_home))
@@ -125,6 +126,7 @@ def files_with(word: str, folder: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [True, False])
 def test_no_file_of_a_run_says_who_the_user_is(
     whole: bool, at_home: list[str], home: Path, quick: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -146,6 +148,7 @@ def test_no_file_of_a_run_says_who_the_user_is(
     load_run(folder)
 
 
+@pytest.mark.slow
 def test_nothing_that_is_uploaded_says_it_but_where_a_table_was_staged(
     at_home: list[str], home: Path, quick: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def configured(tmp_path: Path) -> RunConfig:
     return small_runs.configure(tmp_path / "runs", *overrides(tmp_path, "model=bert_tiny"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["llama", "bert_tiny"])
 def test_a_kind_defined_here_alone_is_run(
     model: str, llama_folder: Path, truth: dict[str, str], tmp_path: Path
@@ -108,6 +109,7 @@ def test_a_kind_defined_here_alone_is_run(
         assert right == pytest.approx(errors.count(0) / len(errors))
 
 
+@pytest.mark.slow
 def test_a_decoder_chooses_between_the_words(llama_folder: Path, truth: dict[str, str], tmp_path: Path) -> None:
     """By plain transformers, one answer at a time."""
     chosen = overrides(tmp_path, "model=custom", f"model.path={llama_folder}")

@@ -57,7 +57,13 @@ def test_macro_f1_is_scikit_learns(seed: int) -> None:
     rng = np.random.default_rng(seed)
     pairs = rng.integers(0, rng.integers(1, 7), (rng.integers(1, 40), 2)).astype(float)
     expected = f1_score(pairs[:, 0], pairs[:, 1], average="macro", zero_division=0)
-    assert macro_f1(pairs) == pytest.approx(expected, abs=1e-12)
+    assert macro_f1(pairs[None]) == pytest.approx([expected], abs=1e-12)
+
+
+@pytest.mark.parametrize("items", [1, 30, 20000])
+def test_resamples_scored_together_are_those_scored_one_by_one(items: int) -> None:
+    pairs = np.random.default_rng(0).integers(0, 5, (items, 2)).astype(float)
+    assert bootstrap(pairs, macro_f1, stacked=True) == bootstrap(pairs, lambda rows: macro_f1(rows[None])[0])
 
 
 def test_classification_scores() -> None:

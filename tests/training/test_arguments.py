@@ -19,6 +19,7 @@ from harness.training.arguments import arguments, check_arguments
 pytestmark = pytest.mark.usefixtures("quick")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "rates"),
     [
@@ -44,6 +45,7 @@ def test_schedules_and_warm_up_reach_the_optimiser(
     assert [entry["learning_rate"] for entry in history(folder)] == pytest.approx([1e-3 * rate for rate in rates])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -68,6 +70,7 @@ def test_options_of_the_trainer_work(overrides: list[str], bert: list[str], tmp_
     assert record["scores"]["after"] != record["scores"]["before"]
 
 
+@pytest.mark.slow
 def test_determinism_asked_by_one_run_does_not_reach_the_next(bert: list[str], tmp_path: Path) -> None:
     run(tmp_path, *bert, "train.full_determinism=true")
     assert not torch.are_deterministic_algorithms_enabled()
@@ -142,6 +145,7 @@ def test_options_that_change_nothing_or_make_the_record_untrue_are_refused(
         small_runs.configure(tmp_path, *bert, f"+train.other.{option}")
 
 
+@pytest.mark.slow
 def test_two_rates_of_lora_plus_are_scheduled_together(gpt2: list[str], tmp_path: Path) -> None:
     """With a ratio of 1 it is plain LoRA; with another only B's rate differs, so A stays at first."""
     states = {}
@@ -154,6 +158,7 @@ def test_two_rates_of_lora_plus_are_scheduled_together(gpt2: list[str], tmp_path
         assert torch.equal(states["16"][name], plain) is False
 
 
+@pytest.mark.slow
 def test_dtype_of_one_run_does_not_reach_the_next(bert: list[str], tmp_path: Path) -> None:
     alone, _ = run(tmp_path / "alone", *bert)
     run(tmp_path / "other", *bert, "train.bf16=true")

@@ -48,6 +48,7 @@ def gradients(overrides: list[str], folder: Path, batch: int, accumulated: int) 
     return taken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classification", "instruction", "language_modeling"])
 def test_accumulated_gradients_are_those_of_one_large_batch(
     kind: str, data_folder: Path, llama_folder: Path, tmp_path: Path
@@ -101,6 +102,7 @@ def test_a_loss_that_is_not_finite_fails_at_its_step(
     assert "traceback" not in record and record["interruptions"] == 0
 
 
+@pytest.mark.slow
 def test_an_infinite_loss_fails(gpt2: list[str], tmp_path: Path) -> None:
     run_options = ["method=full", "train.learning_rate=1e30", "train.optim=sgd", "train.max_grad_norm=0"]
     _, record = run(tmp_path, *gpt2, *run_options, "train.warmup_steps=0")
@@ -108,6 +110,7 @@ def test_an_infinite_loss_fails(gpt2: list[str], tmp_path: Path) -> None:
     assert "the loss is" in record["reason"] and "at step 2" in record["reason"]
 
 
+@pytest.mark.slow
 def test_a_last_step_that_breaks_the_weights_fails(gpt2: list[str], tmp_path: Path) -> None:
     """No loss is computed after it that could say so."""
     options = [
@@ -150,6 +153,7 @@ def test_prefix_under_gradient_checkpointing_fails_on_bert(bert: list[str], tmp_
     assert "gradient" in record["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "bitfit", "adapter", "prompt", "head_only"])
 def test_gradient_checkpointing_trains_the_others(method: str, bert: list[str], tmp_path: Path) -> None:
     plain, _ = run(tmp_path / "plain", *bert, f"method={method}")
@@ -159,6 +163,7 @@ def test_gradient_checkpointing_trains_the_others(method: str, bert: list[str], 
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_history_has_a_line_a_step(bert: list[str], tmp_path: Path) -> None:
     folder, record = run(tmp_path, *bert)
     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -168,6 +173,7 @@ def test_history_has_a_line_a_step(bert: list[str], tmp_path: Path) -> None:
     assert lines[-1]["tokens"] == record["tokens"]
 
 
+@pytest.mark.slow
 def test_tokens_are_counted_without_padding(bert: list[str], tmp_path: Path) -> None:
     folder, record = run(tmp_path, *bert)
     config = small_runs.configure(tmp_path, *bert)
@@ -177,6 +183,7 @@ def test_tokens_are_counted_without_padding(bert: list[str], tmp_path: Path) -> 
     assert history(folder)[0]["tokens"] == sum(features[index]["length"] for index in order[:4])
 
 
+@pytest.mark.slow
 def test_evaluating_along_the_way_changes_no_result(gpt2: list[str], tmp_path: Path) -> None:
     dropout = "method.dropout=0.3"
     plain, first = run(tmp_path / "plain", *gpt2, dropout)
@@ -188,6 +195,7 @@ def test_evaluating_along_the_way_changes_no_result(gpt2: list[str], tmp_path: P
     assert found[3] == second["scores"]["after"]["validation"]["accuracy"]["value"]
 
 
+@pytest.mark.slow
 def test_an_interval_of_the_earlier_command_is_not_kept(
     bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

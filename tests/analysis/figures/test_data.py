@@ -49,6 +49,7 @@ def test_a_scores_interval_is_the_one_the_tables_give(name: str, page: Page, swe
         assert row["low"] < row["value"] < row["high"]
 
 
+@pytest.mark.slow
 def test_where_items_are_gone_the_interval_is_made_of_the_runs_own(sweep: Path, tmp_path: Path) -> None:
     shutil.copytree(sweep, tmp_path / "runs")
     for items in (tmp_path / "runs").rglob("items.parquet"):
@@ -161,6 +162,7 @@ def test_over_a_quantised_base_the_change_is_what_training_changed() -> None:
     assert learned(rows[rows["reference"] == "w0"]).tolist() == [True]
 
 
+@pytest.mark.slow
 def test_intruders_along_training(sweep: Path, tmp_path: Path) -> None:
     folder = make_run(tmp_path, "method=lora", "rank=4", made=Made(intruders=6))
     path = folder / "analysis" / "counts.parquet"

@@ -21,6 +21,7 @@ def read(text: str) -> object:
     return OmegaConf.to_container(config, resolve=True)["a"]
 
 
+@pytest.mark.slow
 @given(VALUES | st.lists(VALUES, max_size=3))
 def test_any_value_reads_back(value: object) -> None:
     found = read(written(value))

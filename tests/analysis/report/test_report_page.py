@@ -8,14 +8,12 @@ import html
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from browser_page import EVIL, KOREAN
-from command_line import call
+from command_line import call, module
 from made_runs import Made, make_run
 
 from analysis.compare import compare
@@ -61,6 +59,7 @@ def test_page_asks_for_nothing_and_runs_only_its_own_scripts(page_file: Path) ->
     assert EVIL not in markup
 
 
+@pytest.mark.slow
 def test_page_says_what_to_run_where_it_has_nothing_to_show(one_run: Path) -> None:
     text = page(read_runs(one_run), "One")
     assert "No run measured forgetting" in text
@@ -87,6 +86,7 @@ def test_every_run_has_a_command_that_was_read_back(page_file: Path) -> None:
     assert sum(entry["problem"] is None for entry in data["commands"]) == 13  # type: ignore[attr-defined]  # one names a model that does not exist
 
 
+@pytest.mark.slow
 def test_verdicts_on_the_page_are_those_of_the_comparison(runs_folder: Path, page_file: Path) -> None:
     picked = fair(read_runs(runs_folder).table)
     text = html.unescape(page_file.read_text(encoding="utf-8"))
@@ -96,6 +96,7 @@ def test_verdicts_on_the_page_are_those_of_the_comparison(runs_folder: Path, pag
     assert all(line in text for line in picked.warnings) and picked.warnings
 
 
+@pytest.mark.slow
 def test_a_run_resumed_under_other_versions_is_flagged_on_the_page(tmp_path: Path) -> None:
     make_run(tmp_path, "method=lora", mixed=["torch 2.12.0 → 2.13.0"])
     make_run(tmp_path, "method=full")
@@ -131,15 +132,9 @@ def test_thinning_keeps_both_ends() -> None:
     assert POINTS >= 10_000
 
 
-def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).parents[3]
-    words = [sys.executable, "-m", "analysis.report", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, cwd=root, check=False)
-
-
 @pytest.mark.slow
 def test_command_writes_one_file(one_run: Path, tmp_path: Path) -> None:
-    found = process(one_run, "--out", tmp_path / "out", "--title", "한국어")
+    found = call(module("analysis.report"), one_run, "--out", tmp_path / "out", "--title", "한국어")
     assert found.returncode == 0, found.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.html"]
     assert found.stdout.startswith(f"{tmp_path / 'out' / 'index.html'}: 1 run, ")

@@ -58,6 +58,7 @@ def test_the_command_gives_the_same_run(overrides: tuple[str, ...]) -> None:
     assert run_id(compose(*words[3:])) == record["id"]
 
 
+@pytest.mark.slow
 def test_own_data_and_own_model_are_given_by_their_paths(tmp_path: Path, llama_folder: Path) -> None:
     data = small_runs.write_data(tmp_path / "my data") if (tmp_path / "my data").mkdir() is None else None
     assert data is not None
@@ -71,6 +72,7 @@ def test_own_data_and_own_model_are_given_by_their_paths(tmp_path: Path, llama_f
     assert run_id(compose(*shlex.split(found.command)[3:])) == kept["id"]
 
 
+@pytest.mark.slow
 def test_what_changed_since_is_named() -> None:
     record = record_of("model=bert_tiny")
     record["identity"]["model"]["wheel"]["version"] = "0.0.9"
@@ -81,6 +83,7 @@ def test_what_changed_since_is_named() -> None:
     assert found.problem is not None and found.problem.endswith(": model.wheel.version changed since")
 
 
+@pytest.mark.slow
 def test_a_record_that_composes_no_more_says_why() -> None:
     record = record_of("model=bert_tiny")
     record["config"]["method"]["name"] = "gone"
