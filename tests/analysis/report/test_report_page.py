@@ -18,7 +18,7 @@ from browser_page import EVIL, KOREAN
 from command_line import call
 from made_runs import Made, make_run
 
-from analysis.compare import compare
+from analysis.compare import UNSEARCHED, compare
 from analysis.fairness import fair
 from analysis.records import read_runs
 from analysis.report import __main__ as program
@@ -92,7 +92,9 @@ def test_verdicts_on_the_page_are_those_of_the_comparison(runs_folder: Path, pag
     text = html.unescape(page_file.read_text(encoding="utf-8"))
     made = compare(picked.chosen)
     assert len(made.found) == text.count("<tr data-pair>") >= 3
-    assert sum(one.better is not None for one in made.found) == text.count('class="verdict"') >= 1
+    assert text.count(UNSEARCHED) == 1
+    assert "scores higher</span>" in text and "is better</span>" not in text
+    assert sum(one.ahead is not None for one in made.found) == text.count('class="verdict"') >= 1
     assert all(line in text for line in picked.warnings) and picked.warnings
 
 
