@@ -5,7 +5,9 @@
 - Several seeds: the hierarchical bootstrap of :class:`analysis.statistics.Estimate`. McNemar would count an item once
   for each seed, as if they were different items.
 
-All comparisons of one call are one family, corrected by Holm.
+All comparisons of one call are one family, corrected by Holm. A method is called better only where both learning rates
+were searched for; at rates that were given, or chosen by the reported seeds, it is the pair of method and rate that
+scores higher.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from analysis.configurations import blocks, cells, configured
 from analysis.errors import AnalysisError
 from analysis.statistics import ALPHA, MOST, Array, Estimate, McNemar, holm
 from harness.errors import ConfigError, nearest
+
+PAIRS = "pairs of method and rate"
+"""What verdicts rank where a learning rate was not searched for."""
+UNSEARCHED = f"this ranks {PAIRS}; search=learning_rate compares methods, each at a rate of its own"
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,13 @@ class Comparison:
     """What would show the difference seen here with 80 % power in this family, at Holm's first step .05/m."""
     note: str = ""
     """Which of the two holds runs that were resumed under other conditions, and which these were."""
+    first_rate: float | None = None
+    second_rate: float | None = None
+    searched: bool = False
+    """Whether a search on a seed of its own chose both learning rates."""
 
     @property
-    def better(self) -> str | None:
+    def ahead(self) -> str | None:
         """Return the better one's name, None where that was not shown: corrected p and interval must both show it."""
         if not self.p_holm < ALPHA or self.low <= 0 <= self.high:
             return None
@@ -69,12 +79,26 @@ class Comparison:
 
     def _unmarked(self) -> str:
         how = f"p = {self.p_holm:.2g} ({self.test}, Holm over {self.family})"
-        if self.better is None:
-            return f"{self.first} and {self.second}: no difference shown, {self._size(1)}, {how}; {self.needed}"
-        other, sign = (self.second, 1) if self.better == self.first else (self.first, -1)
-        said = f"{self.better} is better than {other}: {self._size(sign)}, {how}"
+        first, second = self._name(self.first, self.first_rate), self._name(self.second, self.second_rate)
+        pairs = "" if self.searched else f" ({PAIRS})"
+        if self.ahead is None:
+            return f"{first} and {second}{pairs}: no difference shown, {self._size(1)}, {how}; {self.needed}"
+        ahead, other, sign = (first, second, 1) if self.ahead == self.first else (second, first, -1)
+        said = f"{ahead} {self.relation} than {other}{pairs}: {self._size(sign)}, {how}"
         single = min(self.seeds_first, self.seeds_second) == 1
         return f"{said}; one seed: of these trained models, another seed may say otherwise" if single else said
+
+    @property
+    def relation(self) -> str:
+        """Return what may be said of the one ahead: of a method only where both rates were searched for."""
+        if self.searched:
+            return "is better"
+        return "scores higher" if self.higher_is_better else "scores lower"
+
+    def _name(self, label: str, rate: float | None) -> str:
+        """Return a configuration with the rate that it is compared at, where the verdict is of that rate alone."""
+        known = self.searched or rate is None or math.isnan(rate) or label.endswith(f"lr={rate:g}")
+        return label if known else f"{label} at {rate:g}"
 
     def _size(self, sign: int) -> str:
         low, high = sorted((sign * self.low, sign * self.high))
@@ -90,9 +114,14 @@ class Comparisons:
 
     def table(self) -> pd.DataFrame:
         """Return a row a comparison; the columns are the fields of :class:`Comparison`."""
-        names = [*Comparison.__dataclass_fields__, "better", "verdict"]
-        rows = [asdict(one) | {"better": one.better, "verdict": one.verdict} for one in self.found]
+        names = [*Comparison.__dataclass_fields__, "ahead", "verdict"]
+        rows = [asdict(one) | {"ahead": one.ahead, "verdict": one.verdict} for one in self.found]
         return pd.DataFrame(rows, columns=names)
+
+    @property
+    def unsearched(self) -> bool:
+        """Return whether some comparison is of pairs of method and rate, and not of methods."""
+        return any(not one.searched for one in self.found)
 
 
 def compare(table: pd.DataFrame, against: str | None = None) -> Comparisons:
@@ -111,20 +140,27 @@ def compare(table: pd.DataFrame, against: str | None = None) -> Comparisons:
         for one, other in _pairs(answers(list(cells(rows)), problems), against)
     ]
     found = [compare_pair(*pair, family=len(pairs)) for pair in pairs]
-    corrected, notes = holm([one.p for one in found]), notes_of(runs)
-    judged = (replace(o, p_holm=p, note=_note(o, notes)) for o, p in zip(found, corrected, strict=True))
+    corrected = holm([one.p for one in found])
+    known = {(where, label): some for where, rows in blocks(runs) for label, some in cells(rows)}
+    judged = (_described(replace(one, p_holm=p), known) for one, p in zip(found, corrected, strict=True))
     return Comparisons(tuple(judged), tuple(problems))
 
 
-def notes_of(runs: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """Return (where, configuration) → the flag of one with runs that were resumed under other conditions."""
-    found = {(where, label): resumed(some) for where, rows in blocks(runs) for label, some in cells(rows)}
-    return {key: note for key, note in found.items() if note}
+def _described(one: Comparison, known: dict[tuple[str, str], pd.DataFrame]) -> Comparison:
+    """Return the comparison with what the runs of both say of their rates and of the conditions they were made under.
 
-
-def _note(one: Comparison, notes: dict[tuple[str, str], str]) -> str:
-    said = [(name, notes.get((one.where, name))) for name in (one.first, one.second)]
-    return "; ".join(f"{name} was {note}" for name, note in said if note)
+    `known` is (where, configuration) → runs.
+    """
+    both = {name: known[one.where, name] for name in (one.first, one.second)}
+    notes = {name: resumed(some) for name, some in both.items()}
+    first, second = (float(some["learning_rate"].astype("float64").iloc[0]) for some in both.values())
+    return replace(
+        one,
+        note="; ".join(f"{name} was {note}" for name, note in notes.items() if note),
+        first_rate=first,
+        second_rate=second,
+        searched=all(bool(some["searched"].fillna(False).all()) for some in both.values()),
+    )
 
 
 def _require_known(against: str | None, labels: list[str]) -> None:

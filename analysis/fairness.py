@@ -1,9 +1,14 @@
-"""A fair comparison: each configuration at the learning rate that validation chose, and what is not fair about it."""
+"""A fair comparison: each configuration at the learning rate that validation chose, and what is not fair about it.
+
+Where a search on a seed of its own chose the rate, that rate counts. Else, of several rates, the mean validation score
+over the reported seeds chooses, which flatters the seeds that chose; a rate at which any seed diverged is worst.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -19,7 +24,7 @@ class Fair(NamedTuple):
 
     chosen: pd.DataFrame
     """Runs that are done, at their configuration's chosen rate, one a seed; columns `configuration`, `rates_tried`
-    (how many) and `rates` (which) besides."""
+    (how many), `rates` (which) and `chosen_by` (a search, its own seeds, or given) besides."""
     warnings: tuple[str, ...]
 
 
@@ -30,57 +35,121 @@ def fair(table: pd.DataFrame) -> Fair:
     the rows. Runs of different models, tasks or data are chosen and judged apart.
     """
     runs = configured(table[(table["status"] == "done") & ~table["foreign"]])
+    lost = diverged(table, runs)
     chosen, warnings = [], list(_kept_apart(runs))
     for where, rows in blocks(runs):
         prefix = f"{where}: " if where else ""
-        picked = [_choose(str(name), some) for name, some in rows.groupby(UNIT, sort=False)]
+        at = (rows["model"].iloc[0], rows["task"].iloc[0])
+        picked = [_choose(str(name), some, lost.get((*at, name), {})) for name, some in rows.groupby(UNIT, sort=False)]
         kept = pd.concat([one.rows for one in picked])
         chosen.append(kept)
         lines = [*_rates(picked), *_unequal(kept)]
         warnings += [prefix + line for line in lines]
-    empty = runs.assign(rates_tried=pd.Series(dtype="Int64"), rates=pd.Series(dtype="str"))
+    columns = {"rates_tried": "Int64", "rates": "str", "chosen_by": "str"}
+    empty = runs.assign(**{name: pd.Series(dtype=kind) for name, kind in columns.items()})
     return Fair(pd.concat(chosen).reset_index(drop=True) if chosen else empty, tuple(warnings))
 
 
-class Choice(NamedTuple):
+Lost = dict[float, list[int]]
+"""Rate → the seeds that diverged there."""
+
+
+def diverged(table: pd.DataFrame, runs: pd.DataFrame) -> dict[tuple[str, str, str], Lost]:
+    """Return (model, task, configuration) → the rates at which seeds diverged, of the configurations in `runs`.
+
+    A seed that was trained again, to its end, counts as that.
+    """
+    failed = table[table["diverged"].fillna(False)]
+    names = [name for name in table.columns if name in runs.columns]
+    both = configured(pd.concat([runs[names], failed[names]], ignore_index=True)) if len(failed) else runs
+    places = list(zip(both["model"], both["task"], both[UNIT], strict=True))  # failed runs may differ in more settings
+    known = dict(zip(places, runs[UNIT], strict=False))
+    ended = {*zip(places, runs["learning_rate"], runs["seed"], strict=False)}
+    found: dict[tuple[str, str, str], Lost] = {}
+    for place, rate, seed in zip(places[len(runs) :], failed["learning_rate"], failed["seed"], strict=True):
+        if place in known and (place, rate, seed) not in ended:
+            here = found.setdefault((*place[:2], known[place]), {})
+            here.setdefault(float(rate), []).append(int(seed))
+    return found
+
+
+@dataclass(frozen=True)
+class Choice:
     """A configuration's chosen runs, and how they were chosen."""
 
     name: str
     rows: pd.DataFrame
-    tried: tuple[float, ...]
     rate: float | None
-    """None where validation cannot choose."""
-    repeated: tuple[int, ...]
+    """None where it cannot be chosen."""
+    by: str
+    """``search``, ``seeds`` (those that are reported), or ``given``."""
+    tried: tuple[float, ...] = ()
+    """Empty where a search chose, whose own warning counts."""
+    warning: str = ""
+    """Why a search ended too soon."""
+    lost: Lost = field(default_factory=dict)
+    repeated: tuple[int, ...] = ()
 
 
-def _choose(name: str, runs: pd.DataFrame) -> Choice:
+def _choose(name: str, runs: pd.DataFrame, lost: Lost) -> Choice:
     again = tuple(seed for _, some in runs.groupby("learning_rate", dropna=False) for seed in repeated(some))
     once = pd.concat([newest(some) for _, some in runs.groupby("learning_rate", dropna=False)])
-    means = once.groupby("learning_rate")["validation"].mean().dropna()
-    tried = tuple(sorted(once["learning_rate"].dropna().unique().tolist()))
-    if len(tried) <= 1:
-        rate = tried[0] if tried else None
-    elif len(means) < len(tried):
-        rate = None
-    else:
+    searched = once[once["searched"].fillna(False)].sort_values(["rates_tried", "started"])
+    found = _by_search(name, once, searched.iloc[-1]) if len(searched) else _by_seeds(name, once, lost)
+    return replace(found, rows=found.rows.sort_values("seed"), lost=lost, repeated=again)
+
+
+def _by_search(name: str, once: pd.DataFrame, search: pd.Series[Any]) -> Choice:
+    """Take the rate of the search that tried the most rates, whatever other rates were trained at."""
+    rate, warning = float(search["learning_rate"]), str(search["search_why"]) if search["search_warning"] else ""
+    said = {"rates_tried": int(search["rates_tried"]), "rates": search["search_rates"], "chosen_by": "search"}
+    return Choice(name, once[once["learning_rate"] == rate].assign(**said), rate, "search", warning=warning)
+
+
+def _by_seeds(name: str, once: pd.DataFrame, lost: Lost) -> Choice:
+    """Take the rate of the best mean validation score among those at which no seed diverged."""
+    tried = tuple(sorted({*once["learning_rate"].dropna().tolist(), *lost}))
+    several, alive = len(tried) > 1, [rate for rate in tried if rate not in lost]
+    means = once[once["learning_rate"].isin(alive)].groupby("learning_rate")["validation"].mean().dropna()
+    rate = tried[0] if tried and not several else None
+    if several and alive and len(means) == len(alive):
         rate = float((means if once["higher_is_better"].iloc[0] else -means).idxmax())
-    kept = once if len(tried) <= 1 else once[once["learning_rate"] == rate]
-    said = {"rates_tried": len(tried), "rates": ", ".join(f"{value:g}" for value in tried)}
-    return Choice(name, kept.sort_values("seed").assign(**said), tried, rate, again)
+    kept = once[once["learning_rate"] == rate] if several else once
+    by = "seeds" if several else "given"
+    said = {"rates_tried": len(tried), "rates": ", ".join(f"{value:g}" for value in tried), "chosen_by": by}
+    return Choice(name, kept.assign(**said), rate, by, tried)
 
 
 def _rates(picked: list[Choice]) -> Iterator[str]:
     """Yield what is unequal about how the rates were chosen."""
-    lost = [one.name for one in picked if one.rate is None and len(one.tried) > 1]
-    if lost:
-        yield f"no validation score for every learning rate, so none can be chosen; left out: {named(lost)}"
-    yield from _differs("learning rates tried", {one.name: str(len(one.tried)) for one in picked})
-    ends = [_edge(one) for one in picked if len(one.tried) > 1 and one.rate in (one.tried[0], one.tried[-1])]
-    if ends:
-        yield f"the best learning rate is at the edge of those tried, a better one may lie beyond: {named(ends)}"
+    unchosen = [one for one in picked if one.rate is None and len(one.tried) > 1]
+    hopeless = [one.name for one in unchosen if {*one.tried} == {*one.lost}]
+    if hopeless:
+        yield f"some seed diverged at every learning rate, so none can be chosen; left out: {named(hopeless)}"
+    unknown = [one.name for one in unchosen if one.name not in hopeless]
+    if unknown:
+        yield f"no validation score for every learning rate, so none can be chosen; left out: {named(unknown)}"
+    how = {one.name: "by a search" if one.by == "search" else str(len(one.tried)) for one in picked}
+    yield from _differs("learning rates tried", how)
+    yield from _edges(picked)
+    survived = [
+        f"{one.name} (seed {', '.join(map(str, one.lost[one.rate]))})" for one in picked if one.rate in one.lost
+    ]
+    if survived:
+        yield f"a seed diverged, and the score is of the others alone: {named(survived)}"
     again = [f"{one.name} (seed {', '.join(map(str, one.repeated))})" for one in picked if one.repeated]
     if again:
         yield f"a seed was run more than once, the last counts: {named(again)}"
+
+
+def _edges(picked: list[Choice]) -> Iterator[str]:
+    """Yield which rates may not be the best: the search ended too soon, or they are the last of those tried."""
+    early = [f"{one.name} ({one.warning})" for one in picked if one.warning]
+    if early:
+        yield f"the optimum is not inside the learning rates that the search tried: {named(early)}"
+    ends = [_edge(one) for one in picked if len(one.tried) > 1 and one.rate in (one.tried[0], one.tried[-1])]
+    if ends:
+        yield f"the best learning rate is at the edge of those tried, a better one may lie beyond: {named(ends)}"
 
 
 def _edge(one: Choice) -> str:

@@ -21,6 +21,7 @@ from harness.errors import AssetError, ConfigError, HarnessError, NotApplicable,
 from harness.model_card import MARK, adapter_card, base_of, merged_card
 from harness.storage.files import disk_full, new_folder, write_bytes
 from harness.storage.privacy import expanded
+from harness.storage.record import NO_WEIGHTS, of_search
 
 if TYPE_CHECKING:
     import torch
@@ -126,6 +127,8 @@ def export(request: Request) -> Path:
 
     folder = find_run(request.run, request.output_dir)
     record = done_record(folder)
+    if of_search(record):
+        raise ConfigError("run", request.run, NO_WEIGHTS)
     config = config_of(record)
     _require_possible(record, config, request)
     to = _target(request)

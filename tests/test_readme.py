@@ -55,10 +55,10 @@ def last_of_each_axis(command: str) -> str:
 
 
 def table(printed: str) -> list[str]:
-    """Return the rows of the result table, which is the last thing printed."""
+    """Return the rows of the result table; a remark may follow them."""
     lines = printed.splitlines()
     (header,) = [number for number, line in enumerate(lines) if line.split()[:2] == ["method", "rank"]]
-    return lines[header + 1 :]
+    return [line for line in lines[header + 1 :] if not line.startswith(("one learning rate", "warning: "))]
 
 
 def test_there_are_commands() -> None:

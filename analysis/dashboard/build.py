@@ -11,7 +11,8 @@ from analysis.dashboard.names import Shown
 from analysis.dashboard.panels import HEIGHT, ROW, WIDTH, Section, sections
 
 TITLE = "PEFT Harness"
-DONE = "Metric('State') == 'finished'"
+DONE = "Metric('State') == 'finished' and Metric('JobType') != 'search'"
+"""Results alone: a run of a search answered the validation split at a rate that may be any."""
 MAX_RUNS = 100
 """Drawn in a panel; W&B's own default is 10, and a sweep of eight methods, three ranks and three seeds has 72."""
 

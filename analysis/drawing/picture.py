@@ -32,7 +32,8 @@ def heading(figure: Figure, page: Page, data: pd.DataFrame, inches: float) -> st
     """Return what stands above a figure: what it is, of what, how many seeds and runs, what the bars are."""
     ids = {one for cell in data["ids"] for one in str(cell).split()}
     used = page.table[page.table["id"].isin(ids)]
-    seeds = used["seed"].nunique()
+    searched = data["search_seed"].dropna() if "search_seed" in data else []  # no runs of the page
+    seeds = len({*used["seed"], *map(int, searched)})
     parts = [page.model, page.task, _count(seeds, "seed"), _count(len(ids), "run")]
     parts += ["learning rates chosen by validation"] if figure.chosen and page.chose(ids) else []
     note = _note(figure, data)

@@ -15,7 +15,7 @@ from analysis.weights import Pair, Wanted
 from harness.errors import ConfigError, NotApplicable, RecordError
 from harness.execution.reload import config_of
 from harness.storage.privacy import expanded
-from harness.storage.record import read_record
+from harness.storage.record import NO_WEIGHTS, ONLY_SEARCHES, of_search, read_record
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,13 @@ def jobs(settings: Settings) -> Iterator[Job]:
     if settings.base is not None:
         yield _two_models(settings)
         return
-    for folder in run_folders(settings.runs):
-        yield _run(folder, settings)
+    folders = run_folders(settings.runs)
+    for folder in folders:
+        yield _run(folder, settings, len(folders) > 1)
 
 
 def run_folders(given: tuple[str, ...]) -> list[Path]:
-    """Return the run folders among what was given: a run's own, or all in a folder of runs."""
+    """Return the run folders among what was given: a run's own, or all in a folder of runs but those of searches."""
     found: dict[Path, None] = {}
     for name in given:
         folder = expanded(name)
@@ -53,8 +54,19 @@ def run_folders(given: tuple[str, ...]) -> list[Path]:
         )
         if not inside:
             raise ConfigError("run", name, "holds no run: there is no record.json in it or below")
-        found.update(dict.fromkeys(inside))
+        results = [run for run in inside if run == folder or not _is_of_search(run)]
+        if not results:
+            raise ConfigError("run", name, f"holds {ONLY_SEARCHES}: {NO_WEIGHTS}")
+        found.update(dict.fromkeys(results))
     return list(found)
+
+
+def _is_of_search(folder: Path) -> bool:
+    """Return whether a run only tried a learning rate; a damaged record is said where the run is read."""
+    try:
+        return of_search(read_record(folder))
+    except RecordError:
+        return False
 
 
 def _wanted(settings: Settings) -> Wanted:
@@ -68,9 +80,11 @@ def _out(settings: Settings, folder: Path, several: bool) -> Path:
     return out / folder.name if several else out
 
 
-def _run(folder: Path, settings: Settings) -> Job:
+def _run(folder: Path, settings: Settings, several: bool) -> Job:
     record = read_record(folder)
-    out = _out(settings, folder, len(run_folders(settings.runs)) > 1)
+    out = _out(settings, folder, several)
+    if of_search(record):
+        return Job(record["id"], out, reason=NO_WEIGHTS)
     if record["status"] != "done":
         why = f": {record['reason']}" if record.get("reason") else ""
         return Job(record["id"], out, reason=f"{record['status']}{why}", failed=record["status"] != "not_applicable")

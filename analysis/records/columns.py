@@ -9,13 +9,19 @@ from typing import Any
 
 from analysis.records.files import adapter_config
 from harness.errors import RecordError
+from harness.storage.record import Status
 
 Row = dict[str, Any]
 GIB = 2**30
+ADVICE = "lower train.learning_rate"
+"""What a run that diverged is told to do, of whatever version its record is."""
 ROW: dict[str, str] = {
     **dict.fromkeys(("id", "folder", "label", "model", "task", "method"), "text"),
     **dict.fromkeys(("rank", "seed"), "whole"),
     **dict.fromkeys(("learning_rate", "scale"), "number"),
+    **dict.fromkeys(("searched", "search_warning", "diverged"), "flag"),
+    "rates_tried": "whole",
+    **dict.fromkeys(("search_rates", "search_why"), "text"),
     **dict.fromkeys(("status", "reason", "metric"), "text"),
     "higher_is_better": "flag",
     **dict.fromkeys(("score", "score_low", "score_high", "base", "base_low", "base_high", "validation"), "number"),
@@ -45,7 +51,9 @@ ROW: dict[str, str] = {
 ``config.*``. `score` and `base` are the test split's, `validation` the validation split's, of the metric `metric`;
 `forgetting` is the change of the headline metric of the first probe that has one, in that metric's unit and with its
 sign; seconds, bytes, tokens per second as their names say, of optimiser steps alone since schema 2; `mixed` is what
-differed between the attempts that trained a run, missing where nothing did."""
+differed between the attempts that trained a run, missing where nothing did. `searched` is whether a search on a seed of
+its own chose the learning rate; then `rates_tried` counts its rates, `search_rates` are these, `search_why` says why it
+ended and `search_warning` whether it ended too soon. `diverged` is whether the rate was too much for the run."""
 
 
 PYTHON = {"text": (str,), "whole": (int,), "number": (int, float), "flag": (bool,)}
@@ -93,9 +101,31 @@ def _what(record: dict[str, Any], folder: Path) -> Row:
         "seed": config.get("seed"),
         "learning_rate": _at(config, "train", "learning_rate"),
         "scale": _scale(record, folder),
+        **_searched(record),
+        "diverged": _diverged(record),
         "status": record["status"],
         "reason": record.get("reason"),
     }
+
+
+def _searched(record: dict[str, Any]) -> Row:
+    """Return what a search says of the run's rate; one that chose another rate than the run's says nothing of it."""
+    search, rate = _dict(record, "search"), _at(record, "config", "train", "learning_rate")
+    if not search or search.get("chosen") is None or search["chosen"] != rate:
+        return {"searched": False}
+    return {
+        "searched": True,
+        "rates_tried": len(search["tried"]),
+        "search_rates": ", ".join(f"{rate:g}" for rate in sorted(one["rate"] for one in search["tried"])),
+        "search_warning": search.get("warning"),
+        "search_why": search.get("why"),
+    }
+
+
+def _diverged(record: dict[str, Any]) -> bool:
+    """Return whether the run's rate was too much for it; older records say so in their reason alone."""
+    failed = record["status"] == Status.failed.value
+    return failed and (bool(record.get("diverged")) or ADVICE in str(record.get("reason")))
 
 
 def _model(model: dict[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from analysis.records.columns import ROW, Row, row
 from analysis.records.intruders import intruder_columns
 from harness.errors import HarnessError, RecordError
 from harness.storage.privacy import expanded
-from harness.storage.record import Status, read_record
+from harness.storage.record import ONLY_SEARCHES, Status, of_search, read_record
 
 WHY = {Status.running: "another process trains it, or it was cut off; the same command resumes it"}
 TRACES = ("history.jsonl", "items.parquet")
@@ -31,6 +31,9 @@ class Runs:
     """A row a run, of any status; columns as in :data:`analysis.records.ROW`."""
     problems: tuple[str, ...] = ()
     """One line for each folder that could not be read."""
+    searches: int = 0
+    """How many runs were left out because they only tried a learning rate: what they found stands in the results'
+    records, :func:`analysis.searches.searches`."""
 
     def done(self) -> pd.DataFrame:
         """Return the rows of the runs that ended well."""
@@ -38,22 +41,22 @@ class Runs:
 
 
 def read_runs(*paths: str | Path) -> Runs:
-    """Return every run among `paths`: run folders, or folders that hold some at any depth.
+    """Return every result among `paths`: run folders, or folders that hold some at any depth.
 
-    Raises :class:`AnalysisError` in one line where none can be read.
+    A run of a search is none: no table, mean or figure may take it for one. Raises :class:`AnalysisError` in one line
+    where there is nothing else.
     """
-    rows: dict[str, Row] = {}
+    found: dict[str, Row | None] = {}
     problems: list[str] = []
     for folder in _folders(paths):
         try:
-            cells = _row(folder, problems)
+            found[os.path.realpath(folder)] = _row(folder, problems)
         except HarnessError as error:
             problems.append(str(error))
-            continue
-        rows[os.path.realpath(folder)] = cells
+    rows = [cells for cells in found.values() if cells is not None]
     if not rows:
-        raise AnalysisError(_nothing(paths, problems))
-    return Runs(table(list(rows.values())), tuple(problems))
+        raise AnalysisError(_nothing(paths, problems, len(found)))
+    return Runs(table(rows), tuple(problems), len(found) - len(rows))
 
 
 def table(rows: list[Row]) -> pd.DataFrame:
@@ -80,11 +83,17 @@ def _below(top: Path) -> Iterator[Path]:
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
 
 
-def _row(folder: Path, problems: list[str]) -> Row:
-    """Return a folder's row; tables beside the record that are damaged are a problem, and the rest of the row stays."""
+def _row(folder: Path, problems: list[str]) -> Row | None:
+    """Return a folder's row, None for a run of a search.
+
+    Tables beside the record that are damaged are a problem, and the rest of the row stays.
+    """
     if (folder / peft_suite.FILE).exists():
         return peft_suite.row(folder)
-    cells = row(read_record(folder), folder)
+    record = read_record(folder)
+    if of_search(record):
+        return None
+    cells = row(record, folder)
     if cells["status"] == Status.done.value and cells["test_items"] is None:
         raise RecordError(f"{folder}/record.json: damaged, it is done but has no scores")
     if cells["reason"] is None:
@@ -96,8 +105,10 @@ def _row(folder: Path, problems: list[str]) -> Row:
         return cells
 
 
-def _nothing(paths: tuple[str | Path, ...], problems: list[str]) -> str:
+def _nothing(paths: tuple[str | Path, ...], problems: list[str], searches: int) -> str:
     where = ", ".join(map(str, paths)) or "no folder given"
+    if searches:
+        return f"{where}: holds {ONLY_SEARCHES} ({searches}), no result; the same training command goes on to them"
     if not problems:
         return f"{where}: holds no run: there is no record.json in it or below"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -33,6 +33,8 @@ KNOWN = (
     Column("rank", "Rank", "whole"),
     Column("seed", "Seed", "whole", shown=True),
     Column("learning_rate", "Learning rate", "rate", shown=True),
+    Column("rates_tried", "Rates tried", "whole", "by the search that chose the learning rate"),
+    Column("search_why", "Rate search", "text", "why the search for the learning rate ended"),
     Column("scale", "LoRA scale", "number", "α/r, for rsLoRA α/√r"),
     Column("status", "Status", "text"),
     Column("score", "Score", "share", "test split, 95 % interval", "score_low", "score_high", shown=True),

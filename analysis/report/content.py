@@ -41,6 +41,8 @@ class Content:
     missing: dict[str, str]
     """Section → what to run so that it has something to show."""
     citations: list[Citation]
+    searches: int
+    """Runs that only tried a learning rate."""
 
 
 MISSING = {
@@ -49,6 +51,7 @@ MISSING = {
     "intruders": "No run has intruder counts: python -m analysis.intruders {folder}, then this report again.",
     "samples": "No run left samples: a run writes them when it is done.",
     "curves": "No run left a history: a run writes it while it trains.",
+    "rates": "No learning rate was searched for: train with search=learning_rate.",
     "seeds": "One seed only: how far a result hangs on the seed is not known; sweep seed=0,1,2.",
 }
 
@@ -69,6 +72,7 @@ def content(runs: Runs, against: str | None = None) -> Content:
         "histories": curves,
         "samples": samples,
         "intruders": each.intruders(table, problems),
+        "searches": (searched := each.searches(table)),
     }
     return Content(
         data=data,
@@ -76,7 +80,8 @@ def content(runs: Runs, against: str | None = None) -> Content:
         failures=_failures(table),
         problems=list(dict.fromkeys(problems)),
         verdicts=judged,
-        missing=_missing(table, samples, curves),
+        missing=_missing(table, samples, curves, searched),
+        searches=runs.searches,
         citations=citations(found),
     )
 
@@ -94,7 +99,9 @@ def _failures(table: pd.DataFrame) -> list[Failure]:
     return [Failure(row=int(at), **row) for at, row in zip(rows.index, cells, strict=True)]  # type: ignore[misc]
 
 
-def _missing(table: pd.DataFrame, samples: list[Any], curves: list[Any]) -> dict[str, str]:
+def _missing(
+    table: pd.DataFrame, samples: list[Any], curves: list[Any], searched: list[dict[str, Any]]
+) -> dict[str, str]:
     """Return the lines for what these runs do not have."""
     done = table[table["status"] == Status.done.value]
     absent = {
@@ -103,6 +110,7 @@ def _missing(table: pd.DataFrame, samples: list[Any], curves: list[Any]) -> dict
         "intruders": not table["intruders"].notna().any(),
         "samples": not any(samples),
         "curves": not any(curves),
+        "rates": not searched,
         "seeds": done["seed"].nunique() == 1,
     }
     folder = str(table["folder"].iloc[0]).rpartition("/")[0] or "runs/"

@@ -21,7 +21,19 @@ from analysis.records import Runs
 from analysis.report.content import Content, content
 from harness import __version__
 
-SCRIPTS = ("data", "charts", "leaderboard", "pairs", "explorer", "curves", "intruders", "samples", "run", "main")
+SCRIPTS = (
+    "data",
+    "charts",
+    "leaderboard",
+    "pairs",
+    "explorer",
+    "curves",
+    "rates",
+    "intruders",
+    "samples",
+    "run",
+    "main",
+)
 """Files of ``assets/``, in the order in which they run."""
 
 

@@ -32,7 +32,7 @@ from harness.identity import identity, plain, run_id
 FAILURES = (HarnessError, HydraException, OmegaConfBaseException, OSError, KeyError, TypeError, ValueError)
 ELSEWHERE = "reproduced"
 """The output folder of the command: in the run's own, it would be found done and not trained."""
-IGNORED = ("sweep", "output_dir", "dry_run", "cache_dir", "tracker", "rank", "sequence_tasks")
+IGNORED = ("sweep", "output_dir", "dry_run", "cache_dir", "tracker", "rank", "sequence_tasks", "search")
 DESCRIPTIVE = ("licence", "citation", "source", "note")
 OWN_MODEL = ("path", "id", "revision", "dtype", "kind")
 """What is said of a model that is no preset; the rest is the preset's that it displaces."""

@@ -9,10 +9,14 @@ from typing import Any
 import pandas as pd
 
 from analysis import records
+from analysis.configurations import UNIT, configured
 from analysis.errors import AnalysisError
 from analysis.records.columns import flat
 from analysis.report.reproduce import Reproducer, Reproduction
+from analysis.searches import searches as found_searches
+from analysis.searches import tried
 from harness.errors import HarnessError
+from harness.storage.record import Status
 
 POINTS = 20_000
 """Of all histories together: 500 runs of 40 points are 0.8 MB of the page, and lines look the same with more."""
@@ -105,6 +109,23 @@ def _short(value: Any) -> float | None:
     """Return five digits of a number: more than a screen can show."""
     number = plain(value)
     return None if number is None else float(f"{number:.5g}")
+
+
+def searches(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return each configuration's search for its learning rate: what it tried, and the rows at the rate it chose."""
+    done = configured(table[table["status"] == Status.done.value])
+    several = len(done[["model", "task"]].drop_duplicates()) > 1
+    found = []
+    for runs, search in found_searches(done):
+        first, rows = runs.iloc[0], tried(search)
+        whole = {key: search[key] for key in ("metric", "seed", "max_runs", "why", "warning")}
+        entries = rows[["learning_rate", "value", "low", "high", "items", "reason", "chosen"]].astype(object)
+        found.append(
+            {"name": first[UNIT], "where": f"{first['model']} on {first['task']}" if several else ""}
+            | {"rows": [int(row) for row in runs.index], **whole}
+            | {"tried": [{key: plain(value) for key, value in one.items()} for one in entries.to_dict("records")]}
+        )
+    return found
 
 
 def samples(table: pd.DataFrame) -> list[list[dict[str, str]]]:

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.compare import Comparison, compare, signed
+from analysis.compare import UNSEARCHED, Comparison, compare, signed
 from analysis.configurations import UNIT
 from analysis.fairness import fair
 from analysis.pareto import pareto
-from analysis.table.grouped import DEFAULT, grouped
+from analysis.table.grouped import DEFAULT, grouped, with_choice
 from analysis.table.writing import shown, shown_pareto
 from harness.errors import HarnessError
 
@@ -32,7 +32,8 @@ class Pair(NamedTuple):
     first: str
     second: str
     where: str
-    better: str | None
+    ahead: str | None
+    """What may be said of the one ahead, None where no difference was shown."""
     difference: str
     p: str
     said: str
@@ -47,6 +48,8 @@ class Verdicts:
 
     over_seeds: Words | None = None
     pairs: list[Pair] = field(default_factory=list)
+    unsearched: str = ""
+    """What the pairs rank where not every rate was searched for."""
     reference: str | None = None
     """The configuration that all others are compared with, where there are too many for every pair."""
     pareto: Words | None = None
@@ -67,6 +70,7 @@ def verdicts(table: pd.DataFrame, against: str | None = None) -> Verdicts:
     found.reference = against or _reference(picked.chosen)
     made = compare(picked.chosen, found.reference)
     found.pairs = [_pair(one) for one in made.found]
+    found.unsearched = UNSEARCHED if made.unsearched else ""
     found.problems += made.problems
     _weigh(table, found)
     found.problems = list(dict.fromkeys(found.problems))
@@ -76,8 +80,7 @@ def verdicts(table: pd.DataFrame, against: str | None = None) -> Verdicts:
 def _over_seeds(chosen: pd.DataFrame, problems: list[str]) -> Words:
     rows, more = grouped(chosen, DEFAULT)
     problems += more
-    rates = chosen.drop_duplicates(UNIT).set_index(UNIT)["rates"]
-    return _words(shown(rows.assign(rates=rows[UNIT].map(rates)), DEFAULT))
+    return _words(shown(with_choice(rows, chosen), DEFAULT))
 
 
 def _words(table: pd.DataFrame) -> Words:
@@ -101,13 +104,13 @@ def _reference(chosen: pd.DataFrame) -> str | None:
 def _pair(one: Comparison) -> Pair:
     single = min(one.seeds_first, one.seeds_second) == 1
     warning = "one seed: of these trained models, another seed may say otherwise" if single else ""
-    said = warning if one.better else one.needed
+    said = warning if one.ahead else one.needed
     seeds = sorted({one.seeds_first, one.seeds_second})
     return Pair(
         first=one.first,
         second=one.second,
         where=one.where,
-        better=one.better,
+        ahead=f"{one.ahead} {one.relation}" if one.ahead else None,
         difference=f"{signed(one.difference)} [{signed(one.low)}, {signed(one.high)}]",
         p=f"{one.p_holm:.2g}",
         said="; ".join(filter(None, (said, one.note))),

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.compare import compare
-from analysis.configurations import UNIT
+from analysis.compare import UNSEARCHED, compare
 from analysis.fairness import fair
 from analysis.pareto import pareto
 from analysis.records import read_runs
 from analysis.table import filtering
-from analysis.table.grouped import DEFAULT, grouped
+from analysis.table.grouped import DEFAULT, grouped, with_choice
 from analysis.table.settings import Settings
 from analysis.table.writing import show, shown, shown_comparisons, shown_pareto, write
 from harness.storage.files import require_writable, write_bytes
@@ -50,7 +49,7 @@ def print_table(
         table = pd.concat([chosen, without, table[table["foreign"]]])
     rows, problems = grouped(table, keys)
     if settings.rates == "chosen":
-        rows = rows.assign(rates=rows[UNIT].map(chosen.drop_duplicates(UNIT).set_index(UNIT)["rates"]))
+        rows = with_choice(rows, chosen)
     text = shown(rows, keys)
     show(text)
     write(out, "table", rows, text)
@@ -63,6 +62,8 @@ def print_comparisons(chosen: pd.DataFrame, against: str | None, out: Path) -> t
     print()
     for one in found.found:
         print(f"{one.where}: {one.verdict}" if one.where else one.verdict)
+    if found.unsearched:
+        print(UNSEARCHED)
     if not found.found:
         print("nothing to compare: it takes two configurations of one model and task that are done")
     write(out, "comparisons", found.table(), shown_comparisons(found))

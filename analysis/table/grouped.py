@@ -60,6 +60,15 @@ def grouped(table: pd.DataFrame, keys: Sequence[str] = DEFAULT) -> Grouped:
     return Grouped(pd.DataFrame(rows, columns=columns).convert_dtypes(), tuple(dict.fromkeys(problems)))
 
 
+def with_choice(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Return rows over seeds with the rates that were tried for each and what chose, as `fair` says of its runs."""
+    keys = ["model", "task", UNIT]
+    said = chosen.drop_duplicates(keys).set_index(keys)[["rates", "chosen_by"]].to_dict("index")
+    of_each = [said.get(tuple(key), {}) for key in rows[keys].itertuples(index=False)]
+    columns = {name: [one.get(name) for one in of_each] for name in ("rates", "chosen_by")}
+    return rows.assign(**{name: pd.Series(cells, index=rows.index, dtype="str") for name, cells in columns.items()})
+
+
 def _placed(runs: pd.DataFrame) -> pd.DataFrame:
     """Place runs that never saw their data, as they failed, with the others of their task."""
     same = runs.groupby(["model", "task", "metric"], dropna=False)["data_hash"]

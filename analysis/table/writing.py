@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from analysis.compare import Comparisons, signed
+from analysis.compare import PAIRS, Comparisons, signed
 from analysis.configurations import UNIT
 from analysis.records.intruders import changes_no_matrix
 from analysis.table.grouped import DEFAULT
@@ -48,8 +48,13 @@ def _cells(row: pd.Series[Any], keys: list[str] | tuple[str, ...]) -> dict[str, 
         "train s": _rounded(row["train_seconds"]),
         "tokens/s": _rounded(row["tokens_per_second"]),
         "peak GiB": "" if _missing(row["train_peak_bytes"]) else f"{row['train_peak_bytes'] / 2**30:.2f}",
-        "note": "; ".join(filter(None, (_text(row["reason"]), _text(row["resumed"])))),
+        "note": "; ".join(filter(None, (_text(row["reason"]), _text(row["resumed"]), _flattered(row)))),
     }
+
+
+def _flattered(row: pd.Series[Any]) -> str:
+    """Return what is to be said of a score whose own seeds chose the rate: of several rates the luckiest wins."""
+    return "these seeds chose the rate: the score is flattered" if row.get("chosen_by") == "seeds" else ""
 
 
 def _missing(value: object) -> bool:
@@ -100,7 +105,7 @@ def _intruders(row: pd.Series[Any]) -> str:
 
 
 def shown_comparisons(found: Comparisons) -> pd.DataFrame:
-    """Return the comparisons as text; of the two the better one is named, or that none was shown to be."""
+    """Return the comparisons as text; of the two the one ahead is named, or that none was shown to be."""
     rows = [
         {
             "where": one.where,
@@ -109,8 +114,8 @@ def shown_comparisons(found: Comparisons) -> pd.DataFrame:
             "difference [95 %]": f"{signed(one.difference)} [{signed(one.low)}, {signed(one.high)}]",
             "p (Holm)": f"{one.p_holm:.2g}",
             "test": one.test,
-            "verdict": f"{one.better} is better" if one.better else f"no difference shown; {one.needed}",
-            "note": one.note,
+            "verdict": f"{one.ahead} {one.relation}" if one.ahead else f"no difference shown; {one.needed}",
+            "note": "; ".join(filter(None, ("" if one.searched else PAIRS, one.note))),
         }
         for one in found.found
     ]

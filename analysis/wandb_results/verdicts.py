@@ -6,11 +6,24 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.compare import compare
+from analysis.compare import PAIRS, compare
 from analysis.configurations import UNIT, blocks
 from analysis.fairness import fair
 
-KEPT = ("first", "second", "metric", "difference", "low", "high", "p_holm", "family", "test", "items", "better")
+KEPT = (
+    "first",
+    "second",
+    "metric",
+    "difference",
+    "low",
+    "high",
+    "p_holm",
+    "searched",
+    "family",
+    "test",
+    "items",
+    "ahead",
+)
 
 
 def verdicts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -33,7 +46,13 @@ def _of_each(chosen: pd.DataFrame, compared: pd.DataFrame) -> Iterator[tuple[str
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """Return a run's comparisons in a line: ``better than 2, worse than 1, no difference shown to 3``."""
-    won, open_ = int((rows["better"] == rows["this"]).sum()), int(rows["better"].isna().sum())
-    counts = {"better than": won, "worse than": len(rows) - won - open_, "no difference shown to": open_}
-    return ", ".join(f"{said} {count}" for said, count in counts.items() if count)
+    """Return a run's comparisons in a line: ``better than 2, worse than 1, no difference shown to 3``.
+
+    Where not every rate was searched for, it is the pair of method and rate that is ahead or behind.
+    """
+    won, open_ = int((rows["ahead"] == rows["this"]).sum()), int(rows["ahead"].isna().sum())
+    searched = bool(rows["searched"].all())
+    words = ("better than", "worse than") if searched else ("ahead of", "behind")
+    counts = dict(zip((*words, "no difference shown to"), (won, len(rows) - won - open_, open_), strict=True))
+    line = ", ".join(f"{said} {count}" for said, count in counts.items() if count)
+    return line if searched else f"{line} ({PAIRS})"

@@ -90,9 +90,19 @@ def checkpoints_not_kept(record: dict[str, Any], asked: bool) -> str | None:
     return f"{record['id']}: done, and its checkpoints were not kept; retry=all trains it again and keeps them"
 
 
+NO_WEIGHTS = "a run of a learning-rate search keeps no weights; take a run that was reported at the chosen rate"
+
+ONLY_SEARCHES = "runs of a learning-rate search alone"
+
+
+def of_search(record: dict[str, Any]) -> bool:
+    """Return whether a run only tried a learning rate: it has no test scores and no weights, and is no result."""
+    return record.get("purpose") == "search"
+
+
 def searched_in_vain(record: dict[str, Any]) -> bool:
     """Return whether a run of a search diverged: that is what the search wanted to know, and not tried again."""
-    return record.get("purpose") == "search" and record["status"] == Status.failed and bool(record.get("diverged"))
+    return of_search(record) and record["status"] == Status.failed and bool(record.get("diverged"))
 
 
 def _damaged(path: Path, how: str) -> RecordError:

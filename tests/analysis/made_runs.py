@@ -7,6 +7,7 @@ every file against a run that was really trained.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,6 +92,37 @@ def make_run(
         write_intruders(run.path, made.intruders)
     run.write(whole | record)
     return run.path
+
+
+def search_record(tried: dict[float, float | None], chosen: float, warning: str = "", **changed: Any) -> dict[str, Any]:
+    """Return the search that a run's record has: rate → validation score in the order tried, None where it diverged."""
+    outcomes_of = {
+        rate: None if score is None else asdict(accuracy(outcomes(score, 100, 0))) for rate, score in tried.items()
+    }
+    entries = [
+        {"rate": rate, "run": f"run-{rate:g}"}
+        | (
+            {"score": None, "reason": "the loss is nan at step 3; lower train.learning_rate or use fp32"}
+            if one is None
+            else {"score": one["value"], "low": one["low"], "high": one["high"], "items": one["n"], "reason": None}
+        )
+        for rate, one in outcomes_of.items()
+    ]
+    facts = {"of": "learning_rate", "configuration": "made", "split": "validation", "metric": "accuracy", "seed": 1000}
+    ended = {"why": warning or "the optimum lies inside", "warning": bool(warning)}
+    started = next(iter(tried))
+    return facts | {"max_runs": 9, "started_from": started, "tried": entries, "chosen": chosen} | ended | changed
+
+
+def make_search_run(folder: Path | str, *overrides: str, rate: float, made: Made | None = None) -> Path:
+    """Write a run that only tried a rate: validation alone, no probes and no weights; return its folder."""
+    path = make_run(folder, *overrides, "purpose=search", seed=1000, rate=rate, made=made)
+    record = json.loads((path / "record.json").read_text(encoding="utf-8"))
+    for splits in record.get("scores", {}).values():
+        del splits["test"]
+    (path / "record.json").write_text(json.dumps(record | {"forgetting": {}}), encoding="utf-8")
+    shutil.rmtree(path / "trained", ignore_errors=True)
+    return path
 
 
 def make_old(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_runs import Made, make_run, make_sweep
+from made_runs import Made, make_run, make_sweep, search_record
 from scipy.stats import binomtest
 
 from analysis.answers import answers, draws_of
@@ -39,13 +39,42 @@ def test_one_run_each_is_mcnemars_test_of_their_items(tmp_path: Path) -> None:
     assert found.items == 200
 
 
+def _searched(folder: Path, method: str, accuracy: float, rate: float = 1e-3) -> None:
+    """Write a run at the rate that a search chose."""
+    found = search_record({rate: 0.7, 10 * rate: 0.6, rate / 10: 0.6}, rate)
+    make_run(folder, f"method={method}", "rank=8", rate=rate, search=found, made=Made(accuracy=accuracy))
+
+
 def test_a_large_difference_is_called_better_and_a_single_seed_is_said(tmp_path: Path) -> None:
-    make_run(tmp_path, "method=lora", "rank=8", made=Made(accuracy=0.9))
-    make_run(tmp_path, "method=full", made=Made(accuracy=0.6))
-    (found,) = compare(read_runs(tmp_path).table).found
-    assert found.better == "lora r8"
+    _searched(tmp_path, "lora", 0.9)
+    _searched(tmp_path, "full", 0.6, rate=1e-4)
+    comparisons = compare(read_runs(tmp_path).table)
+    (found,) = comparisons.found
+    assert found.ahead == "lora r8"
     assert found.verdict.startswith("lora r8 is better than full: accuracy +.300 [")
     assert "another seed may say otherwise" in found.verdict
+    assert not comparisons.unsearched
+
+
+@pytest.mark.parametrize("accuracy", [0.9, 0.61])
+def test_where_a_rate_was_not_searched_for_pairs_of_method_and_rate_are_ranked(tmp_path: Path, accuracy: float) -> None:
+    _searched(tmp_path, "lora", accuracy)
+    make_run(tmp_path, "method=full", rate=1e-4, made=Made(accuracy=0.6))
+    comparisons = compare(read_runs(tmp_path).table)
+    (found,) = comparisons.found
+    pair = "lora r8 at 0.001 scores higher than full at 0.0001 (pairs of method and rate): accuracy +.300 ["
+    none = "full at 0.0001 and lora r8 at 0.001 (pairs of method and rate): no difference shown"
+    assert found.verdict.startswith(pair if accuracy == 0.9 else none)
+    assert "better" not in found.verdict
+    assert comparisons.unsearched
+    assert (found.first_rate, found.second_rate, found.searched) == (1e-4, 1e-3, False)
+
+
+def test_a_rate_that_a_name_has_already_is_not_said_twice(tmp_path: Path) -> None:
+    for rate, accuracy in ((1e-3, 0.9), (1e-4, 0.6)):
+        make_run(tmp_path, "method=full", rate=rate, made=Made(accuracy=accuracy))
+    (found,) = compare(read_runs(tmp_path).table).found
+    assert found.verdict.startswith("full lr=0.001 scores higher than full lr=0.0001 (pairs of method and rate): ")
 
 
 def test_several_seeds_are_a_hierarchical_bootstrap_and_speak_of_the_methods(tmp_path: Path) -> None:
@@ -54,7 +83,7 @@ def test_several_seeds_are_a_hierarchical_bootstrap_and_speak_of_the_methods(tmp
     (found,) = compare(read_runs(tmp_path).table).found
     assert found.test == "hierarchical bootstrap"
     assert (found.seeds_first, found.seeds_second) == (3, 3)
-    assert found.better == "lora r8"
+    assert found.ahead == "lora r8"
     assert "another seed" not in found.verdict
 
 
@@ -62,7 +91,7 @@ def test_seeds_that_differ_more_than_the_methods_show_no_difference(tmp_path: Pa
     scores = {"lora": (0.90, 0.60, 0.75), "full": (0.65, 0.80, 0.70)}
     make_sweep(tmp_path, made=lambda method, rank, rate, seed: Made(accuracy=scores[method][seed]))
     (found,) = compare(read_runs(tmp_path).table).found
-    assert found.better is None
+    assert found.ahead is None
     assert "no difference shown" in found.verdict
     assert "n needed" in found.verdict
 
@@ -70,7 +99,7 @@ def test_seeds_that_differ_more_than_the_methods_show_no_difference(tmp_path: Pa
 def test_equal_runs_say_that_no_number_would_show_a_difference(tmp_path: Path) -> None:
     make_sweep(tmp_path, seeds=(0,), made=lambda *_: Made(agreement=1.0))
     (found,) = compare(read_runs(tmp_path).table).found
-    assert (found.difference, found.p, found.better) == (0, 1, None)
+    assert (found.difference, found.p, found.ahead) == (0, 1, None)
     assert "no number would show it" in found.verdict
 
 
@@ -83,7 +112,7 @@ def test_noise_between_many_configurations_is_never_called_better(tmp_path: Path
     make_sweep(tmp_path, ("lora",), ranks=range(1, 13), made=made)
     found = compare(read_runs(tmp_path).table).found
     assert len(found) == 66
-    assert [one.verdict for one in found if one.better] == []
+    assert [one.verdict for one in found if one.ahead] == []
     assert all(one.p_holm >= one.p for one in found)
 
 
@@ -100,11 +129,14 @@ def test_a_smaller_family_corrects_less(tmp_path: Path) -> None:
 
 def test_lower_can_be_better() -> None:
     one = Comparison("", "a", "b", "perplexity", 10, 12, -2, -3, -1, 0.001, 0.001, 1, "t", 9, 3, 3, False, "")
-    assert one.better == "a"
-    assert one.verdict.startswith("a is better than b: perplexity -2.000 [-3.000, -1.000]")
-    assert replace(one, higher_is_better=True).better == "b"
-    assert replace(one, p_holm=0.06).better is None
-    assert replace(one, high=0.1).better is None
+    assert one.ahead == "a"
+    assert one.verdict.startswith(
+        "a scores lower than b (pairs of method and rate): perplexity -2.000 [-3.000, -1.000]"
+    )
+    assert replace(one, searched=True).verdict.startswith("a is better than b: perplexity -2.000 [-3.000, -1.000]")
+    assert replace(one, higher_is_better=True).ahead == "b"
+    assert replace(one, p_holm=0.06).ahead is None
+    assert replace(one, high=0.1).ahead is None
 
 
 def test_other_metrics_are_a_paired_bootstrap(tmp_path: Path) -> None:
@@ -114,7 +146,7 @@ def test_other_metrics_are_a_paired_bootstrap(tmp_path: Path) -> None:
     (found,) = compare(read_runs(tmp_path).table).found
     assert found.test == "paired bootstrap"
     assert found.metric == "pearson"
-    assert found.better == "lora r16"
+    assert found.ahead == "lora r16"
 
 
 def _regression(folder: Path, noise: float) -> None:
@@ -191,7 +223,7 @@ def test_failed_and_foreign_runs_are_never_compared(tmp_path: Path) -> None:
 def test_the_table_has_a_column_for_each_field_and_the_verdict(tmp_path: Path) -> None:
     make_sweep(tmp_path, seeds=(0,))
     table = compare(read_runs(tmp_path).table).table()
-    assert {"first", "second", "difference", "low", "high", "p", "p_holm", "better", "verdict"} <= {*table.columns}
+    assert {"first", "second", "difference", "low", "high", "p", "p_holm", "ahead", "verdict"} <= {*table.columns}
     assert isinstance(table, pd.DataFrame) and len(table) == 1
 
 

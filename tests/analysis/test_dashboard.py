@@ -291,3 +291,10 @@ def test_mistakes_are_one_line_and_exit_code_1(arguments: tuple[str, ...], says:
     ended = call(script["main"], *arguments)
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
     assert says in ended.stderr
+
+
+def test_runs_of_a_search_are_shown_nowhere() -> None:
+    """W&B has them beside the results, in a job of their own."""
+    sets = [one for one in found(specification("me", "proj", SHOWN), "filters") if isinstance(one, list) and one]
+    told = [{(f["key"]["name"], f["op"], f["value"]) for f in one} for one in sets]
+    assert told and all(("jobType", "!=", "search") in one for one in told)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from made_runs import Made, make_old, make_run, make_sweep
+from made_runs import Made, make_old, make_run, make_sweep, search_record
 
 from analysis.fairness import fair
 from analysis.records import read_runs
@@ -236,3 +236,90 @@ def test_without_any_run_that_is_done_there_is_nothing_to_choose(tmp_path: Path)
     chosen, warnings = fair(read_runs(tmp_path).table)
     assert chosen.empty and warnings == ()
     assert {"configuration", "rates_tried", "rates"} <= {*chosen.columns}
+
+
+def _searched(folder: Path, *seeds: int, rate: float = 1e-3, **search: Any) -> None:
+    """Write runs of LoRA at the rate that a search over three or more rates chose."""
+    found = search_record({1e-3: 0.7, 1e-2: 0.6, 1e-4: 0.6} | search.pop("more", {}), rate, **search)
+    for seed in seeds:
+        make_run(folder, "method=lora", rate=rate, seed=seed, search=found, made=Made(validation=0.5))
+
+
+def test_a_rate_that_a_search_chose_counts_whatever_the_reported_seeds_say(tmp_path: Path) -> None:
+    _searched(tmp_path, 0, 1)
+    for seed in (0, 1):
+        make_run(tmp_path, "method=lora", rate=1e-2, seed=seed, made=Made(validation=0.9))
+    chosen, warnings = fair(read_runs(tmp_path).table)
+    assert chosen["learning_rate"].tolist() == [1e-3, 1e-3]
+    assert set(chosen["rates_tried"]) == {3} and set(chosen["rates"]) == {"0.0001, 0.001, 0.01"}
+    assert set(chosen["chosen_by"]) == {"search"}
+    assert warnings == ()
+
+
+def test_of_two_searches_the_wider_counts(tmp_path: Path) -> None:
+    _searched(tmp_path, 0, rate=1e-2, more={1e-1: 0.5})
+    _searched(tmp_path, 0, rate=1e-3)
+    assert fair(read_runs(tmp_path).table).chosen["learning_rate"].tolist() == [1e-2]
+
+
+def test_a_search_that_ended_too_soon_is_said_with_its_reason(tmp_path: Path) -> None:
+    _searched(tmp_path, 0, 1, warning="search.max_runs=3 reached: a larger rate may be better")
+    said = _warned(read_runs(tmp_path).table, "the optimum is not inside")
+    assert said.endswith("lora r16 (search.max_runs=3 reached: a larger rate may be better)")
+
+
+def test_searches_of_different_lengths_are_fair_and_a_rate_without_one_is_not(tmp_path: Path) -> None:
+    _searched(tmp_path, 0, 1)
+    found = search_record({1e-3: 0.7, 1e-2: 0.6, 1e-4: 0.6, 1e-5: 0.5}, 1e-3)
+    for seed in (0, 1):
+        make_run(tmp_path, "method=full", rate=1e-3, seed=seed, search=found)
+    assert not [line for line in fair(read_runs(tmp_path).table).warnings if "learning rates tried" in line]
+    for seed in (0, 1):
+        make_run(tmp_path, "method=bitfit", seed=seed)
+    said = _warned(read_runs(tmp_path).table, "learning rates tried")
+    assert "1 (bitfit)" in said and "by a search (" in said
+
+
+def test_seeds_that_chose_their_own_rate_are_marked(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ("lora",), rates=(1e-4, 1e-3), seeds=(0, 1))
+    make_sweep(tmp_path, ("full",), rates=(1e-4,), seeds=(0, 1))
+    chosen = fair(read_runs(tmp_path).table).chosen
+    assert dict(zip(chosen["method"], chosen["chosen_by"], strict=True)) == {"lora": "seeds", "full": "given"}
+
+
+def _diverged(folder: Path, rate: float, seed: int) -> Path:
+    failed = Made(status="failed", reason="the loss is nan at step 3")
+    return make_run(folder, "method=lora", "rank=8", rate=rate, seed=seed, made=failed, diverged=True)
+
+
+def test_a_rate_at_which_a_seed_diverged_is_never_chosen_by_the_others(tmp_path: Path) -> None:
+    best = {1e-4: 0.6, 1e-3: 0.7, 1e-2: 0.9}
+    made = lambda m, r, rate, s: Made(validation=best[rate])  # noqa: E731
+    make_sweep(tmp_path, ("lora",), rates=tuple(best), seeds=(0, 1), made=made)
+    _diverged(tmp_path, 1e-2, seed=2)
+    chosen, warnings = fair(read_runs(tmp_path).table)
+    assert set(chosen["learning_rate"]) == {1e-3}
+    assert not [line for line in warnings if "edge" in line]  # the optimum is inside: what lies beyond diverges
+
+
+def test_a_rate_at_which_all_seeds_diverged_was_tried(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ("lora",), rates=(1e-4, 1e-3), seeds=(0,))
+    _diverged(tmp_path, 1e-2, seed=0)
+    assert fair(read_runs(tmp_path).table).chosen["rates"].tolist() == ["0.0001, 0.001, 0.01"]
+
+
+def test_where_some_seed_diverged_at_every_rate_none_is_chosen(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ("lora",), rates=(1e-4, 1e-3), seeds=(0,))
+    for rate in (1e-4, 1e-3):
+        _diverged(tmp_path, rate, seed=1)
+    table = read_runs(tmp_path).table
+    assert fair(table).chosen.empty
+    assert _warned(table, "some seed diverged at every learning rate").endswith("lora r8")
+
+
+def test_survivors_of_the_only_rate_are_said_and_a_seed_trained_again_is_none(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ("lora",), rates=(1e-3,), seeds=(0, 1))
+    _diverged(tmp_path / "before", 1e-3, seed=1)
+    assert not [line for line in fair(read_runs(tmp_path).table).warnings if "diverged" in line]
+    _diverged(tmp_path, 1e-3, seed=2)
+    assert _warned(read_runs(tmp_path).table, "a seed diverged").endswith("lora r8 (seed 2)")

@@ -34,6 +34,7 @@ from harness.errors import ConfigError, HarnessError
 from harness.execution.reload import config_of, load_run
 from harness.methods.peft import quiet_peft
 from harness.storage.files import write_json
+from harness.storage.record import NO_WEIGHTS
 from harness.tasks.base import Score
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -380,6 +381,12 @@ def test_a_run_that_is_not_there_or_not_done_is_refused(tmp_path):
     write_json(tmp_path / "runs" / "lora-x" / "record.json", record | {"config": {"method": {"name": "lora"}}})
     text = refused(run="lora-x", output_dir=str(tmp_path / "runs"))
     assert text == "run=lora-x: the run is not done but failed: out of memory"
+
+
+def test_a_run_of_a_search_has_no_weights_to_scale(tmp_path):
+    record = {"schema_version": 1, "id": "lora-x", "status": "done", "purpose": "search"}
+    write_json(tmp_path / "lora-x" / "record.json", record | {"config": {"method": {"name": "lora"}}})
+    assert intervene(Settings(run=str(tmp_path / "lora-x"))) == f"lora-x: n/a: {NO_WEIGHTS}"
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ from analysis.intruders.tables import SCHEMAS, count_rows
 from harness.errors import ConfigError
 from harness.execution.reload import config_of, load_run
 from harness.storage.files import write_json
-from harness.storage.record import read_record
+from harness.storage.record import NO_WEIGHTS, read_record
 
 METHODS = {
     "full": ["method=full"],
@@ -134,6 +134,19 @@ def test_a_run_that_failed_is_said_and_is_a_fault(tmp_path, capsys):
     write_json(tmp_path / "lora-x" / "record.json", record)
     assert program.run(Settings(runs=(str(tmp_path),)))
     assert capsys.readouterr().out == "lora-x: failed: out of memory\n"
+
+
+def test_runs_of_a_search_have_no_weights_to_measure(tmp_path, capsys):
+    facts = {"schema_version": 1, "status": "done", "config": {"method": {"name": "lora"}}}
+    for name in ("lora-a", "lora-b"):
+        write_json(tmp_path / name / "record.json", facts | {"id": name, "purpose": "search"})
+    with pytest.raises(ConfigError, match=r"holds runs of a learning-rate search alone: .* keeps no weights"):
+        list(jobs(Settings(runs=(str(tmp_path),))))
+    assert not program.run(Settings(runs=(str(tmp_path / "lora-a"),)))
+    assert capsys.readouterr().out == f"lora-a: n/a: {NO_WEIGHTS}\n"
+    write_json(tmp_path / "lora-c" / "record.json", facts | {"id": "lora-c", "status": "failed", "reason": "no memory"})
+    assert program.run(Settings(runs=(str(tmp_path),)))
+    assert capsys.readouterr().out == "lora-c: failed: no memory\n"
 
 
 def read(folder: Path, table: str) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import small_runs
-from made_runs import Made, make_old, make_run, make_sweep
+from made_runs import Made, make_old, make_run, make_search_run, make_sweep, search_record
 
 from analysis.errors import AnalysisError
 from analysis.intruders.tables import SCHEMAS
@@ -276,3 +276,48 @@ def test_names_of_any_script_come_through(tmp_path: Path) -> None:
     (folder / "record.json").write_text(json.dumps(changed, ensure_ascii=False), encoding="utf-8")
     assert read_runs(tmp_path).table["task"].tolist() == [name]
     assert samples(folder)[0]["input"] == name
+
+
+def test_runs_of_a_search_are_no_rows(tmp_path: Path) -> None:
+    made = make_run(tmp_path, "method=lora", rate=1e-3, search=search_record({1e-3: 0.7, 1e-2: None}, 1e-3))
+    for rate in (1e-3, 1e-2):
+        make_search_run(tmp_path, "method=lora", rate=rate)
+    failed = Made(status="failed", reason="the loss is nan")
+    make_search_run(tmp_path, "method=lora", rate=1.0, made=failed)
+    runs = read_runs(tmp_path)
+    assert (runs.table["id"].tolist(), runs.searches, runs.problems) == ([made.name], 3, ())
+
+
+def test_a_folder_of_searches_alone_is_one_line(tmp_path: Path) -> None:
+    make_search_run(tmp_path, "method=lora", rate=1e-3)
+    with pytest.raises(AnalysisError, match=r"runs of a learning-rate search alone \(1\), no result") as error:
+        read_runs(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_row_says_how_a_search_found_its_rate(tmp_path: Path) -> None:
+    search = search_record({1e-3: 0.7, 1e-2: None, 1e-4: 0.6}, 1e-3, warning="a smaller rate may be better")
+    make_run(tmp_path, "method=lora", rate=1e-3, search=search)
+    make_run(tmp_path, "method=lora", rate=1e-4, search=search)  # trained at another rate than the search's
+    make_old(make_run(tmp_path, "method=full"))
+    runs = read_runs(tmp_path).table.set_index(["method", "learning_rate"]).sort_index()
+    row = runs.loc[("lora", 1e-3)]
+    assert (row["searched"], row["rates_tried"], row["search_warning"]) == (True, 3, True)
+    assert (row["search_rates"], row["search_why"]) == ("0.0001, 0.001, 0.01", "a smaller rate may be better")
+    others = runs.drop(index=("lora", 1e-3))
+    assert not others["searched"].any() and others["rates_tried"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("record", "diverged"),
+    [
+        ({"diverged": True, "reason": "lost"}, True),
+        ({"reason": "w is not finite after step 3; lower train.learning_rate or use fp32"}, True),
+        ({"reason": "no space left on the disk"}, False),
+    ],
+)
+def test_a_run_that_diverged_says_so_also_where_its_record_is_older(
+    tmp_path: Path, record: dict[str, Any], diverged: bool
+) -> None:
+    make_run(tmp_path, made=Made(status="failed"), **record)
+    assert read_runs(tmp_path).table["diverged"].tolist() == [diverged]

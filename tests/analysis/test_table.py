@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from made_runs import Made, make_run, make_sweep
 
+from analysis.compare import UNSEARCHED
 from analysis.records import read_runs
 from analysis.table import __main__ as program
 from analysis.table.filtering import chosen
@@ -145,7 +146,9 @@ def test_everything_is_printed_and_written(tmp_path: Path, command) -> None:
     make_run(runs, "method=bitfit", made=Made(status="failed", reason="boom"))
     code, printed = command(runs, "rates=chosen", "compare=true", "pareto=true", "--out", out)
     assert code == 0
-    assert "lora r8 is better than full" in printed
+    assert "lora r8 at 0.0001 scores higher than full at 0.0001 (pairs of method and rate): " in printed
+    assert f"\n{UNSEARCHED}\n" in printed
+    assert printed.count("these seeds chose the rate: the score is flattered") == 2
     assert "failed: boom" in printed
     assert "not fair: the best learning rate is at the edge" in printed
     assert "0.0001, 0.001" in printed
@@ -215,8 +218,8 @@ def test_runs_of_two_tasks_are_compared_within_each(tmp_path: Path, command) -> 
     code, printed = command(tmp_path / "runs", "compare=true", f"out={tmp_path / 'out'}")
     assert code == 0
     assert "runs of 2 tasks (boolq, trec): compared within each" in printed
-    assert "bert_tiny on trec: lora r16 is better than full" in printed
-    assert "bert_tiny on boolq: lora r16 is better than full" in printed
+    assert "bert_tiny on trec: lora r16 at 0.001 scores higher than full at 0.0001" in printed
+    assert "bert_tiny on boolq: lora r16 at 0.001 scores higher than full at 0.0001" in printed
 
 
 @pytest.mark.parametrize("extra", [(), ("rates=chosen",), ("compare=true", "pareto=true")])

@@ -108,8 +108,10 @@ def test_verdicts_are_of_the_chosen_rate_and_name_the_run(tmp_path: Path) -> Non
     found = verdicts(table)
     assert set(found) == set(table.loc[table["learning_rate"] == 1e-3, "id"])
     lines = {table.set_index("id").loc[run, "method"]: summary(rows) for run, rows in found.items()}
-    worse = "worse than 1, no difference shown to 1"
-    assert lines == {"lora": "better than 2", "full": worse, "bitfit": worse}
+    worse = "behind 1, no difference shown to 1 (pairs of method and rate)"
+    assert lines == {"lora": "ahead of 2 (pairs of method and rate)", "full": worse, "bitfit": worse}
+    searched = {summary(rows.assign(searched=True)) for rows in found.values()}
+    assert searched == {"better than 2", "worse than 1, no difference shown to 1"}
     every = {line for rows in found.values() for line in rows["verdict"]}
     assert every == {one.verdict for one in compare(fair(table).chosen).found}
 
@@ -128,7 +130,7 @@ def test_verdicts_are_sent(tmp_path: Path) -> None:
     run = tracked(tmp_path, made=shown("lora", 0, 1e-3, 0))
     add([tmp_path])
     sent = read_file(offline(run)[-1]).summary
-    assert sent[VERDICT] == "better than 1" and sent[VERDICTS]["nrows"] == 1
+    assert sent[VERDICT] == "ahead of 1 (pairs of method and rate)" and sent[VERDICTS]["nrows"] == 1
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from exported_runs import close_enough, logits, open_adapter
 from harness import export
 from harness.errors import ConfigError, HarnessError, RecordError
 from harness.export import Request, parse
+from harness.storage.files import write_json
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -78,6 +79,14 @@ def test_command_line_refuses_in_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"harness-export: run=nothing: no such run in {tmp_path}; it holds none\n"
     assert "merge" in command("--help").stdout
+
+
+def test_a_run_of_a_search_is_refused(tmp_path: Path) -> None:
+    record = {"schema_version": 1, "id": "lora-x", "status": "done", "purpose": "search", "config": {}}
+    write_json(tmp_path / "lora-x" / "record.json", record)
+    with pytest.raises(ConfigError, match="run=lora: a run of a learning-rate search keeps no weights"):
+        export.export(Request("lora", str(tmp_path / "to"), output_dir=str(tmp_path)))
+    assert not (tmp_path / "to").exists()
 
 
 def test_nothing_heavy_is_imported_before_the_arguments_are_valid() -> None:

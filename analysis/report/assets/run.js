@@ -75,6 +75,20 @@
     return [...parts, ...block("citation", cited)];
   };
 
+  const search = (at) => {
+    const found = report.searchOf(at);
+    if (!found) return [];
+    const caption = `Validation ${found.metric} at each rate, seed ${found.seed}, 95 % intervals`;
+    return [
+      make("h3", { text: "Search for the learning rate" }),
+      list(
+        caption,
+        found.tried.map((one) => [report.rateName(one), report.rateScore(one)]),
+      ),
+      make("p", { class: found.warning ? "warning" : undefined, text: `Ended: ${found.why}.` }),
+    ];
+  };
+
   report.openRun = (at) => {
     const row = report.rows[at];
     document.getElementById("run-title").textContent = report.title(row);
@@ -103,6 +117,7 @@
       make("h3", { text: "Results and costs" }),
       list("Test split unless said otherwise, 95 % intervals", results(row)),
     );
+    parts.push(...search(at));
     const [differing, common] = settings(at, (key) => key.startsWith("config."));
     const [hereOnly, everywhere] = settings(at, (key) => !key.startsWith("config."));
     parts.push(make("h3", { text: "Configuration" }));

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from figure_runs import RATES, accuracy
-from made_runs import STEPS, Made, make_run
+from made_runs import STEPS, Made, make_run, search_record
 
 from analysis.drawing.command import figures
 from analysis.drawing.page import Page, pages
-from analysis.drawing.picture import draw
+from analysis.drawing.picture import draw, heading
 from analysis.drawing.series import SETTING, over_seeds
 from analysis.drawing.sources import learned
 from analysis.drawing.style import Look
@@ -272,3 +272,61 @@ def test_a_copied_run_counts_once(sweep: Path, tmp_path: Path, page: Page) -> No
     shutil.copytree(run, tmp_path / "copy")
     (one,) = pages(read_runs(tmp_path).table)
     assert len(one.table) == len(page.table)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """Return a page of a searched LoRA, one of rank 8 whose search ended too soon, and an old sweep of full."""
+    folder = tmp_path_factory.mktemp("searched")
+    tried = {2: {1e-3: 0.7, 1e-2: 0.5, 1e-4: 0.6}, 8: {1e-3: 0.6, 1e-2: None, 1e-4: 0.5}}
+    for rank, warning in ((2, ""), (8, "search.max_runs=3 reached: a smaller rate may be better")):
+        found = search_record(tried[rank], 1e-3, warning)
+        make_run(folder, "method=lora", f"rank={rank}", rate=1e-3, search=found, made=Made(accuracy=0.9))
+    for rate in (1e-5, 1e-4):
+        make_run(folder, "method=full", rate=rate, made=Made(accuracy=0.8, validation=0.6 + 1000 * rate))
+    (only,) = pages(read_runs(folder).table)
+    return only
+
+
+def test_score_against_rate_of_a_search_is_what_validation_said(searched: Page) -> None:
+    rows = of(data("score_rate", searched), "lora", 2)
+    assert rows["learning_rate"].tolist() == [1e-4, 1e-3, 1e-2]
+    assert rows["value"].tolist() == pytest.approx([0.6, 0.7, 0.5])  # .9 on the test split is none of them
+    assert (rows["low"] < rows["value"]).all() and (rows["value"] < rows["high"]).all()
+    assert rows["learning_rate"][rows["chosen"]].tolist() == [1e-3]
+    assert set(rows["split"]) == {"validation"} and set(rows["interval"]) == {"items"}
+    assert rows["ids"].tolist() == ["run-0.0001", "run-0.001", "run-0.01"]
+
+
+def test_a_rate_that_diverged_and_a_search_that_ended_too_soon_are_marked(searched: Page) -> None:
+    rows = of(data("score_rate", searched), "lora", 8)
+    assert rows["value"].isna().tolist() == [False, False, True]
+    assert rows["warning"].all() and not of(data("score_rate", searched), "lora", 2)["warning"].any()
+    (figure,) = figures(("score_rate",))
+    canvas = draw(figure, searched, data("score_rate", searched), Look.of(searched.table)).canvas
+    told = {text.get_text() for text in canvas.legends[0].get_texts()}
+    assert {"chosen", "chosen, optimum not inside", "diverged"} <= told
+
+
+def test_old_sweeps_stay_on_the_test_split_beside_searches(searched: Page) -> None:
+    found = data("score_rate", searched)
+    rows = of(found, "full")
+    assert set(rows["split"]) == {"test"} and rows["value"].tolist() == [0.8, 0.8]
+    assert rows["learning_rate"][rows["chosen"]].tolist() == [1e-4]
+    assert set(found["panel"]) == {"lora (validation)", "full (test)"}
+
+
+def test_the_chosen_rate_of_a_sweep_is_marked_and_one_split_is_said_once(page: Page) -> None:
+    rows = of(data("score_rate", page), "lora", 8)
+    assert rows["learning_rate"][rows["chosen"]].tolist() == [RATES[1]]
+    assert set(rows["panel"]) == {"lora"}
+    (figure,) = figures(("score_rate",))
+    canvas = draw(figure, page, data("score_rate", page), Look.of(page.table)).canvas
+    assert canvas.axes[0].get_ylabel() == "test accuracy"
+
+
+def test_the_heading_counts_the_searchs_own_seed_and_runs(searched: Page) -> None:
+    found = data("score_rate", searched)
+    (figure,) = figures(("score_rate",))
+    said = heading(figure, searched, of(found, "lora"), 10)
+    assert "1 seed · 3 runs" in said

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser_page import EVIL, KOREAN, Opened, opening, program, required
-from made_runs import Made, make_run, make_sweep
+from made_runs import Made, make_run, make_search_run, make_sweep, search_record
 
 from analysis.records import read_runs
 from analysis.report.page import page
@@ -54,6 +54,29 @@ def page_file(runs_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """Return the page of those runs on disk."""
     path = tmp_path_factory.mktemp("report") / "index.html"
     path.write_text(page(read_runs(runs_folder), f"Runs {EVIL}"), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def searched_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of two methods at searched rates, one whose search ended too soon, and a run of a search."""
+    folder = tmp_path_factory.mktemp("searched")
+    found = search_record({1e-3: 0.7, 1e-2: None, 1e-4: 0.6}, 1e-3)
+    early = search_record(
+        {1e-3: 0.5, 1e-4: 0.6}, 1e-4, warning="search.max_runs=2 reached: a smaller rate may be better"
+    )
+    for seed in (0, 1):
+        make_run(folder, "method=lora", "rank=8", seed=seed, rate=1e-3, search=found, made=Made(accuracy=0.9))
+        make_run(folder, "method=full", seed=seed, rate=1e-4, search=early, made=Made(accuracy=0.5))
+    make_search_run(folder, "method=lora", "rank=8", rate=1e-3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def searched_file(searched_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the page of those runs on disk."""
+    path = tmp_path_factory.mktemp("searched_report") / "index.html"
+    path.write_text(page(read_runs(searched_folder), "Searched"), encoding="utf-8")
     return path
 
 

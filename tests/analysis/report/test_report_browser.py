@@ -66,6 +66,28 @@ def test_filters_narrow_the_leaderboard_and_the_charts(opened: Opened) -> None:
     assert opened.count("#runs tbody tr") == 14
 
 
+def test_the_rates_that_were_tried_are_a_chart_and_stand_in_each_run(browser: Browser, searched_file: Path) -> None:
+    with opening(browser, searched_file) as opened:
+        opened.drawn("rate")
+        assert opened.texts("#rate svg text").count("×") == 1  # the one that diverged
+        caption = opened.texts("#rate figcaption")[0]
+        assert "2 searches" in caption and "full: search.max_runs=2 reached: a smaller rate may be better." in caption
+        opened.page.locator("#rate summary").click()
+        rows = [row.split("\n") for row in opened.page.locator("#rate tbody tr").all_inner_texts()]
+        assert len(rows) == 5 and sum("chosen" in "".join(row) for row in rows) == 2
+        opened.page.locator("#rate tbody button", has_text="full").first.click()
+        dialog = opened.page.locator("dialog[open]")
+        assert "1e-4, chosen" in dialog.inner_text() and ".600 [" in dialog.inner_text()
+        assert "Ended: search.max_runs=2 reached" in dialog.locator("p.warning", has_text="Ended").inner_text()
+
+
+def test_a_filter_leaves_the_searches_of_the_runs_that_stay(browser: Browser, searched_file: Path) -> None:
+    with opening(browser, searched_file) as opened:
+        opened.drawn("rate")
+        opened.page.locator("#filters").get_by_label("Method", exact=True).select_option("full")
+        assert "1 search," in opened.texts("#rate figcaption")[0]
+
+
 def test_filters_by_any_setting(opened: Opened) -> None:
     opened.page.locator("#filters").get_by_label("Any setting").select_option("config.train.learning_rate")
     opened.page.locator("#filters").get_by_label("is", exact=True).select_option("0.003")

@@ -16,7 +16,7 @@ from browser_page import EVIL, KOREAN
 from command_line import call, module
 from made_runs import Made, make_run
 
-from analysis.compare import compare
+from analysis.compare import UNSEARCHED, compare
 from analysis.fairness import fair
 from analysis.records import read_runs
 from analysis.report import __main__ as program
@@ -65,6 +65,7 @@ def test_page_says_what_to_run_where_it_has_nothing_to_show(one_run: Path) -> No
     assert "No run measured forgetting" in text
     assert f"python -m analysis.intruders {one_run}" in text
     assert "One seed only" in text
+    assert "No learning rate was searched for: train with search=learning_rate." in text
 
 
 def test_unreadable_runs_are_named_and_the_rest_stays(page_file: Path) -> None:
@@ -92,7 +93,9 @@ def test_verdicts_on_the_page_are_those_of_the_comparison(runs_folder: Path, pag
     text = html.unescape(page_file.read_text(encoding="utf-8"))
     made = compare(picked.chosen)
     assert len(made.found) == text.count("<tr data-pair>") >= 3
-    assert sum(one.better is not None for one in made.found) == text.count('class="verdict"') >= 1
+    assert text.count(UNSEARCHED) == 1
+    assert "scores higher</span>" in text and "is better</span>" not in text
+    assert sum(one.ahead is not None for one in made.found) == text.count('class="verdict"') >= 1
     assert all(line in text for line in picked.warnings) and picked.warnings
 
 
@@ -111,6 +114,33 @@ def test_a_run_resumed_under_other_versions_is_flagged_on_the_page(tmp_path: Pat
     flag = "resumed under other versions or hardware (seed 0: torch 2.12.0 → 2.13.0)"
     assert text.count(flag) >= 2  # the rows over seeds and the comparison
     assert "<li>resumed under other versions or hardware, so that" in text
+
+
+def test_searches_stand_on_the_page_with_the_rate_that_each_chose(searched_file: Path) -> None:
+    text = html.unescape(searched_file.read_text(encoding="utf-8"))
+    data = data_of(text)
+    found = {one["name"]: one for one in data["searches"]}  # type: ignore[attr-defined]
+    assert set(found) == {"lora r8", "full"}
+    tried = found["lora r8"]["tried"]
+    assert [(one["learning_rate"], one["value"], one["chosen"]) for one in tried] == [
+        (1e-4, 0.6, False),
+        (1e-3, 0.7, True),
+        (1e-2, None, False),
+    ]
+    assert "the loss is nan" in tried[2]["reason"] and tried[0]["low"] < 0.6 < tried[0]["high"]
+    labels = data["rows"]["label"]  # type: ignore[index]
+    assert {name: {labels[row] for row in one["rows"]} for name, one in found.items()} == {
+        "lora r8": {"lora r8"},
+        "full": {"full"},
+    }
+    assert (found["full"]["warning"], found["lora r8"]["why"]) == (True, "the optimum lies inside")
+    assert len(labels) == 4 and "1 more to search learning rates" in text
+
+
+def test_between_searched_rates_the_page_says_better_and_nothing_of_pairs(searched_file: Path) -> None:
+    text = html.unescape(searched_file.read_text(encoding="utf-8"))
+    assert "lora r8 is better</span>" in text
+    assert UNSEARCHED not in text and "scores higher</span>" not in text
 
 
 def test_too_many_pairs_are_compared_with_the_one_that_validation_puts_first() -> None:

@@ -39,6 +39,15 @@ def record_of(*overrides: str) -> dict[str, Any]:
     return json.loads(json.dumps(kept | {"identity": plain(identity(config))}))
 
 
+def test_the_command_of_a_searched_run_trains_that_run_and_does_not_search_again() -> None:
+    said = ("search.active=true", "search.configuration=abc", "search.max_runs=3", "train.learning_rate=0.0003")
+    record = record_of("method=lora", "forgetting=none", *said)
+    with Reproducer() as reproduce:
+        found = reproduce(record)
+    assert found.problem is None and "train.learning_rate=0.0003" in found.command
+    assert "search" not in found.command
+
+
 @pytest.fixture(scope="module")
 def reproduce() -> Any:
     with Reproducer() as found:
