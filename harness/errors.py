@@ -39,7 +39,11 @@ class NotApplicable(Exception):  # noqa: N818  # a result, not an error
 
 
 class TrainingError(Exception):
-    """Training that must not go on: a loss that is not finite, a tensor that gets no gradient."""
+    """Training that must not go on: a tensor that gets no gradient, or that diverged."""
+
+
+class DivergedError(TrainingError):
+    """Training that its learning rate has broken: a loss or a weight that is not finite, a loss that has risen."""
 
 
 def first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from harness import identity, progress, runtime, track
 from harness.config import Purpose, Resume, Retry, RunConfig
-from harness.errors import HarnessError, NotApplicable, TrainingError, first_line
+from harness.errors import DivergedError, HarnessError, NotApplicable, TrainingError, first_line
 from harness.execution.attempts import described, mixed, require_same_environment, resume_point
 from harness.execution.context import Run
 from harness.execution.phases import TRAIN
@@ -104,7 +104,7 @@ def _outcome_of(run: Run) -> dict[str, Any]:
     except NotApplicable as error:
         return {"status": Status.not_applicable.value, "reason": str(error)}
     except TrainingError as error:  # trained on, it would end there again
-        return _failure(run, str(error)) | {"starts_over": True, "diverged": True}
+        return _failure(run, str(error)) | {"starts_over": True, "diverged": isinstance(error, DivergedError)}
     except torch.cuda.OutOfMemoryError as error:
         batch = "train" if run.phases.current.endswith(TRAIN) else "eval"
         return _failure(run, f"out of GPU memory: {first_line(error)}; lower train.per_device_{batch}_batch_size")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from harness import progress
-from harness.errors import TrainingError
+from harness.errors import DivergedError
 from harness.methods.base import trainable
 from harness.storage.files import remove_partial
 from harness.training.arguments import arguments
@@ -31,8 +31,8 @@ class Trained:
 def train(job: Job, hooks: Hooks, label: str) -> Trained:
     """Train from the start, or from the run's newest complete checkpoint.
 
-    Raises :class:`TrainingError` where the loss or a trained tensor is not finite, or a trainable tensor gets no
-    gradient.
+    Raises :class:`DivergedError` where the loss or a trained tensor is not finite, and :class:`TrainingError` where a
+    trainable tensor gets no gradient.
     """
     settings, folder = job.config.train, job.folder
     steps = steps_of(settings, len(job.features))
@@ -52,7 +52,7 @@ def train(job: Job, hooks: Hooks, label: str) -> Trained:
 
 
 def refuse_not_finite(model: nn.Module, steps: int) -> None:
-    """Raise a :class:`TrainingError` where the last step, after which no loss is computed, broke a tensor."""
+    """Raise a :class:`DivergedError` where the last step, after which no loss is computed, broke a tensor."""
     for name, tensor in trainable(model).items():
         if not bool(tensor.isfinite().all()):
-            raise TrainingError(f"{name} is not finite after step {steps}; lower train.learning_rate or use fp32")
+            raise DivergedError(f"{name} is not finite after step {steps}; lower train.learning_rate or use fp32")

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from harness.config import RunConfig
-from harness.errors import TrainingError
+from harness.errors import DivergedError
 from harness.meter import Meter
 from harness.objectives.base import Features, Objective
 from harness.runtime import Runtime
@@ -80,7 +80,7 @@ class HarnessTrainer(Trainer):
         with self.job.runtime.autocast():
             loss = self.objective.loss(model, inputs) / num_items_in_batch
         if not torch.isfinite(loss):
-            raise TrainingError(
+            raise DivergedError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower train.learning_rate or use fp32"
             )
         return loss

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from harness import progress
-from harness.errors import TrainingError
+from harness.errors import DivergedError, TrainingError
 from harness.meter import Meter
 from harness.methods.base import trainable
 from harness.storage.record import RunFolder
@@ -73,7 +73,7 @@ LEAST_STEPS = 8
 
 
 def refuse_lost(losses: Sequence[tuple[int, float]], steps: int) -> None:
-    """Raise a :class:`TrainingError` where, at half of its `steps`, a training's loss has risen.
+    """Raise a :class:`DivergedError` where, at half of its `steps`, a training's loss has risen.
 
     The mean of the second quarter lies above that of the first by more than 3 standard errors of the difference, those
     of Welch's test. What has only not fallen yet goes on: some methods start late.
@@ -85,7 +85,7 @@ def refuse_lost(losses: Sequence[tuple[int, float]], steps: int) -> None:
     error = math.sqrt(variance(first) / len(first) + variance(second) / len(second))
     rise = fmean(second) - fmean(first)
     if rise > LOST * error:
-        raise TrainingError(f"lost: after half of its steps its loss has risen by {rise:.3g} to {fmean(second):.3g}")
+        raise DivergedError(f"lost: after half of its steps its loss has risen by {rise:.3g} to {fmean(second):.3g}")
 
 
 class Watch(TrainerCallback):

@@ -57,22 +57,29 @@ class Cluster:
     curve: Curve
     items: int = ITEMS
     dies_before: int | None = None
+    others: bool = False
+    """Whether another process holds the first run of each round when it is launched, and has trained it when waited for."""
     trained: list[RunConfig] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
     """Jobs of each launch."""
 
     def launch(self, jobs: list[list[str]]) -> list[JobReturn]:
         self.rounds.append(len(jobs))
-        return [self._ended(to_run_config(compose(job))) for job in jobs]
+        configs = [to_run_config(compose(job)) for job in jobs]
+        held = configs[:1] if self.others and not configs[0].sweep.wait else []
+        return [*map(self._held, held), *map(self._ended, configs[len(held) :])]
+
+    def _held(self, config: RunConfig) -> JobReturn:
+        simulate(config, self.curve(config), self.items)  # by the other process
+        return JobReturn(status=JobStatus.COMPLETED, _return_value=None)
 
     def _ended(self, config: RunConfig) -> JobReturn:
         if self.dies_before == len(self.trained):
             raise Killed
-        self.trained.append(config)
-        simulate(config, self.curve(config), self.items)
-        ended = JobReturn()
-        ended.return_value, ended.status = "done", JobStatus.COMPLETED
-        return ended
+        if not config.sweep.wait:
+            self.trained.append(config)
+            simulate(config, self.curve(config), self.items)
+        return JobReturn(status=JobStatus.COMPLETED, _return_value="done")
 
     @property
     def ids(self) -> list[str]:

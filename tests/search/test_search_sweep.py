@@ -94,6 +94,15 @@ def test_killed_at_a_random_moment_it_trains_the_same_runs_and_chooses_the_same(
     assert record(one.reported()[-1])["search"] == record(whole.reported()[-1])["search"]
 
 
+def test_what_another_process_trains_is_waited_for_and_read(base: list[str], tmp_path: Path) -> None:
+    shared, alone = Cluster(bell(1e-2), others=True), Cluster(bell(1e-2))
+    assert shared.sweep(*jobs(base, "method=lora", "method=full")) == 0
+    alone.sweep(*jobs([*base[:-1], f"output_dir={tmp_path / 'alone'}"], "method=lora", "method=full"))
+    assert len(shared.ids) < len(alone.ids)
+    searches = [json.loads(path.read_text()) for path in sorted((tmp_path / "runs/.search").iterdir())]
+    assert searches == [json.loads(path.read_text()) for path in sorted((tmp_path / "alone/.search").iterdir())]
+
+
 def test_a_wider_budget_adds_runs_and_brings_the_records_up_to_date(base: list[str]) -> None:
     few, many = Cluster(bell(1e-2)), Cluster(bell(1e-2))
     few.sweep(*jobs(base, "method=lora search.max_runs=3"))

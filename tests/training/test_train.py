@@ -92,7 +92,7 @@ def test_a_loss_that_is_not_finite_fails_at_its_step(
     monkeypatch.setattr(Head, "loss", poisoned)
     folder, record = run(tmp_path, *bert)
     assert (record["status"], record["reason"].split(";")[0]) == ("failed", "the loss is nan at step 3")
-    assert "TrainingError" in record["traceback"]
+    assert "DivergedError" in record["traceback"] and record["diverged"]
     assert [entry["step"] for entry in history(folder)] == [1, 2]
     assert "scores" not in record
     # The same command tries again, from the start and not from the checkpoint of step 2.
@@ -143,6 +143,7 @@ def test_tensor_without_a_gradient_fails_by_name(
     _, record = run(tmp_path, *bert)
     assert record["status"] == "failed"
     assert record["reason"] == "idle is set to train but got no gradient"
+    assert not record["diverged"]  # no learning rate would mend it
 
 
 def test_prefix_under_gradient_checkpointing_fails_on_bert(bert: list[str], tmp_path: Path) -> None:
