@@ -26,7 +26,7 @@ from harness.storage.privacy import mask_files, masked
 
 log = logging.getLogger(__name__)
 
-SUMMARISED = ("status", "scores", "forgetting", "parameters", "seconds", "tokens", "memory")
+SUMMARISED = ("status", "search", "scores", "forgetting", "parameters", "seconds", "tokens", "memory")
 """The record's keys that go to the W&B summary, where they are there."""
 COMPLETE = ("done", "not_applicable")
 RETRY_SECONDS = 900.0

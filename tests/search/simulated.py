@@ -58,7 +58,7 @@ class Cluster:
     items: int = ITEMS
     dies_before: int | None = None
     others: bool = False
-    """Whether another process holds the first run of each round when it is launched, and has trained it when waited for."""
+    """Whether another process holds the first run of each round, and has trained it once it is waited for."""
     trained: list[RunConfig] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
     """Jobs of each launch."""
