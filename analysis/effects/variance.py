@@ -132,7 +132,9 @@ def robust_prior(variances: Array, freedom: Array) -> tuple[Prior, Array]:
     """Return the prior that winsorised log variances show, and the degrees of freedom that it lends to each.
 
     Phipson et al. 2016, sections 4-6: the variance of the winsorised log variances is matched with that of a winsorised
-    log F(d, d₀). One that is larger than the largest of so many should be is lent less. Two are too few for it.
+    log F(d, d₀). One that is larger than the largest of so many should be is lent less. Two are too few for it. s₀² is
+    of the mean logarithm also where d₀ is infinite: the pooled variance, and the most likely one given d₀, are less
+    noisy, but as d₀ is estimated of a dozen variances their 95 % intervals cover 91 to 94 % and these 94 to 96 %.
     """
     plain = prior_of(variances, freedom)
     if len(variances) < 3:

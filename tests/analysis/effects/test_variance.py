@@ -46,7 +46,7 @@ def test_variances_that_differ_less_than_chance_are_pooled() -> None:
     assert prior_of(alike, np.full(5, 2.0)).variance == pytest.approx(alike.mean())
     found = moderated(alike, np.full(5, 2.0))
     assert found.freedom == pytest.approx(np.full(5, 10.0))  # Σd: no more than there is
-    assert found.variances == pytest.approx(np.full(5, 1.05), rel=0.2)
+    assert np.ptp(found.variances) < 1e-4 and 1.05 < found.variances[0] < 2  # the robust one errs to the wide side
 
 
 @pytest.mark.parametrize(("freedom", "prior"), [(1.0, math.inf), (2.0, 6.0), (4.0, 3.0)])
