@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.effects.estimates import DRAWS, Estimate, drawn_items, over_seeds
+from analysis.effects.variance import Array
 from analysis.errors import AnalysisError
 from analysis.metrics import metric_of, rows_of
 from analysis.records import items
-from analysis.statistics import DRAWS, Array, Estimate, drawn_items, over_seeds
 from harness.errors import HarnessError
 
 SPLIT = "test"

@@ -2,8 +2,8 @@
 
 - One run each, right or wrong answers: exact McNemar, Bonett and Price's interval. It speaks of the two trained models.
 - One run each, any other metric: a paired bootstrap over the items. It speaks of the two trained models.
-- Several seeds: the hierarchical bootstrap of :class:`analysis.statistics.Estimate`. McNemar would count an item once
-  for each seed, as if they were different items.
+- Several seeds: the hierarchical bootstrap of :class:`analysis.effects.estimates.Estimate`. McNemar would count an item
+  once for each seed, as if they were different items.
 
 All comparisons of one call are one family, corrected by Holm. A method is called better only where both learning rates
 were searched for; at rates that were given, or chosen by the reported seeds, it is the pair of method and rate that
@@ -22,8 +22,9 @@ import pandas as pd
 from analysis.answers import Answers, answers
 from analysis.conditions import resumed
 from analysis.configurations import blocks, cells, configured
+from analysis.effects.estimates import ALPHA, MOST, Estimate, McNemar, holm
+from analysis.effects.variance import Array
 from analysis.errors import AnalysisError
-from analysis.statistics import ALPHA, MOST, Array, Estimate, McNemar, holm
 from harness.errors import ConfigError, nearest
 
 PAIRS = "pairs of method and rate"

@@ -1,4 +1,7 @@
-"""Intervals and tests over items and seeds: numbers in, numbers out.
+"""One estimate of each configuration's outcome, over items and seeds: numbers in, numbers out.
+
+An outcome is the task's metric or a probe's: whatever is computed of stored items. All configurations of a block, and
+all outcomes that read the same items, are estimated on the same draws of the items, so that they can be subtracted.
 
 Two runs answered the same items, so they compare item by item. Runs of one configuration differ by their seeds, and
 how far they differ is an uncertainty of its own, the outer level: with 500 items a single run's accuracy may be known
@@ -14,10 +17,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-Array = NDArray[np.float64]
+from analysis.effects.variance import Array, moderated, scale_of
+from analysis.metrics import Statistic
+
 LEVEL = 0.95
 ALPHA = 0.05
 POWER = 0.8
@@ -96,10 +100,17 @@ def _reach(alpha: float, power: float, freedom: float) -> float:
     return float(special.stdtrit(freedom, 1 - alpha / 2) + special.stdtrit(freedom, power))
 
 
-def drawn_items(items: int, draws: int = DRAWS, seed: int = 0) -> Array:
-    """Return how often each item is drawn in each resample, shape ``(draws, items)``; the same for equal arguments."""
+def drawn_items(items: int, draws: int = DRAWS, seed: int = 0, clusters: Array | None = None) -> Array:
+    """Return how often each item is drawn in each resample, shape ``(draws, items)``; the same for equal arguments.
+
+    Items of one cluster, such as questions on one passage, are drawn together (Miller 2024, arXiv 2411.00640, section
+    2.2): `clusters` numbers them, shape ``(items,)``; without it each item is a cluster of its own.
+    """
+    members = np.arange(items) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    count = int(members.max()) + 1
     rng = np.random.default_rng(seed)
-    return rng.multinomial(items, np.full(items, 1 / items), size=draws).astype(float)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
+    return drawn if clusters is None else drawn[:, members]
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,8 @@ class Estimate:
     freedom: float = math.inf
     """Degrees of freedom of `outer`."""
     seeds: int = 1
+    most: float = math.inf
+    """Degrees of freedom of all seeds of the block, which no variance made of some of them can exceed."""
 
     def __sub__(self, other: Estimate) -> Estimate:
         """Return the difference; the seeds' degrees of freedom are Welch's (1947, Biometrika 34, 28-35).
@@ -258,3 +271,68 @@ def from_intervals(values: Array, lows: Array, highs: Array, draws: int = DRAWS,
     normal = stats.norm.ppf((np.arange(draws) + 0.5) / draws) * (width if math.isfinite(width) else 0.0)
     estimate = over_seeds(values, np.repeat(values[:, None], draws, axis=1))
     return replace(estimate, deviations=np.random.default_rng(seed).permutation(normal))
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A configuration's outcome at each seed, of all items and in each draw of them."""
+
+    scores: Array
+    """Shape ``(seeds,)``."""
+    draws: Array
+    """Shape ``(seeds, draws)``."""
+    levels: Array
+    """What stabilises the spread of `scores`, shape ``(seeds,)``: themselves, or the level after a change."""
+
+
+def resampled(rows: Array, statistic: Statistic, weights: Array) -> Resampled:
+    """Return an outcome of the rows of each seed, shapes ``(seeds, items, columns)``, ``(draws, items)``."""
+    whole = np.ones((1, rows.shape[1]))
+    scores = np.array([float(statistic(one, whole)[0]) for one in rows])
+    return Resampled(scores, np.stack([statistic(one, weights) for one in rows]), scores)
+
+
+def resampled_change(before: Array, after: Array, statistic: Statistic, weights: Array) -> Resampled:
+    """Return after − before, as of a probe: both read the same items, shapes as in :func:`resampled`.
+
+    The base is one model, so seeds spread as the level after does, and that level's scale stabilises the change.
+    """
+    first, second = resampled(before, statistic, weights), resampled(after, statistic, weights)
+    return Resampled(second.scores - first.scores, second.draws - first.draws, second.scores)
+
+
+def estimates(found: Sequence[Resampled], bounds: tuple[float, float], items: int) -> list[Estimate]:
+    """Return the estimates of all configurations of a block, their seeds' variances moderated.
+
+    `bounds` are those of the levels, `items` how many there are. With s̃² on the stabilising scale and dx/dz its slope,
+    the variance of a mean over S seeds is s̃² (dx/dz)² / S. One seed is lent the others' spread; where no configuration
+    has two, the estimates are of the trained models alone.
+    """
+    alone = [over_seeds(one.scores, one.draws) for one in found]
+    seeds = np.array([one.seeds for one in alone])
+    variances, slopes = _stabilised(found, bounds, items)
+    freedom = np.where(np.isfinite(variances), seeds - 1.0, 0.0)
+    total = float(freedom.sum())
+    if total == 0:
+        return alone
+    posterior = moderated(variances, freedom)
+    outer = np.maximum(posterior.variances * slopes**2 / seeds, [one.both for one in alone])
+    return [
+        replace(one, outer=float(variance), freedom=float(degrees), most=total)
+        for one, variance, degrees in zip(alone, outer, posterior.freedom, strict=True)
+    ]
+
+
+def _stabilised(found: Sequence[Resampled], bounds: tuple[float, float], items: int) -> tuple[Array, Array]:
+    """Return the seeds' variances on the stabilising scale, NaN for one seed, and dx/dz at the mean of each.
+
+    Shares are moved off 0 and 1 as (n x + ⅜)/(n + ¾) (Anscombe 1948, Biometrika 35, 246-254). Two that agree to the
+    item may differ by less than one: their variance counts as 1/(12 n²) (Sheppard's), not 0.
+    """
+    share = bounds == (0.0, 1.0)
+    levels = [(items * one.levels + 3 / 8) / (items + 3 / 4) if share else one.levels for one in found]
+    scale = scale_of(bounds, np.concatenate(levels))
+    slopes = np.concatenate([scale.slope(np.array([one.mean()])) for one in levels])
+    variances = [float(scale.forward(one).var(ddof=1)) if len(one) > 1 else math.nan for one in levels]
+    least = 1 / (12 * items**2) / slopes**2 if share else np.zeros(len(levels))
+    return np.maximum(variances, least), slopes

@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics import Array, Estimate, McNemar, drawn_items, from_intervals, holm, over_seeds
+from analysis.effects.estimates import (
+    Estimate,
+    McNemar,
+    drawn_items,
+    estimates,
+    from_intervals,
+    holm,
+    over_seeds,
+    resampled,
+    resampled_change,
+)
+from analysis.effects.variance import Array, moderated
+from analysis.metrics import mean, perplexity
 
 
 def test_mcnemar_is_the_binomial_test() -> None:
@@ -198,3 +210,83 @@ def test_an_undefined_metric_stays_undefined() -> None:
     found = over_seeds(np.array([np.nan]), np.full((1, 50), np.nan))
     assert all(map(math.isnan, found.interval()))
     assert math.isnan(found.p())
+
+
+def _block(rng: np.random.Generator, configurations: int, seeds: int, items: int) -> list[Array]:
+    easy = rng.normal(size=items)
+    return [_answers(rng, seeds, items, easy, 0.2)[..., None] for _ in range(configurations)]
+
+
+def test_estimates_of_a_block_are_moderated_on_the_arcsine_scale() -> None:
+    rows, weights = _block(np.random.default_rng(7), 8, 3, 200), drawn_items(200, 500)
+    found = estimates([resampled(one, mean, weights) for one in rows], (0.0, 1.0), 200)
+    shares = np.array([(200 * one[..., 0].mean(1) + 0.375) / 200.75 for one in rows])
+    posterior = moderated(np.arcsin(np.sqrt(shares)).var(1, ddof=1), np.full(8, 2.0))
+    middle = shares.mean(1)
+    outer = posterior.variances * 4 * middle * (1 - middle) / 3
+    assert [one.outer for one in found] == pytest.approx(np.maximum(outer, [one.both for one in found]))
+    assert [one.freedom for one in found] == pytest.approx(posterior.freedom)
+    assert min(one.freedom for one in found) > 3
+    assert [one.value for one in found] == pytest.approx([one.mean() for one in rows])
+    assert all(one.most == 16 for one in found)
+
+
+def test_two_levels_of_a_block_narrow_what_two_seeds_alone_cannot_say() -> None:
+    rows, weights = _block(np.random.default_rng(8), 12, 2, 300), drawn_items(300, 500)
+    found = estimates([resampled(one, mean, weights) for one in rows], (0.0, 1.0), 300)
+    alone = [over_seeds(one[..., 0].mean(1), one[..., 0] @ weights.T / 300) for one in rows]
+    width = [np.median([np.ptp(one.interval()) for one in some]) for some in (found, alone)]
+    assert 0.06 < width[0] < 0.2 < width[1]
+
+
+def test_a_seed_alone_is_lent_the_blocks_spread_and_blocks_of_single_seeds_none() -> None:
+    rows, weights = _block(np.random.default_rng(9), 6, 3, 200), drawn_items(200, 300)
+    short = [rows[0][:1], *rows[1:]]
+    found = estimates([resampled(one, mean, weights) for one in short], (0.0, 1.0), 200)
+    assert found[0].seeds == 1
+    assert found[0].outer == pytest.approx(3 * np.mean([one.outer for one in found[1:]]), rel=0.5)
+    single = estimates([resampled(one[:1], mean, weights) for one in rows], (0.0, 1.0), 200)
+    assert {one.outer for one in single} == {0.0}
+
+
+def test_seeds_that_agree_to_the_item_are_not_certain() -> None:
+    right = np.array([1.0] * 150 + [0.0] * 50)
+    rows = [np.stack([right, right])[..., None] for _ in range(4)]
+    found = estimates([resampled(one, mean, drawn_items(200, 300)) for one in rows], (0.0, 1.0), 200)
+    # by hand: 1/(12 n²) of two seeds' mean, times exp(log(½) − ψ(½)) = 3.56 for the mean of logarithms at d = 1
+    assert found[0].outer == pytest.approx(3.56 / (12 * 200**2) / 2, rel=0.1)
+
+
+def test_a_change_is_paired_with_the_base_item_by_item() -> None:
+    rng = np.random.default_rng(10)
+    base = rng.normal(3, 1, size=400)
+    after = base + 0.2 + 0.05 * rng.normal(size=(2, 400))
+    weights = drawn_items(400, 4000)
+    found = resampled_change(np.stack([base] * 2)[..., None], after[..., None], mean, weights)
+    assert found.scores == pytest.approx((after - base).mean(1))
+    assert found.levels == pytest.approx(after.mean(1))
+    # the base's own spread, SE .05, is not in it: SE of the differences .0025
+    assert found.draws.std(1) == pytest.approx(np.full(2, 0.05 / 20), rel=0.1)
+
+
+def test_the_spread_of_a_loss_is_moderated_on_the_log_scale() -> None:
+    rng, weights = np.random.default_rng(11), drawn_items(200, 300)
+    level = np.array([1.0, 10.0, 100.0, 1000.0, 3.0, 30.0])
+    losses = [np.log(mean) + rng.normal(0, 0.1, size=(3, 1)) + 0.1 * rng.normal(size=(3, 200)) for mean in level]
+    rows = [np.stack([one, np.ones_like(one)], axis=-1) for one in losses]
+    found = estimates([resampled(one, perplexity, weights) for one in rows], (0.0, np.inf), 200)
+    relative = [math.sqrt(3 * one.outer) / one.value for one in found]
+    assert relative == pytest.approx([0.1] * 6, rel=0.5)
+
+
+def test_items_of_a_passage_are_drawn_together() -> None:
+    rng, passages = np.random.default_rng(12), np.repeat(np.arange(60), 5)
+    scores = rng.normal(size=60)[passages] + 0.3 * rng.normal(size=300)
+    drawn = drawn_items(300, 4000, clusters=passages.astype(float))
+    found = mean(scores[:, None], drawn).std()
+    # Miller 2024, equation 4: √(Σ_clusters (Σ residuals)²)/n
+    apart = scores - scores.mean()
+    clustered = math.sqrt(sum(apart[passages == one].sum() ** 2 for one in range(60))) / 300
+    assert found == pytest.approx(clustered, rel=0.05)
+    assert mean(scores[:, None], drawn_items(300, 4000)).std() < 0.6 * found
+    assert (drawn_items(300, 5) == drawn_items(300, 5, clusters=np.arange(300.0))).all()
