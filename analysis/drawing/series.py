@@ -22,8 +22,8 @@ def over_seeds(
 
     With several runs it is that of :func:`analysis.effects.estimates.from_intervals`: Student's t over the seeds, and
     the items' share where the runs came with intervals of their own, `low` to `high`. With one run it is that one's
-    own, which speaks of the items and says nothing of other seeds. Columns: `by`, value, low, high, seeds (how many runs),
-    interval ("seeds", "items" or ""), ids. Runs without a value are left out.
+    own, which speaks of the items and says nothing of other seeds. Columns: `by`, value, low, high, seeds (how many
+    runs), interval ("seeds", "items" or ""), ids. Runs without a value are left out.
     """
     known = rows[numbers(rows, value).notna()]
     if known.empty:
