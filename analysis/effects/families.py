@@ -45,6 +45,8 @@ class Contrasts:
     """Items, or clusters of them, that were drawn."""
     seeds_freedom: Array
     """Degrees of freedom of `seeds`, shape ``(pairs,)``."""
+    both: Array
+    """The part of `seeds` that items and seeds make together, shape ``(pairs,)``."""
     loadings: Array
     """Shape ``(pairs, factors)``: the joint errors are loadings @ independent standard normal draws."""
 
@@ -86,7 +88,9 @@ def contrasts(
     factor = _root(drawn + np.diag(outer - shared))
     loadings = np.hstack([signs @ factor, np.sqrt(more) * np.eye(len(pairs))])
     values = np.array([found[one].value - found[other].value for one, other in pairs])
-    return Contrasts(values, items, signs**2 @ outer, units, _seeds_freedom(found, signs**2), loadings)
+    return Contrasts(
+        values, items, signs**2 @ outer, units, _seeds_freedom(found, signs**2), signs**2 @ shared, loadings
+    )
 
 
 def _covariance(found: Sequence[Estimate]) -> Array:
