@@ -10,7 +10,6 @@ to 3 points, while another seed moves it by 5.
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,76 +27,10 @@ POWER = 0.8
 DRAWS = 2000
 GRID = 200
 """Quantiles that stand for the draws where a distribution is inverted: 10 times as fast, the same to 2 digits."""
-MOST = 1000
-"""Seeds beyond which nobody goes."""
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for the size of their family (Holm 1979, Scand. J. Statist. 6, 65-70).
-
-    The i-th smallest of m is multiplied by m − i + 1 and never falls below the one before it; the chance that any
-    comparison without a difference is called one stays below the level, whatever their dependence.
-    """
-    p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(steps, 1.0)
-    return [float(value) for value in corrected]
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """Right and wrong answers of two runs to the same items."""
-
-    only_first: int
-    """Items that only the first run has right."""
-    only_second: int
-    items: int
-
-    @property
-    def value(self) -> float:
-        """Return the difference of the two accuracies."""
-        return (self.only_first - self.only_second) / self.items
-
-    def p(self) -> float:
-        """Return the exact two-sided p-value (McNemar 1947, Psychometrika 12, 153-157).
-
-        Of the b + c items on which the runs differ each is as likely to favour either: min(b, c) under Binomial(b + c,
-        1/2). Items must be independent, so it is for one run each: over seeds the same item would count twice.
-        """
-        differing = self.only_first + self.only_second
-        return float(stats.binomtest(self.only_first, differing).pvalue) if differing else 1.0
-
-    def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Return Bonett and Price's interval (2012, J. Educ. Behav. Stat. 37, 479-488): Wald's with Laplace's counts.
-
-        p₁ = (b + 1)/(n + 2), p₂ = (c + 1)/(n + 2); p₁ − p₂ ± z √((p₁ + p₂ − (p₁ − p₂)²)/(n + 2)).
-        """
-        n = self.items + 2
-        first, second = (self.only_first + 1) / n, (self.only_second + 1) / n
-        reach = _z(level) * math.sqrt((first + second - (first - second) ** 2) / n)
-        return max(-1.0, first - second - reach), min(1.0, first - second + reach)
-
-    def items_needed(self, alpha: float = ALPHA, power: float = POWER) -> float:
-        """Return how many items would show the difference seen here (Connor 1987, Biometrics 43, 207-211).
-
-        n = (z₁₋α⸝₂ √ψ + z_power √(ψ − δ²))² / δ², ψ the share of items on which the runs differ, δ the difference.
-        """
-        delta, differing = self.value, (self.only_first + self.only_second) / self.items
-        if delta == 0:
-            return math.inf
-        root = _z(1 - alpha) * math.sqrt(differing) + stats.norm.ppf(power) * math.sqrt(differing - delta**2)
-        return float(root**2 / delta**2)
 
 
 def _z(level: float) -> float:
     return float(stats.norm.ppf((1 + level) / 2))
-
-
-def _reach(alpha: float, power: float, freedom: float) -> float:
-    """Return t₁₋α⸝₂ + t_power: how many standard errors a difference must be to be found."""
-    return float(special.stdtrit(freedom, 1 - alpha / 2) + special.stdtrit(freedom, power))
 
 
 def drawn_items(items: int, draws: int = DRAWS, seed: int = 0, clusters: Array | None = None) -> Array:
@@ -115,7 +48,7 @@ def drawn_items(items: int, draws: int = DRAWS, seed: int = 0, clusters: Array |
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, or a difference of two, with what is uncertain in it at both levels.
+    """A mean over seeds, with what is uncertain in it at both levels.
 
     The hierarchical bootstrap, seeds outside and items inside, with two departures. The items are the same for every
     seed and are drawn once for all of them (the "pigeonhole" bootstrap, Owen 2007, Ann. Appl. Stat. 1, 386-411); and
@@ -137,30 +70,6 @@ class Estimate:
     seeds: int = 1
     most: float = math.inf
     """Degrees of freedom of all seeds of the block, which no variance made of some of them can exceed."""
-
-    def __sub__(self, other: Estimate) -> Estimate:
-        """Return the difference; the seeds' degrees of freedom are Welch's (1947, Biometrika 34, 28-35).
-
-        A side with a single seed is lent the spread of the other's: a guess, where leaving it out would be a worse one.
-        """
-        one, two = self._lent(other), other._lent(self)
-        outer = one.outer + two.outer
-        shares = [e.outer**2 / e.freedom for e in (self, other) if e.outer > 0]
-        freedom = outer**2 / sum(shares) if shares else math.inf
-        if min(self.seeds, other.seeds) == 1:
-            freedom = min(self.freedom, other.freedom)
-        deviations = self.deviations - other.deviations
-        return Estimate(
-            self.value - other.value,
-            deviations,
-            self.both + other.both,
-            outer,
-            freedom,
-            min(self.seeds, other.seeds),
-        )
-
-    def _lent(self, other: Estimate) -> Estimate:
-        return replace(self, outer=other.outer * other.seeds) if self.seeds == 1 else self
 
     @cached_property
     def _quantiles(self) -> Array:
@@ -184,11 +93,8 @@ class Estimate:
         return self.value + middle + self._shrunk * (self.deviations - middle)
 
     def below(self, x: float) -> float:
-        """Return the share of the bootstrap distribution below x."""
-        if self.outer > 0:
-            return float(special.stdtr(self.freedom, (x - self._quantiles) / math.sqrt(self.outer)).mean())
-        known = self.deviations[np.isfinite(self.deviations)]
-        return float((np.sum(known < x - self.value) + np.sum(known <= x - self.value)) / (2 * len(known)))
+        """Return the share of the distribution below x, items and seeds convolved; it needs a spread of seeds."""
+        return float(special.stdtr(self.freedom, (x - self._quantiles) / math.sqrt(self.outer)).mean())
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """Return the interval between the percentiles of the distribution."""
@@ -202,48 +108,6 @@ class Estimate:
         ends = self._quantiles.min() - reach, self._quantiles.max() + reach
         low, high = (optimize.brentq(lambda x, tail=tail: self.below(x) - tail, *ends) for tail in tails)
         return float(low), float(high)
-
-    def p(self) -> float:
-        """Return the two-sided p-value of 0: twice the smaller share of the distribution beyond it.
-
-        Without a spread of seeds that is at least 2/(draws + 1), as no share smaller can be told.
-        """
-        draws = int(np.isfinite(self.deviations).sum())
-        if not draws:
-            return math.nan
-        share = self.below(0.0)
-        smaller = min(share, 1 - share)
-        return min(1.0, 2 * (smaller if self.outer > 0 else (smaller * draws + 1) / (draws + 1)))
-
-    def needed(self, alpha: float = ALPHA, power: float = POWER) -> Needed:
-        """Return how many seeds, or items and seeds, would show the difference seen here.
-
-        It is shown with the wished power where SE ≤ |δ| / (t₁₋α⸝₂ + t_power) (Cohen 1988, Statistical Power Analysis,
-        section 2.4, with t for z as seeds are few). More seeds shrink their level alone; where that is not enough both
-        must grow, as SE² ∝ 1/k.
-        """
-        items = float(self._quantiles.var())
-        if self.value == 0 or not math.isfinite(self.value + items):
-            return Needed(math.inf, math.inf)
-        factor = (items + self.outer) * (_reach(alpha, power, self.freedom) / self.value) ** 2
-        counts = range(2, MOST + 1)
-        at = bisect.bisect_left(counts, True, key=lambda n: self._shown_by(n, items, alpha, power))
-        return Needed(counts[at] if self.outer > 0 and at < len(counts) else math.inf, factor)
-
-    def _shown_by(self, seeds: int, items: float, alpha: float, power: float) -> bool:
-        freedom = self.freedom * (seeds - 1) / max(1, self.seeds - 1)
-        error = math.sqrt(items + self.outer * self.seeds / seeds)
-        return error * _reach(alpha, power, freedom) <= abs(self.value)
-
-
-@dataclass(frozen=True)
-class Needed:
-    """How much more would show a difference."""
-
-    seeds: float
-    """Seeds of each side on the same items; infinite where seeds alone will not do."""
-    factor: float
-    """How many times as many items, and seeds where there are several; infinite where there is no difference."""
 
 
 def over_seeds(values: Array, resampled: Array) -> Estimate:

@@ -73,8 +73,8 @@ class Needed:
 
     def __str__(self) -> str:
         """Return it as ``n needed ≈ 5 seeds each`` or ``n needed ≈ 1,250 items``."""
-        if not math.isfinite(self.seeds + self.items):
-            return "n needed: more than anybody has"
+        if not (self.seeds <= SEEDS[-1] and math.isfinite(self.items)):
+            return f"n needed: more than {SEEDS[-1]:.0f} seeds each"
         items = f"{math.ceil(self.items):,} items" if self.items else ""
         seeds = f"{math.ceil(self.seeds)} seeds each" if self.seeds > 1 else ""
         return f"n needed ≈ {' and '.join(filter(None, (seeds, items)))}"
