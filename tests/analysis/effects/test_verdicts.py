@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from test_families import _graded, _pairs, simulated
+from simulated_answers import simulated
+from test_families import _graded, _pairs
 
 from analysis.effects.estimates import Estimate, drawn_items, estimates, resampled
 from analysis.effects.families import Family, contrasts, family, tail
