@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.effects.estimates import DRAWS, Estimate, drawn_items, estimates, resampled
+from analysis.effects.variance import Array
 from analysis.errors import AnalysisError
-from analysis.metrics import metric_of, rows_of
+from analysis.metrics import Metric, metric_of, rows_of
 from analysis.records import items
-from analysis.statistics import DRAWS, Array, Estimate, drawn_items, over_seeds
 from harness.errors import HarnessError
 
 SPLIT = "test"
@@ -59,9 +60,10 @@ def answers(groups: Sequence[tuple[str, pd.DataFrame]], problems: list[str]) -> 
             problems.append(str(error))
     if asked is None:
         return []
-    weights, ids = drawn_items(len(asked), draws_of(len(asked))), tuple(asked["item"])
-    usable = [(label, runs[runs["folder"].isin(list(read))]) for label, runs in groups]
-    return [_answers(label, runs, read, weights, ids) for label, runs in usable if len(runs)]
+    usable = {label: [read[folder] for folder in runs["folder"] if folder in read] for label, runs in groups}
+    rows = {label: np.stack(some) for label, some in usable.items() if some}
+    metric = next(str(runs["metric"].iloc[0]) for label, runs in groups if label in rows)
+    return _answers(rows, metric_of(metric), tuple(asked["item"]))
 
 
 def draws_of(items: int) -> int:
@@ -80,9 +82,12 @@ def _asked(folder: str, first: pd.DataFrame | None) -> pd.DataFrame:
     return found
 
 
-def _answers(label: str, runs: pd.DataFrame, read: dict[str, Array], weights: Array, ids: tuple[str, ...]) -> Answers:
-    metric = metric_of(str(runs["metric"].iloc[0]))
-    rows = [read[folder] for folder in runs["folder"]]
-    resampled = np.stack([metric.statistic(one, weights) for one in rows])
-    estimate = over_seeds(runs["score"].to_numpy(dtype=float), resampled)
-    return Answers(label, ids, np.stack(rows), estimate, metric.bounds)
+def _answers(rows: dict[str, Array], metric: Metric, ids: tuple[str, ...]) -> list[Answers]:
+    """Return the estimates of all groups on the same draws of the items, their seeds' variances moderated."""
+    weights = drawn_items(len(ids), draws_of(len(ids)))
+    drawn = [resampled(one, metric.statistic, weights) for one in rows.values()]
+    found = estimates(drawn, metric.bounds, len(ids))
+    return [
+        Answers(label, ids, one, estimate, metric.bounds)
+        for (label, one), estimate in zip(rows.items(), found, strict=True)
+    ]

@@ -1,34 +1,35 @@
 """Pairs of configurations, compared item by item, with a verdict that calls nothing better that may be noise.
 
-- One run each, right or wrong answers: exact McNemar, Bonett and Price's interval. It speaks of the two trained models.
-- One run each, any other metric: a paired bootstrap over the items. It speaks of the two trained models.
-- Several seeds: the hierarchical bootstrap of :class:`analysis.statistics.Estimate`. McNemar would count an item once
-  for each seed, as if they were different items.
-
-All comparisons of one call are one family, corrected by Holm. A method is called better only where both learning rates
-were searched for; at rates that were given, or chosen by the reported seeds, it is the pair of method and rate that
-scores higher.
+Every pair comes from the estimates of its block (:mod:`analysis.effects.estimates`), and all pairs of one call are one
+family (:mod:`analysis.effects.families`): the interval of each is simultaneous and its p-value corrected by the same
+curve. A method is called better only where both learning rates were searched for; at rates that were given, or chosen
+by the reported seeds, it is the pair of method and rate that scores higher. With one seed a verdict speaks of the
+trained models alone.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.answers import Answers, answers
 from analysis.conditions import resumed
 from analysis.configurations import blocks, cells, configured
-from analysis.errors import AnalysisError
-from analysis.statistics import ALPHA, MOST, Array, Estimate, McNemar, holm
+from analysis.effects.families import Contrasts, Family, contrasts, family
+from analysis.effects.variance import Array
+from analysis.effects.verdicts import MARGIN, Needed, Verdict, margin_of, needed, relation, verdicts, within
 from harness.errors import ConfigError, nearest
 
 PAIRS = "pairs of method and rate"
 """What verdicts rank where a learning rate was not searched for."""
 UNSEARCHED = f"this ranks {PAIRS}; search=learning_rate compares methods, each at a rate of its own"
+ONE_SEED = "one seed: of these trained models, another seed may say otherwise"
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,30 @@ class Comparison:
     first: str
     second: str
     metric: str
+    higher_is_better: bool
     first_score: float
     second_score: float
     difference: float
     """First − second, in the metric's unit."""
     low: float
     high: float
-    """The 95 % interval of `difference`."""
+    """The ends of the interval of `difference`, which hold all differences of the family with 95 %."""
     p: float
-    p_holm: float
-    """Corrected for the family."""
+    """Of this comparison alone."""
+    p_family: float
+    """Corrected for the family: below .05 exactly where `low` to `high` leaves out 0."""
     family: int
-    test: str
+    margin: float
+    """The smallest difference of interest, in the metric's unit."""
+    result: Verdict
+    """Of the first against the second."""
+    within_margin: bool
+    """Whether the interval lies within ±margin."""
     items: int
     seeds_first: int
     seeds_second: int
-    higher_is_better: bool
     needed: str
-    """What would show the difference seen here with 80 % power in this family, at Holm's first step .05/m."""
+    """What would decide whether a difference of the margin is there."""
     note: str = ""
     """Which of the two holds runs that were resumed under other conditions, and which these were."""
     first_rate: float | None = None
@@ -67,33 +74,44 @@ class Comparison:
 
     @property
     def ahead(self) -> str | None:
-        """Return the better one's name, None where that was not shown: corrected p and interval must both show it."""
-        if not self.p_holm < ALPHA or self.low <= 0 <= self.high:
-            return None
-        return self.first if (self.difference > 0) == self.higher_is_better else self.second
+        """Return the better one's name, None where that was not shown."""
+        return {Verdict.better: self.first, Verdict.worse: self.second}.get(self.result)
+
+    @property
+    def single(self) -> bool:
+        """Return whether a side has one seed, so that the verdict speaks of trained models alone."""
+        return min(self.seeds_first, self.seeds_second) == 1
+
+    @property
+    def outcome(self) -> str:
+        """Return the verdict without names and numbers, as a table's cell shows it."""
+        small = f", by less than {self.margin:.2g}" if self.within_margin else ""
+        if self.ahead is not None:
+            return f"{self.ahead} {relation(self.result, self.searched, self.higher_is_better)}{small}"
+        return f"equivalent within {self.margin:.2g}" if self.result is Verdict.equivalent else "undecided"
+
+    @property
+    def caveat(self) -> str:
+        """Return what would decide it, or what a single seed cannot say."""
+        if self.result is Verdict.undecided:
+            return f"{self.needed} for {self.margin:.2g}"
+        return ONE_SEED if self.single else ""
 
     @property
     def verdict(self) -> str:
         """Return what may be said, in one line."""
-        return "; ".join(filter(None, (self._unmarked(), self.note)))
+        return "; ".join(filter(None, (self._said(), self.caveat, self.note)))
 
-    def _unmarked(self) -> str:
-        how = f"p = {self.p_holm:.2g} ({self.test}, Holm over {self.family})"
+    def _said(self) -> str:
+        how = f"p = {self.p_family:.2g} (max-t over {self.family})"
         first, second = self._name(self.first, self.first_rate), self._name(self.second, self.second_rate)
         pairs = "" if self.searched else f" ({PAIRS})"
         if self.ahead is None:
-            return f"{first} and {second}{pairs}: no difference shown, {self._size(1)}, {how}; {self.needed}"
+            return f"{first} and {second}{pairs}: {self.outcome}, {self._size(1)}, {how}"
         ahead, other, sign = (first, second, 1) if self.ahead == self.first else (second, first, -1)
-        said = f"{ahead} {self.relation} than {other}{pairs}: {self._size(sign)}, {how}"
-        single = min(self.seeds_first, self.seeds_second) == 1
-        return f"{said}; one seed: of these trained models, another seed may say otherwise" if single else said
-
-    @property
-    def relation(self) -> str:
-        """Return what may be said of the one ahead: of a method only where both rates were searched for."""
-        if self.searched:
-            return "is better"
-        return "scores higher" if self.higher_is_better else "scores lower"
+        small = f", less than {self.margin:.2g}" if self.within_margin else ""
+        words = relation(self.result, self.searched, self.higher_is_better)
+        return f"{ahead} {words} than {other}{pairs}: {self._size(sign)}{small}, {how}"
 
     def _name(self, label: str, rate: float | None) -> str:
         """Return a configuration with the rate that it is compared at, where the verdict is of that rate alone."""
@@ -115,7 +133,9 @@ class Comparisons:
     def table(self) -> pd.DataFrame:
         """Return a row a comparison; the columns are the fields of :class:`Comparison`."""
         names = [*Comparison.__dataclass_fields__, "ahead", "verdict"]
-        rows = [asdict(one) | {"ahead": one.ahead, "verdict": one.verdict} for one in self.found]
+        rows = [
+            asdict(one) | {"result": one.result.value, "ahead": one.ahead, "verdict": one.verdict} for one in self.found
+        ]
         return pd.DataFrame(rows, columns=names)
 
     @property
@@ -124,7 +144,20 @@ class Comparisons:
         return any(not one.searched for one in self.found)
 
 
-def compare(table: pd.DataFrame, against: str | None = None) -> Comparisons:
+@dataclass(frozen=True)
+class _Block:
+    """The pairs of one model, task and data."""
+
+    where: str
+    known: dict[str, pd.DataFrame]
+    """Configuration → its runs."""
+    found: list[Answers]
+    pairs: list[tuple[int, int]]
+    differences: Contrasts
+    margins: Array
+
+
+def compare(table: pd.DataFrame, against: str | None = None, margin: float = MARGIN) -> Comparisons:
     """Compare every two configurations among runs that are done, or each with the one named `against`.
 
     Runs of different models, tasks, metrics or data are never paired: each such group is compared within itself. A
@@ -134,33 +167,12 @@ def compare(table: pd.DataFrame, against: str | None = None) -> Comparisons:
     runs = configured(table[(table["status"] == "done") & ~table["foreign"]])
     _require_known(against, [label for _, rows in blocks(runs) for label, _ in cells(rows)])
     problems: list[str] = []
-    pairs = [
-        (one, other, rows.iloc[0], where)
-        for where, rows in blocks(runs)
-        for one, other in _pairs(answers(list(cells(rows)), problems), against)
-    ]
-    found = [compare_pair(*pair, family=len(pairs)) for pair in pairs]
-    corrected = holm([one.p for one in found])
-    known = {(where, label): some for where, rows in blocks(runs) for label, some in cells(rows)}
-    judged = (_described(replace(one, p_holm=p), known) for one, p in zip(found, corrected, strict=True))
-    return Comparisons(tuple(judged), tuple(problems))
-
-
-def _described(one: Comparison, known: dict[tuple[str, str], pd.DataFrame]) -> Comparison:
-    """Return the comparison with what the runs of both say of their rates and of the conditions they were made under.
-
-    `known` is (where, configuration) → runs.
-    """
-    both = {name: known[one.where, name] for name in (one.first, one.second)}
-    notes = {name: resumed(some) for name, some in both.items()}
-    first, second = (float(some["learning_rate"].astype("float64").iloc[0]) for some in both.values())
-    return replace(
-        one,
-        note="; ".join(f"{name} was {note}" for name, note in notes.items() if note),
-        first_rate=first,
-        second_rate=second,
-        searched=all(bool(some["searched"].fillna(False).all()) for some in both.values()),
-    )
+    made = [_block(where, rows, against, problems, margin) for where, rows in blocks(runs)]
+    parts = [one for one in made if one is not None]
+    if not parts:
+        return Comparisons((), tuple(problems))
+    whole = family([one.differences for one in parts])
+    return Comparisons(tuple(_compared(parts, whole)), tuple(problems))
 
 
 def _require_known(against: str | None, labels: list[str]) -> None:
@@ -168,75 +180,72 @@ def _require_known(against: str | None, labels: list[str]) -> None:
         raise ConfigError("against", against, f"no such configuration; {nearest(against, labels)}")
 
 
-def _pairs(found: list[Answers], against: str | None) -> Iterator[tuple[Answers, Answers]]:
-    for one, other in itertools.combinations(found, 2):
-        if against is None or against in (one.label, other.label):
-            yield (other, one) if one.label == against else (one, other)
+def _block(where: str, rows: pd.DataFrame, against: str | None, problems: list[str], margin: float) -> _Block | None:
+    """Return the pairs of a block and their differences; None where there is none."""
+    known = dict(cells(rows))
+    found = answers(list(known.items()), problems)
+    pairs = list(_pairs([one.label for one in found], against))
+    if not pairs:
+        return None
+    estimates = [one.estimate for one in found]
+    differences = contrasts(estimates, pairs, len(found[0].ids), all(one.graded for one in found))
+    levels = [(estimates[one].value + estimates[other].value) / 2 for one, other in pairs]
+    margins = np.array([margin_of(margin, found[0].bounds, level) for level in levels])
+    return _Block(where, known, found, pairs, differences, margins)
 
 
-def compare_pair(
-    one: Answers, other: Answers, block: pd.Series[object], where: str = "", family: int = 1
-) -> Comparison:
-    """Compare two configurations on the same items; the p-value is corrected once those of its family are known.
-
-    Raises :class:`AnalysisError` where they answered other items.
-    """
-    if one.ids != other.ids:
-        raise AnalysisError(f"{one.label}, {other.label}: answered different items and cannot be compared")
-    seeds = len(one.rows), len(other.rows)
-    if max(seeds) == 1 and one.graded and other.graded:
-        test, found = "exact McNemar", _mcnemar(one.rows[0, :, 0], other.rows[0, :, 0], ALPHA / family)
-    else:
-        test = "paired bootstrap" if max(seeds) == 1 else "hierarchical bootstrap"
-        found = _bootstrapped(one.estimate - other.estimate, len(one.ids), ALPHA / family)
-    difference, (low, high), p, needed = found
-    return Comparison(
-        where,
-        one.label,
-        other.label,
-        str(block["metric"]),
-        one.estimate.value,
-        other.estimate.value,
-        difference,
-        low,
-        high,
-        p,
-        p,
-        family,
-        test,
-        len(one.ids),
-        *seeds,
-        bool(block["higher_is_better"]),
-        needed,
-    )
+def _pairs(labels: Sequence[str], against: str | None) -> Iterator[tuple[int, int]]:
+    for one, other in itertools.combinations(range(len(labels)), 2):
+        if against is None or against in (labels[one], labels[other]):
+            yield (other, one) if labels[one] == against else (one, other)
 
 
-Found = tuple[float, tuple[float, float], float, str]
-"""Difference, interval, p-value, and what would show it."""
+def _compared(parts: list[_Block], whole: Family) -> Iterator[Comparison]:
+    """Yield the comparisons of all blocks, in the family's order."""
+    margins = np.concatenate([one.margins for one in parts])
+    higher = np.concatenate([np.full(len(one.pairs), _higher(one)) for one in parts])
+    low, high = whole.intervals()
+    numbers = {
+        "difference": whole.values,
+        "low": low,
+        "high": high,
+        "p": whole.alone(),
+        "p_family": whole.p(),
+        "margin": margins,
+        "within_margin": within(whole, margins),
+    }
+    columns = {name: column.tolist() for name, column in numbers.items()}
+    columns["result"] = verdicts(whole, margins, higher)
+    pairs = ((part, pair, more) for part in parts for pair, more in zip(part.pairs, _needed(part, whole), strict=True))
+    for number, (part, pair, more) in enumerate(pairs):
+        row = {name: column[number] for name, column in columns.items()}
+        yield Comparison(**_sides(part, pair), **row, family=len(whole), needed=str(more))
 
 
-def _mcnemar(one: Array, other: Array, alpha: float) -> Found:
-    counts = McNemar(int((one > other).sum()), int((one < other).sum()), len(one))
-    return counts.value, counts.interval(), counts.p(), _said(items=counts.items_needed(alpha))
+def _higher(part: _Block) -> bool:
+    return bool(next(iter(part.known.values()))["higher_is_better"].iloc[0])
 
 
-def _bootstrapped(found: Estimate, count: int, alpha: float) -> Found:
-    needed = found.needed(alpha)
-    if found.outer == 0:
-        return found.value, found.interval(), found.p(), _said(items=needed.factor * count)
-    both = {"items": needed.factor * count, "seeds": needed.factor * found.seeds}
-    said = _said(seeds=needed.seeds) if math.isfinite(needed.seeds) else _said(**both)
-    return found.value, found.interval(), found.p(), said
+def _needed(part: _Block, whole: Family) -> list[Needed]:
+    seeds = np.array([min(part.found[k].estimate.seeds for k in pair) for pair in part.pairs], dtype=float)
+    return needed(part.differences, seeds, part.margins, whole.tail)
 
 
-def _said(**amounts: float) -> str:
-    """Return how much would show a difference, such as ``n needed ≈ 1,250 items``."""
-    if not all(map(math.isfinite, amounts.values())):
-        return "no number would show it, the scores are equal"
-    if amounts.get("seeds", 0) > MOST:
-        return f"n needed: more than {MOST:,} seeds each"
-    parts = [f"{math.ceil(amount):,} {what}" for what, amount in amounts.items()]
-    return f"n needed ≈ {' and '.join(parts)}{' each' if 'seeds' in amounts else ''}"
+def _sides(part: _Block, pair: tuple[int, int]) -> dict[str, Any]:
+    """Return what a comparison says of its two sides: scores, seeds, rates, and how their runs were made."""
+    one, other = (part.found[k] for k in pair)
+    runs = [part.known[side.label] for side in (one, other)]
+    notes = [(side.label, resumed(some)) for side, some in zip((one, other), runs, strict=True)]
+    rates = [float(some["learning_rate"].astype("float64").iloc[0]) for some in runs]
+    return {
+        **{"where": part.where, "first": one.label, "second": other.label, "items": len(one.ids)},
+        **{"metric": str(runs[0]["metric"].iloc[0]), "higher_is_better": _higher(part)},
+        **{"first_score": one.estimate.value, "second_score": other.estimate.value},
+        **{"seeds_first": len(one.rows), "seeds_second": len(other.rows)},
+        **{"first_rate": rates[0], "second_rate": rates[1]},
+        "searched": all(bool(some["searched"].fillna(False).all()) for some in runs),
+        "note": "; ".join(f"{name} was {note}" for name, note in notes if note),
+    }
 
 
 def signed(value: float) -> str:

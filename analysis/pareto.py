@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from analysis.answers import answers, draws_of
 from analysis.conditions import resumed
 from analysis.configurations import blocks, cells, configured
-from analysis.statistics import LEVEL, Array, from_intervals
+from analysis.effects.estimates import LEVEL, from_intervals
+from analysis.effects.variance import Array
 
 ROWS = ["where", "configuration", "method", "learning", "forgetting", "optimal", "frequency", "seeds", "note"]
 

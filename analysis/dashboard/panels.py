@@ -112,8 +112,8 @@ def _fixed(panel: Any, title: str | None = None) -> Any:
 LEADERBOARD = (
     "Scores on the test split, the mean over runs of a method with the lowest and highest. The interval of each run "
     "stands in its columns. A difference between bars says nothing by itself: the verdicts do, where "
-    "`python -m analysis.wandb_results` has added them, by paired tests corrected by Holm at learning rates chosen on "
-    "the validation split."
+    "`python -m analysis.wandb_results` has added them, by paired intervals that hold for all comparisons at once, at "
+    "learning rates chosen on the validation split."
 )
 PARETO = "What a run gained against what it lost. For a loss, further right is more forgotten; for a score, less."
 CURVES = (

@@ -13,8 +13,8 @@ from analysis.drawing.series import over_seeds
 def scores_over_seeds(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Return the mean score of each group of runs; columns as of :func:`analysis.drawing.series.over_seeds`.
 
-    With several runs the interval is that of :class:`analysis.statistics.Estimate`, for which the runs' items are
-    read; where one run's cannot be, it is made of the runs' own intervals.
+    With several runs the interval is that of :class:`analysis.effects.estimates.Estimate`, for which the runs' items
+    are read; where one run's cannot be, it is made of the runs' own intervals.
     """
     found = over_seeds(table, by, "score", "score_low", "score_high")
     runs = {ids: table[table["id"].astype(str).isin(ids.split())] for ids in found["ids"]}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.drawing.style import compact, missing
-from analysis.statistics import LEVEL, from_intervals
+from analysis.effects.estimates import LEVEL, from_intervals
 
 SETTING = ["method", "rank", "learning_rate", "setting"]
 """Runs that agree in these differ by their seed alone."""
@@ -20,10 +20,10 @@ def over_seeds(
 ) -> pd.DataFrame:
     """Return, for each group of runs, the mean over seeds and its 95 % interval.
 
-    With several runs it is that of :func:`analysis.statistics.from_intervals`: Student's t over the seeds, and the
-    items' share where the runs came with intervals of their own, `low` to `high`. With one run it is that one's own,
-    which speaks of the items and says nothing of other seeds. Columns: `by`, value, low, high, seeds (how many runs),
-    interval ("seeds", "items" or ""), ids. Runs without a value are left out.
+    With several runs it is that of :func:`analysis.effects.estimates.from_intervals`: Student's t over the seeds, and
+    the items' share where the runs came with intervals of their own, `low` to `high`. With one run it is that one's
+    own, which speaks of the items and says nothing of other seeds. Columns: `by`, value, low, high, seeds (how many
+    runs), interval ("seeds", "items" or ""), ids. Runs without a value are left out.
     """
     known = rows[numbers(rows, value).notna()]
     if known.empty:

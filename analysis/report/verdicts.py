@@ -16,7 +16,7 @@ from analysis.table.writing import shown, shown_pareto
 from harness.errors import HarnessError
 
 MOST_PAIRS = 300
-"""Every two configurations are compared up to here; a bootstrap takes a tenth of a second, and nobody reads more."""
+"""Every two configurations are compared up to here; nobody reads more."""
 
 
 class Words(NamedTuple):
@@ -32,13 +32,13 @@ class Pair(NamedTuple):
     first: str
     second: str
     where: str
-    ahead: str | None
-    """What may be said of the one ahead, None where no difference was shown."""
+    outcome: str
+    shown: bool
+    """Whether one of the two is ahead."""
     difference: str
     p: str
     said: str
-    """What would show the difference, or what a single seed cannot say."""
-    test: str
+    """What would decide it, or what a single seed cannot say."""
     counted: str
 
 
@@ -102,19 +102,16 @@ def _reference(chosen: pd.DataFrame) -> str | None:
 
 
 def _pair(one: Comparison) -> Pair:
-    single = min(one.seeds_first, one.seeds_second) == 1
-    warning = "one seed: of these trained models, another seed may say otherwise" if single else ""
-    said = warning if one.ahead else one.needed
     seeds = sorted({one.seeds_first, one.seeds_second})
     return Pair(
         first=one.first,
         second=one.second,
         where=one.where,
-        ahead=f"{one.ahead} {one.relation}" if one.ahead else None,
+        outcome=one.outcome,
+        shown=one.ahead is not None,
         difference=f"{signed(one.difference)} [{signed(one.low)}, {signed(one.high)}]",
-        p=f"{one.p_holm:.2g}",
-        said="; ".join(filter(None, (said, one.note))),
-        test=one.test,
+        p=f"{one.p_family:.2g}",
+        said="; ".join(filter(None, (one.caveat, one.note))),
         counted=f"{one.items:,} items, {' and '.join(map(str, seeds))} seed{'' if seeds == [1] else 's'}",
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.compare import UNSEARCHED, compare
+from analysis.compare import UNSEARCHED, Comparisons, compare
 from analysis.fairness import fair
 from analysis.pareto import pareto
 from analysis.records import read_runs
@@ -30,7 +30,7 @@ def run(settings: Settings) -> None:
     picked = fair(table)
     problems = [*runs.problems, *print_table(table, picked.chosen, keys, settings, out)]
     if settings.compare:
-        problems += print_comparisons(picked.chosen, settings.against, out)
+        problems += print_comparisons(compare(picked.chosen, settings.against, settings.margin), out)
     if settings.pareto:
         problems += print_pareto(table, settings.learning, out)
     write(out, "runs", table)
@@ -56,9 +56,8 @@ def print_table(
     return problems
 
 
-def print_comparisons(chosen: pd.DataFrame, against: str | None, out: Path) -> tuple[str, ...]:
+def print_comparisons(found: Comparisons, out: Path) -> tuple[str, ...]:
     """Print and write the verdicts; return what could not be used."""
-    found = compare(chosen, against)
     print()
     for one in found.found:
         print(f"{one.where}: {one.verdict}" if one.where else one.verdict)

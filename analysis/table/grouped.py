@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.answers import Answers, answers
 from analysis.conditions import resumed
 from analysis.configurations import UNIT, blocks, configured, newest
-from analysis.statistics import from_intervals
+from analysis.effects.estimates import from_intervals
 from harness.storage.record import Status
 
 DEFAULT = (UNIT, "learning_rate")
@@ -42,8 +42,9 @@ class Grouped(NamedTuple):
 def grouped(table: pd.DataFrame, keys: Sequence[str] = DEFAULT) -> Grouped:
     """Return the runs of a tidy table in rows over seeds, within each model, task, metric and data.
 
-    The interval of a mean over seeds is that of the hierarchical bootstrap (:class:`analysis.statistics.Estimate`), of
-    a single run the record's own. Where a row's runs differ by more than their seeds, `problems` says so.
+    The interval of a mean over seeds is that of the hierarchical bootstrap
+    (:class:`analysis.effects.estimates.Estimate`), of a single run the record's own. Where a
+    row's runs differ by more than their seeds, `problems` says so.
     """
     problems: list[str] = []
     rows: list[Row] = []

@@ -18,8 +18,9 @@ Turn folders of runs into a table over seeds, and say what may be said of it.
   where     column=value or configuration.key=value, separated by commas (default: every run)
   group     columns or configuration keys (default: the configuration, and the learning rate)
   rates     all, or chosen: each configuration at the learning rate with the best validation score (default: all)
-  compare   true: paired comparisons at chosen rates, exact McNemar or bootstrap, corrected by Holm (default: false)
+  compare   true: paired comparisons at chosen rates, with simultaneous intervals of all of them (default: false)
   against   compare with this configuration only, such as "lora r8": a smaller family (default: every pair)
+  margin    the smallest difference of interest: smaller ones are equivalent (default: 0.02)
   pareto    true: which configurations are Pareto-optimal in learning and forgetting, how surely, and what each
             method forgets at equal learning (default: false)
   learning  the score at which forgetting is compared (default: the highest that every method reaches)
@@ -38,6 +39,7 @@ class Settings:
     rates: str = "all"
     compare: bool = False
     against: str | None = None
+    margin: float = 0.02
     pareto: bool = False
     learning: float | None = None
     out: str = "tables"
@@ -50,6 +52,7 @@ class Settings:
         for condition in self.where:
             require("=" in condition, "where", condition, "must be column=value")
         require(self.against is None or self.compare, "against", self.against, "needs compare=true")
+        require(self.margin > 0, "margin", self.margin, "must be above 0")
         require(self.learning is None or self.pareto, "learning", self.learning, "needs pareto=true")
         require(not (self.group and self.rates == "chosen"), "group", ",".join(self.group), "needs rates=all")
 

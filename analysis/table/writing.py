@@ -105,16 +105,15 @@ def _intruders(row: pd.Series[Any]) -> str:
 
 
 def shown_comparisons(found: Comparisons) -> pd.DataFrame:
-    """Return the comparisons as text; of the two the one ahead is named, or that none was shown to be."""
+    """Return the comparisons as text: the one ahead, or equivalent, or what would decide it."""
     rows = [
         {
             "where": one.where,
             "first": one.first,
             "second": one.second,
             "difference [95 %]": f"{signed(one.difference)} [{signed(one.low)}, {signed(one.high)}]",
-            "p (Holm)": f"{one.p_holm:.2g}",
-            "test": one.test,
-            "verdict": f"{one.ahead} {one.relation}" if one.ahead else f"no difference shown; {one.needed}",
+            "p (family)": f"{one.p_family:.2g}",
+            "verdict": "; ".join(filter(None, (one.outcome, one.caveat))),
             "note": "; ".join(filter(None, ("" if one.searched else PAIRS, one.note))),
         }
         for one in found.found

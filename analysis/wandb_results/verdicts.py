@@ -17,10 +17,11 @@ KEPT = (
     "difference",
     "low",
     "high",
-    "p_holm",
-    "searched",
+    "p_family",
     "family",
-    "test",
+    "margin",
+    "result",
+    "searched",
     "items",
     "ahead",
 )
@@ -29,7 +30,7 @@ KEPT = (
 def verdicts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return run id → its configuration's comparisons with all others, a row each, of runs in the tidy table.
 
-    The family that Holm corrects for is all comparisons of the table. A run at another rate than the chosen one, or
+    All comparisons of the table are one family. A run at another rate than the chosen one, or
     with nothing beside it, has none.
     """
     chosen = fair(table).chosen
@@ -46,13 +47,14 @@ def _of_each(chosen: pd.DataFrame, compared: pd.DataFrame) -> Iterator[tuple[str
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """Return a run's comparisons in a line: ``better than 2, worse than 1, no difference shown to 3``.
+    """Return a run's comparisons in a line: ``better than 2, worse than 1, equivalent to 1, undecided against 2``.
 
     Where not every rate was searched for, it is the pair of method and rate that is ahead or behind.
     """
-    won, open_ = int((rows["ahead"] == rows["this"]).sum()), int(rows["ahead"].isna().sum())
+    won, shown = int((rows["ahead"] == rows["this"]).sum()), int(rows["ahead"].notna().sum())
+    others = [int((rows["result"] == name).sum()) for name in ("equivalent", "undecided")]
     searched = bool(rows["searched"].all())
     words = ("better than", "worse than") if searched else ("ahead of", "behind")
-    counts = dict(zip((*words, "no difference shown to"), (won, len(rows) - won - open_, open_), strict=True))
+    counts = dict(zip((*words, "equivalent to", "undecided against"), (won, shown - won, *others), strict=True))
     line = ", ".join(f"{said} {count}" for said, count in counts.items() if count)
     return line if searched else f"{line} ({PAIRS})"

@@ -108,10 +108,10 @@ def test_verdicts_are_of_the_chosen_rate_and_name_the_run(tmp_path: Path) -> Non
     found = verdicts(table)
     assert set(found) == set(table.loc[table["learning_rate"] == 1e-3, "id"])
     lines = {table.set_index("id").loc[run, "method"]: summary(rows) for run, rows in found.items()}
-    worse = "behind 1, no difference shown to 1 (pairs of method and rate)"
+    worse = "behind 1, undecided against 1 (pairs of method and rate)"
     assert lines == {"lora": "ahead of 2 (pairs of method and rate)", "full": worse, "bitfit": worse}
     searched = {summary(rows.assign(searched=True)) for rows in found.values()}
-    assert searched == {"better than 2", "worse than 1, no difference shown to 1"}
+    assert searched == {"better than 2", "worse than 1, undecided against 1"}
     every = {line for rows in found.values() for line in rows["verdict"]}
     assert every == {one.verdict for one in compare(fair(table).chosen).found}
 
