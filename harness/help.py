@@ -13,6 +13,7 @@ EXAMPLES = """\
 Examples
   python -m harness.run                                     one run: LoRA, rank 16, SmolLM2-135M on TREC
   python -m harness.run -m method=lora,qlora rank=8,16,64   a sweep of six
+  python -m harness.run -m search=learning_rate method=full,lora seed=0,1,2   each at its own rate
   python -m harness.run -m experiment=quickstart            every method on a small encoder
   python -m harness.run -m method=full,lora dry_run=true    what would be trained, and what is done
   python -m harness.run forgetting=none                     without the probes of what was lost

@@ -92,9 +92,10 @@ def test_methods_without_a_rank_are_trained_once(base: list[str], capsys: pytest
     assert [run.config.method.name for run in planned] == ["full", "lora", "lora", "bitfit"]
     assert run_sweep(jobs) == 0
     assert statuses(base) == {"full": "done", "bitfit": "done", "lora-r2": "done", "lora-r4": "done"}
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [["full", "-"], ["lora", "2"], ["lora", "4"], ["bitfit", "-"]]
-    assert all("accuracy" in line for line in lines[1:])
+    _, *rows, remark = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in rows] == [["full", "-"], ["lora", "2"], ["lora", "4"], ["bitfit", "-"]]
+    assert all("accuracy" in line for line in rows)
+    assert remark.startswith("one learning rate for each row: this ranks pairs of method and rate")
 
 
 def test_dry_run_says_all_and_trains_nothing(base: list[str], capsys: pytest.CaptureFixture[str]) -> None:

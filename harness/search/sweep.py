@@ -253,7 +253,7 @@ def describe(searched: Sequence[Configuration], pending: Callable[[Job], bool]) 
         cost, known = cost + (left + reported) * (each or 0.0), known and each is not None
         lines.append(f"{left + reported:>12}  {state(one)}{'' if each is None else f'; {each:.0f} s a run'}")
     said = f"about {cost / 60:.0f} min at most" if known else "time not known before a first run of each configuration"
-    return "\n".join([*lines, f"{len(searched)} configurations, {runs} runs at most: {said}"])
+    return "\n".join([*lines, f"configurations: {len(searched)}, runs at most: {runs}, {said}"])
 
 
 def state(one: Configuration) -> str:

@@ -67,7 +67,7 @@ class Hooks:
 
 
 LOST = 3.0
-"""Standard errors by which the loss must have risen: of 1,000 trainings that learn nothing one or two end by chance."""
+"""Standard errors by which the loss must have risen: of 1,000 trainings that learn nothing 2 to 5 end by chance."""
 LEAST_STEPS = 8
 """Logged steps in each quarter: the standard error of fewer is itself not known."""
 

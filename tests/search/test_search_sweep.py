@@ -229,7 +229,7 @@ def test_dry_run_says_the_plan_the_most_it_costs_and_the_time(
     Cluster(bell(1e-3)).sweep(*asked)
     said = capsys.readouterr().out
     assert "10  lora r16: 0 rates tried, next 0.001, 0.00316, 0.000316" in said
-    assert "2 configurations, 20 runs at most: time not known before a first run" in said
+    assert "configurations: 2, runs at most: 20, time not known before a first run" in said
     cluster = Cluster(bell(1e-3), dies_before=6)
     with pytest.raises(Killed):
         cluster.sweep(*jobs(base, "method=lora", "method=full"))
@@ -237,7 +237,7 @@ def test_dry_run_says_the_plan_the_most_it_costs_and_the_time(
     said = capsys.readouterr().out
     assert "learning rate 0.001 of 3 tried (0.000316, 0.001, 0.00316); the optimum lies inside; 33 s a run" in said
     assert "full: 3 rates tried, next" in said
-    assert "2 configurations, 9 runs at most: about 5 min at most" in said  # 2 + (8 − 3 + 2) runs of 33 s
+    assert "configurations: 2, runs at most: 9, about 5 min at most" in said  # 2 + (8 − 3 + 2) runs of 33 s
 
 
 def test_every_search_run_is_marked(base: list[str]) -> None:

@@ -70,16 +70,16 @@ def test_missing_record_is_said_to_be_missing(folder: RunFolder) -> None:
 
 
 def test_table_shows_runs_without_results(folder: RunFolder) -> None:
-    assert row(folder.path)[3] == "no record"
+    assert row(folder.path)[4] == "no record"
     folder.write(SOUND)
-    assert row(folder.path)[:4] == ["lora", "8", "", "running"]
+    assert row(folder.path)[:5] == ["lora", "8", "-", "", "running"]
     assert "the same command resumes it" in row(folder.path)[-1]
     folder.write(SOUND | {"status": "failed", "reason": "the loss is nan at step 3"})
-    assert row(folder.path)[3] == "failed" and row(folder.path)[-1].endswith("the loss is nan at step 3")
+    assert row(folder.path)[4] == "failed" and row(folder.path)[-1].endswith("the loss is nan at step 3")
     folder.write(SOUND | {"status": "not_applicable", "reason": "no biases"})
-    assert row(folder.path)[3] == "n/a" and row(folder.path)[-1].endswith("no biases")
+    assert row(folder.path)[4] == "n/a" and row(folder.path)[-1].endswith("no biases")
     (folder.path / "record.json").write_text("{", encoding="utf-8")
-    assert row(folder.path)[3] == "damaged"
+    assert row(folder.path)[4] == "damaged"
 
 
 def test_comparison_leaves_out_clock_machine_and_place() -> None:
