@@ -1,22 +1,25 @@
-"""What groups of runs answered to the same items, and the estimate of their metric from it."""
+"""What groups of runs answered to the same items, and the estimate of an outcome from it: a metric, or forgetting."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.effects.estimates import DRAWS, Estimate, drawn_items, estimates, resampled
+from analysis.effects.estimates import DRAWS, Estimate, drawn_items, estimates, resampled, resampled_change
 from analysis.effects.variance import Array
 from analysis.errors import AnalysisError
-from analysis.metrics import Metric, metric_of, rows_of
+from analysis.metrics import TOLERANCE, Metric, Statistic, mean, metric_of, ratio, rows_of
 from analysis.records import items
 from harness.errors import HarnessError
 
 SPLIT = "test"
 ASKED = ["item", "target"]
+PROBED = ["split", "item"]
 LEAST = 200
 """Draws; fewer tell nothing of a tail."""
 
@@ -60,10 +63,10 @@ def answers(groups: Sequence[tuple[str, pd.DataFrame]], problems: list[str]) -> 
             problems.append(str(error))
     if asked is None:
         return []
+    metric = metric_of(next(str(runs["metric"].iloc[0]) for _, runs in groups if runs["folder"].isin(list(read)).any()))
     usable = {label: [read[folder] for folder in runs["folder"] if folder in read] for label, runs in groups}
     rows = {label: np.stack(some) for label, some in usable.items() if some}
-    metric = next(str(runs["metric"].iloc[0]) for label, runs in groups if label in rows)
-    return _answers(rows, metric_of(metric), tuple(asked["item"]))
+    return _answers(rows, metric, tuple(asked["item"]))
 
 
 def draws_of(items: int) -> int:
@@ -91,3 +94,78 @@ def _answers(rows: dict[str, Array], metric: Metric, ids: tuple[str, ...]) -> li
         Answers(label, ids, one, estimate, metric.bounds)
         for (label, one), estimate in zip(rows.items(), found, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a run's probe answered before and after tuning, and the statistic whose change is the record's number."""
+
+    asked: pd.DataFrame
+    rows: Array
+    """Shape ``(2, items, columns)``: of the base and of the tuned model."""
+    statistic: Statistic
+    bounds: tuple[float, float]
+    """The least and the most that the statistic can be."""
+
+
+def forgettings(groups: Sequence[tuple[str, pd.DataFrame]], problems: list[str]) -> list[Answers]:
+    """Return each group's change of the probe that a run's forgetting is of, the items drawn alike for all of them.
+
+    As :func:`answers`, which reads the task's own items; `rows` are those of the tuned models.
+    """
+    read: dict[str, Probed] = {}
+    for run in (run for _, runs in groups for run in runs.itertuples()):
+        try:
+            read[str(run.folder)] = _same(probed(run), next(iter(read.values()), None), str(run.folder))
+        except HarnessError as error:
+            problems.append(str(error))
+    usable = {label: [read[folder] for folder in runs["folder"] if folder in read] for label, runs in groups}
+    made = {label: np.stack([one.rows for one in some]) for label, some in usable.items() if some}
+    return _changes(made, next(iter(read.values()))) if made else []
+
+
+def _changes(made: dict[str, Array], first: Probed) -> list[Answers]:
+    count = len(first.asked)
+    weights, ids = drawn_items(count, draws_of(count)), tuple(first.asked.agg("/".join, axis=1))
+    drawn = [resampled_change(one[:, 0], one[:, 1], first.statistic, weights) for one in made.values()]
+    found = estimates(drawn, first.bounds, count)
+    return [
+        Answers(label, ids, one[:, 1], estimate, (-np.inf, np.inf))
+        for (label, one), estimate in zip(made.items(), found, strict=True)
+    ]
+
+
+def _same(found: Probed, first: Probed | None, folder: str) -> Probed:
+    if first is not None and not (found.asked.equals(first.asked) and found.statistic is first.statistic):
+        raise AnalysisError(f"{folder}: its probe read other items than the runs before it; it is left out")
+    return found
+
+
+def probed(run: Any) -> Probed:
+    """Return the items of the probe that a run, a row of the tidy table, has its forgetting of.
+
+    Of all its series together, else of one of them: Σ loss / Σ tokens, or the mean score, whichever changed by what the
+    record says. Raises :class:`AnalysisError` where none did.
+    """
+    found = items(run.folder)
+    prefix = f"forgetting/{str(run.forgetting_name).partition(' ')[0]}/"
+    found = found[found["split"].str.startswith(prefix)].sort_values(["split", "item"])
+    for some in (found, *(rows for _, rows in found.groupby("split"))):
+        before, after = (some[some["phase"] == phase].reset_index(drop=True) for phase in ("before", "after"))
+        if len(after) and before[PROBED].equals(after[PROBED]):
+            for columns, statistic in ((["loss", "tokens"], ratio), (["score"], mean)):
+                rows = np.stack([one[columns].to_numpy(dtype=float) for one in (before, after)])
+                if np.isclose(_change(rows, statistic), run.forgetting, rtol=TOLERANCE, atol=TOLERANCE):
+                    return Probed(after[PROBED], rows, statistic, _bounds(rows, statistic))
+    raise AnalysisError(f"{run.folder}: no items give {run.forgetting_name} {run.forgetting:+.6g}, as the record says")
+
+
+def _change(rows: Array, statistic: Statistic) -> float:
+    before, after = (float(statistic(one, np.ones((1, len(one))))[0]) for one in rows)
+    return after - before
+
+
+def _bounds(rows: Array, statistic: Statistic) -> tuple[float, float]:
+    if statistic is ratio:
+        return 0.0, math.inf
+    return (0.0, 1.0) if rows.min() >= 0 and rows.max() <= 1 else (-math.inf, math.inf)

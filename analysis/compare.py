@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.answers import Answers, answers
+from analysis.answers import Answers, answers, forgettings
 from analysis.conditions import resumed
 from analysis.configurations import blocks, cells, configured
 from analysis.effects.families import Contrasts, Family, contrasts, family
@@ -30,6 +30,24 @@ PAIRS = "pairs of method and rate"
 """What verdicts rank where a learning rate was not searched for."""
 UNSEARCHED = f"this ranks {PAIRS}; search=learning_rate compares methods, each at a rate of its own"
 ONE_SEED = "one seed: of these trained models, another seed may say otherwise"
+
+
+class Outcome(NamedTuple):
+    """What configurations are compared in."""
+
+    name: str
+    """The column with its name."""
+    higher_is_better: str
+    """The column with its direction."""
+    keys: tuple[str, ...]
+    """Columns that runs which may be compared share."""
+    read: Callable[[Sequence[tuple[str, pd.DataFrame]], list[str]], list[Answers]]
+
+
+LEARNING = Outcome("metric", "higher_is_better", ("metric",), answers)
+FORGETTING = Outcome(
+    "forgetting_name", "forgetting_higher_is_better", ("forgetting_name", "forgetting_version"), forgettings
+)
 
 
 @dataclass(frozen=True)
@@ -145,30 +163,46 @@ class Comparisons:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """The pairs of one model, task and data."""
+class _Read:
+    """What the configurations of one model, task and data answered."""
 
     where: str
+    outcome: Outcome
     known: dict[str, pd.DataFrame]
     """Configuration → its runs."""
     found: list[Answers]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The pairs of one model, task and data."""
+
+    read: _Read
     pairs: list[tuple[int, int]]
     differences: Contrasts
     margins: Array
 
 
-def compare(table: pd.DataFrame, against: str | None = None, margin: float = MARGIN) -> Comparisons:
+def compare(
+    table: pd.DataFrame, against: str | None = None, margin: float = MARGIN, outcome: Outcome = LEARNING
+) -> Comparisons:
     """Compare every two configurations among runs that are done, or each with the one named `against`.
 
-    Runs of different models, tasks, metrics or data are never paired: each such group is compared within itself. A
-    learning rate that is to be chosen must be chosen before, by :func:`analysis.fairness.fair`. Raises
-    :class:`ConfigError` where `against` is no configuration.
+    Runs of different models, tasks, metrics or data are never paired, nor changes of different probes or versions of
+    one: each such group is compared within itself. All comparisons of one outcome are a family. A learning rate that is
+    to be chosen must be chosen before, by :func:`analysis.fairness.fair`. Raises :class:`ConfigError` where `against`
+    is no configuration.
     """
     runs = configured(table[(table["status"] == "done") & ~table["foreign"]])
     _require_known(against, [label for _, rows in blocks(runs) for label, _ in cells(rows)])
     problems: list[str] = []
-    made = [_block(where, rows, against, problems, margin) for where, rows in blocks(runs)]
-    parts = [one for one in made if one is not None]
+    alike = [(where, some) for where, rows in blocks(runs) for _, some in rows.groupby(list(outcome.keys), sort=False)]
+    parts = []
+    for where, rows in alike:
+        known = dict(cells(rows))
+        found = outcome.read(list(known.items()), problems)
+        if pairs := list(_pairs([one.label for one in found], against)):
+            parts.append(_block(_Read(where, outcome, known, found), pairs, margin))
     if not parts:
         return Comparisons((), tuple(problems))
     whole = family([one.differences for one in parts])
@@ -180,18 +214,13 @@ def _require_known(against: str | None, labels: list[str]) -> None:
         raise ConfigError("against", against, f"no such configuration; {nearest(against, labels)}")
 
 
-def _block(where: str, rows: pd.DataFrame, against: str | None, problems: list[str], margin: float) -> _Block | None:
-    """Return the pairs of a block and their differences; None where there is none."""
-    known = dict(cells(rows))
-    found = answers(list(known.items()), problems)
-    pairs = list(_pairs([one.label for one in found], against))
-    if not pairs:
-        return None
-    estimates = [one.estimate for one in found]
+def _block(read: _Read, pairs: list[tuple[int, int]], margin: float) -> _Block:
+    """Return the differences of a block and the margin of each, in the outcome's unit."""
+    found, estimates = read.found, [one.estimate for one in read.found]
     differences = contrasts(estimates, pairs, len(found[0].ids), all(one.graded for one in found))
     levels = [(estimates[one].value + estimates[other].value) / 2 for one, other in pairs]
     margins = np.array([margin_of(margin, found[0].bounds, level) for level in levels])
-    return _Block(where, known, found, pairs, differences, margins)
+    return _Block(read, pairs, differences, margins)
 
 
 def _pairs(labels: Sequence[str], against: str | None) -> Iterator[tuple[int, int]]:
@@ -223,23 +252,23 @@ def _compared(parts: list[_Block], whole: Family) -> Iterator[Comparison]:
 
 
 def _higher(part: _Block) -> bool:
-    return bool(next(iter(part.known.values()))["higher_is_better"].iloc[0])
+    return bool(next(iter(part.read.known.values()))[part.read.outcome.higher_is_better].iloc[0])
 
 
 def _needed(part: _Block, whole: Family) -> list[Needed]:
-    seeds = np.array([min(part.found[k].estimate.seeds for k in pair) for pair in part.pairs], dtype=float)
-    return needed(part.differences, seeds, part.margins, whole.tail)
+    seeds = [min(part.read.found[k].estimate.seeds for k in pair) for pair in part.pairs]
+    return needed(part.differences, np.array(seeds, dtype=float), part.margins, whole.tail)
 
 
 def _sides(part: _Block, pair: tuple[int, int]) -> dict[str, Any]:
     """Return what a comparison says of its two sides: scores, seeds, rates, and how their runs were made."""
-    one, other = (part.found[k] for k in pair)
-    runs = [part.known[side.label] for side in (one, other)]
+    one, other = (part.read.found[k] for k in pair)
+    runs = [part.read.known[side.label] for side in (one, other)]
     notes = [(side.label, resumed(some)) for side, some in zip((one, other), runs, strict=True)]
     rates = [float(some["learning_rate"].astype("float64").iloc[0]) for some in runs]
     return {
-        **{"where": part.where, "first": one.label, "second": other.label, "items": len(one.ids)},
-        **{"metric": str(runs[0]["metric"].iloc[0]), "higher_is_better": _higher(part)},
+        **{"where": part.read.where, "first": one.label, "second": other.label, "items": len(one.ids)},
+        **{"metric": str(runs[0][part.read.outcome.name].iloc[0]), "higher_is_better": _higher(part)},
         **{"first_score": one.estimate.value, "second_score": other.estimate.value},
         **{"seeds_first": len(one.rows), "seeds_second": len(other.rows)},
         **{"first_rate": rates[0], "second_rate": rates[1]},

@@ -38,9 +38,14 @@ def mean(rows: Array, weights: Array) -> Array:
     return weights @ rows[:, 0] / weights.sum(1)
 
 
+def ratio(rows: Array, weights: Array) -> Array:
+    """Return Σ of the first column / Σ of the second, such as nats per token."""
+    return (weights @ rows[:, 0]) / (weights @ rows[:, 1])
+
+
 def perplexity(rows: Array, weights: Array) -> Array:
     """Return exp(Σ loss / Σ tokens)."""
-    return np.exp((weights @ rows[:, 0]) / (weights @ rows[:, 1]))
+    return np.exp(ratio(rows, weights))
 
 
 def pearson(rows: Array, weights: Array) -> Array:

@@ -68,8 +68,6 @@ class Estimate:
     freedom: float = math.inf
     """Degrees of freedom of `outer`."""
     seeds: int = 1
-    most: float = math.inf
-    """Degrees of freedom of all seeds of the block, which no variance made of some of them can exceed."""
 
     @cached_property
     def _quantiles(self) -> Array:
@@ -176,13 +174,12 @@ def estimates(found: Sequence[Resampled], bounds: tuple[float, float], items: in
     seeds = np.array([one.seeds for one in alone])
     variances, slopes = _stabilised(found, bounds, items)
     freedom = np.where(np.isfinite(variances), seeds - 1.0, 0.0)
-    total = float(freedom.sum())
-    if total == 0:
+    if not freedom.any():
         return alone
     posterior = moderated(variances, freedom)
     outer = np.maximum(posterior.variances * slopes**2 / seeds, [one.both for one in alone])
     return [
-        replace(one, outer=float(variance), freedom=float(degrees), most=total)
+        replace(one, outer=float(variance), freedom=float(degrees))
         for one, variance, degrees in zip(alone, outer, posterior.freedom, strict=True)
     ]
 

@@ -108,12 +108,14 @@ def _root(covariance: Array) -> Array:
 
 
 def _seeds_freedom(found: Sequence[Estimate], members: Array) -> Array:
-    """Return Welch's degrees of freedom of the seeds' part of each difference, never more than the block's."""
-    outer = np.array([one.outer for one in found])
-    shares = np.array([one.outer**2 / one.freedom if one.outer > 0 else 0.0 for one in found])
-    below = members @ shares
-    whole = np.full(len(members), found[0].most if found else math.inf)
-    return np.minimum(np.divide((members @ outer) ** 2, below, out=whole.copy(), where=below > 0), whole)
+    """Return the degrees of freedom of the seeds' part of each difference: the smaller of its two sides'.
+
+    Welch's sum of both takes two variances for independent, and these borrow from one prior. In simulation (12
+    configurations of 2 or 3 seeds and unequal spreads) it shows a false difference in 7 of 100 families, the smaller in
+    3 to 4.
+    """
+    freedom = np.array([one.freedom if one.outer > 0 else math.inf for one in found])
+    return np.asarray(np.where(members > 0, freedom, math.inf).min(1, initial=math.inf))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.compare import UNSEARCHED, Comparisons, compare
+from analysis.compare import FORGETTING, UNSEARCHED, Comparisons, compare
 from analysis.fairness import fair
 from analysis.pareto import pareto
 from analysis.records import read_runs
@@ -31,6 +31,7 @@ def run(settings: Settings) -> None:
     problems = [*runs.problems, *print_table(table, picked.chosen, keys, settings, out)]
     if settings.compare:
         problems += print_comparisons(compare(picked.chosen, settings.against, settings.margin), out)
+        problems += print_forgetting(compare(picked.chosen, settings.against, settings.margin, FORGETTING), out)
     if settings.pareto:
         problems += print_pareto(table, settings.learning, out)
     write(out, "runs", table)
@@ -66,6 +67,15 @@ def print_comparisons(found: Comparisons, out: Path) -> tuple[str, ...]:
     if not found.found:
         print("nothing to compare: it takes two configurations of one model and task that are done")
     write(out, "comparisons", found.table(), shown_comparisons(found))
+    return found.problems
+
+
+def print_forgetting(found: Comparisons, out: Path) -> tuple[str, ...]:
+    """Print and write who forgets less, where a probe's items say; return what could not be used."""
+    if found.found:
+        print("\nforgetting, the change of a probe since before tuning:")
+        print("\n".join(f"{one.where}: {one.verdict}" if one.where else one.verdict for one in found.found))
+        write(out, "comparisons_forgetting", found.table(), shown_comparisons(found))
     return found.problems
 
 

@@ -18,7 +18,7 @@ Turn folders of runs into a table over seeds, and say what may be said of it.
   where     column=value or configuration.key=value, separated by commas (default: every run)
   group     columns or configuration keys (default: the configuration, and the learning rate)
   rates     all, or chosen: each configuration at the learning rate with the best validation score (default: all)
-  compare   true: paired comparisons at chosen rates, with simultaneous intervals of all of them (default: false)
+  compare   true: paired comparisons at chosen rates, of scores and of forgetting, each one family (default: false)
   against   compare with this configuration only, such as "lora r8": a smaller family (default: every pair)
   margin    the smallest difference of interest: smaller ones are equivalent (default: 0.02)
   pareto    true: which configurations are Pareto-optimal in learning and forgetting, how surely, and what each

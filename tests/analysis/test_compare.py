@@ -13,7 +13,7 @@ from made_runs import Made, make_run, make_sweep, search_record
 from scipy.stats import binomtest
 
 from analysis.answers import draws_of
-from analysis.compare import Comparison, compare, signed
+from analysis.compare import FORGETTING, Comparison, compare, signed
 from analysis.effects.verdicts import Verdict
 from analysis.records import items, read_runs
 from harness.errors import ConfigError
@@ -261,3 +261,31 @@ def test_large_test_sets_draw_fewer_resamples() -> None:
 )
 def test_differences_are_written_with_their_sign(value: float, text: str) -> None:
     assert signed(value) == text
+
+
+@pytest.mark.slow
+def test_forgetting_is_compared_like_learning_item_by_item(tmp_path: Path) -> None:
+    """Changes of .3 and 2.7 nats with seeds of no spread of their own: shown, though only 30 texts were read."""
+    forgotten = {"lora": 0.3, "full": 2.7, "bitfit": 0.3}
+    make_sweep(tmp_path, forgotten, made=lambda method, *_: Made(forgetting=forgotten[method]))
+    found = {(one.first, one.second): one for one in compare(read_runs(tmp_path).table, outcome=FORGETTING).found}
+    assert len(found) == 3
+    one = found["full", "lora r8"]
+    assert (one.metric, one.higher_is_better, one.items) == ("lm_loss made/loss", False, 30)
+    assert one.difference == pytest.approx(2.4)
+    assert one.ahead == "lora r8"
+    assert (
+        "lora r8 at 0.001 scores lower than full at 0.001 (pairs of method and rate): lm_loss made/loss -2.4"
+        in one.verdict
+    )
+    assert found["bitfit", "lora r8"].ahead is None
+
+
+def test_forgetting_that_its_items_do_not_give_is_left_out_and_said(tmp_path: Path) -> None:
+    make_sweep(tmp_path, ("lora", "full", "bitfit"), seeds=(0,))
+    table = read_runs(tmp_path).table
+    table.loc[table["method"] == "lora", "forgetting"] = 0.5
+    found = compare(table, outcome=FORGETTING)
+    assert len(found.found) == 1
+    assert "no items give lm_loss made/loss +0.5, as the record says" in found.problems[0]
+    assert compare(table.assign(forgetting_name=None), outcome=FORGETTING).found == ()

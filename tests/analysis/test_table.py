@@ -23,6 +23,7 @@ from harness.errors import ConfigError, HarnessError
 from harness.storage.record import read_record
 
 pytestmark = pytest.mark.usefixtures("quick")
+TABLES = ("table", "comparisons", "comparisons_forgetting", "pareto")
 
 
 @pytest.fixture
@@ -153,7 +154,7 @@ def test_everything_is_printed_and_written(tmp_path: Path, command) -> None:
     assert "not fair: the best learning rate is at the edge" in printed
     assert "0.0001, 0.001" in printed
     assert "3 (random 0, of equal rank " in printed
-    names = {f"{name}.{end}" for name in ("table", "comparisons", "pareto") for end in ("csv", "parquet", "md", "tex")}
+    names = {f"{name}.{end}" for name in TABLES for end in ("csv", "parquet", "md", "tex")}
     names |= {f"{name}.{end}" for name in ("runs", "equal_learning") for end in ("csv", "parquet")} | {"notes.txt"}
     assert {path.name for path in out.iterdir()} == names
     table = pd.read_parquet(out / "table.parquet")

@@ -118,7 +118,7 @@ def test_as_many_seeds_and_items_as_needed_decide_the_margin(items: int) -> None
 
 def test_seeds_alone_are_asked_for_where_they_do() -> None:
     rng = np.random.default_rng(3)
-    found = [Estimate(0.5, 0.002 * rng.normal(size=500), 0.0, 0.01**2 / 3, 8.0, 3, 8.0) for _ in range(2)]
+    found = [Estimate(0.5, 0.002 * rng.normal(size=500), 0.0, 0.01**2 / 3, 8.0, 3) for _ in range(2)]
     parts = contrasts(found, [(0, 1)], 2000)
     made = family([parts])
     (seeds,) = needed(parts, np.array([3.0]), np.array([0.02]), made.tail)
