@@ -2,8 +2,8 @@
 
 Rates lie a quarter of a decade apart on a logarithmic scale; place 0 is the method's own default, and place ``k`` is
 the default times ``10^(k/4)``. The search tries places half a decade apart, goes on where the best may lie beyond what
-was tried, and refines once. It is the recipe of the Deep Learning Tuning Playbook (Godbole et al. 2023): a best point
-near the boundary asks for a wider search.
+was tried, and refines once. It follows the Deep Learning Tuning Playbook (Godbole et al. 2023): a best point near the
+boundary asks for a wider search.
 """
 
 from __future__ import annotations
