@@ -52,11 +52,14 @@ class Configuration:
         return {place: record for place, record in found.items() if record is not None}
 
     def decision(self) -> Decision:
-        """Return what the rule says of the records that there are."""
+        """Return what the rule says of the records that there are; it ends at one that cannot be read, and says so."""
         found: dict[int, Trial] = {}
         while True:
             decision = decide(found, self.config.search.max_runs)
-            known = {place: self._trial(place) for place in decision.train}
+            try:
+                known = {place: self._trial(place) for place in decision.train}
+            except RecordError as error:
+                return Decision(why=first_line(error), tried=tuple(found))
             more = {place: trial for place, trial in known.items() if trial is not None}
             if not more:
                 return decision

@@ -173,6 +173,21 @@ def test_what_diverged_is_known_and_what_failed_is_tried_again(base: list[str]) 
         assert len(again.searched()) == more
 
 
+def test_a_damaged_record_ends_its_own_search_alone_and_is_left_as_it_is(
+    base: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = jobs(base, "method=lora", "method=full", seeds=(0,))
+    Cluster(bell(1e-3)).sweep(*asked[:1])
+    records = Path(base[-1].partition("=")[2]).glob("*/record.json")
+    damaged = next(path for path in records if read_record(path.parent)["purpose"] == "search")
+    damaged.write_text("{")
+    cluster = Cluster(bell(1e-4))
+    assert cluster.sweep(*asked) == 1
+    assert rates(cluster.reported()) == {"full": {1e-4}}
+    assert damaged.read_text() == "{"
+    assert f"not trained: lora r16: no learning rate found: {damaged}: damaged" in capsys.readouterr().err
+
+
 def test_a_method_that_does_not_apply_is_reported_as_such(base: list[str]) -> None:
     def curve(config: RunConfig) -> float | str:
         return "not_applicable: it has no biases" if config.method.name == "bitfit" else bell(1e-3)(config)

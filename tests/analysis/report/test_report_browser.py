@@ -73,6 +73,7 @@ def test_the_rates_that_were_tried_are_a_chart_and_stand_in_each_run(browser: Br
         caption = opened.texts("#rate figcaption")[0]
         assert "2 searches" in caption and "full: search.max_runs=2 reached: a smaller rate may be better." in caption
         opened.page.locator("#rate summary").click()
+        opened.page.locator("#rate tbody tr").first.wait_for()  # filled once it is open
         rows = [row.split("\n") for row in opened.page.locator("#rate tbody tr").all_inner_texts()]
         assert len(rows) == 5 and sum("chosen" in "".join(row) for row in rows) == 2
         opened.page.locator("#rate tbody button", has_text="full").first.click()
