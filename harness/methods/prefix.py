@@ -36,7 +36,7 @@ class PrefixTuning(PeftMethod):
     mergeable: ClassVar[bool] = False
     leaves_matrices: ClassVar[str | None] = "prefix tuning adds keys and values and changes no weight matrix"
 
-    learning_rate: float = 3e-2
+    learning_rate: float = 3.16e-2
     length: int = 20
     """Virtual tokens."""
     projection: bool = False

@@ -19,9 +19,15 @@ CLEAR = 1.645
 """Standard errors by which a rate must score below the best: one side of 5 %."""
 
 
-def factor(place: int) -> float:
-    """Return what a place multiplies the default by: ``10^(place/4)`` to three digits."""
-    return float(f"{10 ** (place / 4):.3g}")
+def rate_at(start: float, place: int) -> float:
+    """Return the learning rate of a place: ``start · 10^(place/4)`` to three digits; of place 0, `start` itself.
+
+    A start that is a rung of the ladder 1, 1.78, 3.16, 5.62, 10 … to three digits counts as the rung, so that searches
+    that start from different rungs share their runs.
+    """
+    rung = 10 ** (round(4 * math.log10(start)) / 4)
+    exact = rung if f"{rung:.2e}" == f"{start:.2e}" else start
+    return float(f"{exact * 10 ** (place / 4):.3g}") if place else start
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 
 from harness.config import Purpose, RunConfig
 from harness.identity import digest, identity, learning_rate
-from harness.search.rule import UNTRAINED, WORST, Trial, factor
+from harness.search import rule
+from harness.search.rule import UNTRAINED, WORST, Trial
 from harness.storage.outcomes import read_items
 from harness.storage.record import RunFolder, Status, read_record, searched_in_vain
 from harness.tasks.base import Outcome, Score, Task
@@ -21,7 +22,7 @@ HALF_WIDTHS = 2 * 1.96
 
 def rate_at(config: RunConfig, place: int) -> float:
     """Return the learning rate of a place around what the configuration starts from."""
-    return float(f"{learning_rate(config) * factor(place):.10g}")
+    return rule.rate_at(learning_rate(config), place)
 
 
 def search_config(config: RunConfig, place: int) -> RunConfig:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from harness.search.rule import FIRST, UNTRAINED, WORST, Decision, Trial, clearly_below, decide, factor, lean
+from harness.search.rule import FIRST, UNTRAINED, WORST, Decision, Trial, clearly_below, decide, lean, rate_at
 
 DENSE = 9
 """Points of a grid over two decades, a quarter of a decade apart."""
@@ -218,5 +218,20 @@ def test_a_flat_top_is_not_refined() -> None:
     assert decision.tried == (0, 2, -2, -4, 4) and decision.chosen == 0
 
 
-def test_places_are_quarter_decades_in_three_digits() -> None:
-    assert [factor(place) for place in (-4, -2, -1, 0, 1, 2, 4)] == [0.1, 0.316, 0.562, 1.0, 1.78, 3.16, 10.0]
+PLACES = (-4, -2, -1, 0, 1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("start", "rates"),
+    [
+        (1e-3, [1e-4, 3.16e-4, 5.62e-4, 1e-3, 1.78e-3, 3.16e-3, 1e-2]),
+        (3.16e-3, [3.16e-4, 1e-3, 1.78e-3, 3.16e-3, 5.62e-3, 1e-2, 3.16e-2]),  # on the same ladder
+        (2e-5, [2e-6, 6.32e-6, 1.12e-5, 2e-5, 3.56e-5, 6.32e-5, 2e-4]),
+        (1.23456, [0.123, 0.390, 0.694, 1.23456, 2.2, 3.9, 12.3]),
+    ],
+)
+def test_places_are_quarter_decades_in_three_digits(start: float, rates: list[float]) -> None:
+    assert [rate_at(start, place) for place in PLACES] == rates
+    assert [rate_at(start, place) for place in PLACES] == [
+        pytest.approx(start * 10 ** (place / 4), rel=5e-3) for place in PLACES
+    ]

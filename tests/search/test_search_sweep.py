@@ -130,6 +130,14 @@ def test_the_search_starts_where_it_is_told(base: list[str]) -> None:
     assert rates(cluster.searched()) == {"lora": {0.0316, 0.1, 0.316}}
 
 
+def test_searches_from_two_rungs_of_the_ladder_share_their_runs(base: list[str]) -> None:
+    first, again = Cluster(bell(1e-3)), Cluster(bell(1e-3))
+    first.sweep(*jobs(base, "method=lora"))
+    again.sweep(*jobs(base, "method=lora train.learning_rate=0.00316"))
+    assert rates(again.searched()) == {"lora": {1e-2}}  # the start and half a decade below were tried
+    assert again.reported() == []
+
+
 def test_what_is_swept_besides_gets_its_own_search(base: list[str], tmp_path: Path) -> None:
     cluster = Cluster(lambda config: bell(1e-2 if config.method.alpha == 4 else 1e-3)(config))
     cluster.sweep(*jobs(base, "method=lora method.alpha=4", "method=lora method.alpha=64"))
