@@ -52,12 +52,12 @@ def record(config: RunConfig) -> dict[str, Any]:
 
 
 def test_each_configuration_is_searched_and_reported_on_fresh_seeds(base: list[str]) -> None:
-    cluster = Cluster(lambda config: bell(1e-2 if config.method.name == "lora" else 1e-4)(config))
+    cluster = Cluster(lambda config: bell(1e-2 if config.method.name == "lora" else 1.78e-4)(config))
     assert cluster.sweep(*jobs(base, "method=lora", "method=full")) == 0
     assert {config.seed for config in cluster.searched()} == {1000}
     assert sorted(config.seed for config in cluster.reported()) == [0, 0, 1, 1]
-    assert rates(cluster.reported()) == {"lora": {1e-2}, "full": {1e-4}}
-    assert rates(cluster.searched())["full"] == {3.16e-5, 1e-4, 3.16e-4}
+    assert rates(cluster.reported()) == {"lora": {1e-2}, "full": {1.78e-4}}
+    assert rates(cluster.searched())["full"] == {5.62e-5, 1.78e-4, 5.62e-4}
     assert rates(cluster.searched())["lora"] == {3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2}
     assert cluster.rounds == [6, 1, 1, 4]  # of independent runs
 
