@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
@@ -21,13 +22,18 @@ SINCE_SCHEMA_2 = ("config.train.master_weights",)
 def configured(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with a column `configuration`: the label, and every other setting that tells runs apart.
 
-    A setting counts where it differs between runs of one model, task, method and rank; the seed, the learning rate
-    and what changes no result do not: their runs are the same configuration.
+    A setting counts for the runs of one model, task, method and rank among which it differs, so that a sweep of one
+    method's option renames no other. The seed, the learning rate and what changes no result do not count: such runs are
+    the same configuration.
     """
     names = [name for name in table.columns if name.startswith(SETTINGS) and _counts(name)]
-    groups = table.groupby(["model", "task", *KEYS], dropna=False, sort=False)
-    differing = [name for name in names if (groups[name].nunique(dropna=name in SINCE_SCHEMA_2) > 1).any()]
-    return table.assign(**{UNIT: [_label(row, differing) for _, row in table[["label", *differing]].iterrows()]})
+    groups = table.groupby(["model", "task", *KEYS, "foreign"], dropna=False, sort=False)
+    of_group = groups.ngroup().tolist()
+    differs = {name: (groups[name].nunique(dropna=name in SINCE_SCHEMA_2) > 1).tolist() for name in names}
+    differing = [[name for name in names if differs[name][number]] for number in range(len(groups))]
+    rows = table[["label", *names]].to_dict("records")
+    labels = [_label(row, differing[group]) for row, group in zip(rows, of_group, strict=True)]
+    return table.assign(**{UNIT: pd.Series(labels, index=table.index, dtype="str")})
 
 
 def _counts(name: str) -> bool:
@@ -35,7 +41,7 @@ def _counts(name: str) -> bool:
     return last not in {*RATES, *DESCRIPTIVE, *OPERATIONAL, "rank", "use_cpu"}
 
 
-def _label(row: pd.Series[object], differing: list[str]) -> str:
+def _label(row: dict[Any, Any], differing: list[str]) -> str:
     more = [f"{name.rpartition('.')[2]}={_plain(row[name])}" for name in differing]
     return " ".join([str(row["label"]), *more])
 
@@ -57,14 +63,6 @@ def _name(row: pd.Series[object], table: pd.DataFrame) -> str:
     same_task = table[(table["model"] == row["model"]) & (table["task"] == row["task"])]
     data = f" (data {str(row['data_hash'])[:8]})" if same_task["data_hash"].nunique(dropna=False) > 1 else ""
     return f"{row['model']} on {row['task']}{data}"
-
-
-def cells(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the runs of each configuration and learning rate, one a seed; where it has several, the name says which."""
-    several = rows.groupby(UNIT)["learning_rate"].nunique() > 1
-    for (name, rate), runs in rows.groupby([UNIT, "learning_rate"], dropna=False, sort=False):
-        label = f"{name} lr={rate:g}" if several[name] else str(name)
-        yield label, newest(runs).sort_values("seed").reset_index(drop=True)
 
 
 def newest(runs: pd.DataFrame) -> pd.DataFrame:
