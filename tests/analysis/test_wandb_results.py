@@ -24,7 +24,16 @@ from analysis.peft_suite.importing import import_results
 from analysis.records import read_runs, record, samples
 from analysis.wandb_results import __main__ as program
 from analysis.wandb_results.__main__ import add
-from analysis.wandb_results.findings import FROM_TABLE, PREFIX, SINGULAR_VALUES, VERDICT, VERDICTS, Findings, findings
+from analysis.wandb_results.findings import (
+    FORGOTTEN,
+    FROM_TABLE,
+    PREFIX,
+    SINGULAR_VALUES,
+    VERDICT,
+    VERDICTS,
+    Findings,
+    findings,
+)
 from analysis.wandb_results.sending import NOTE, place, send
 from analysis.wandb_results.verdicts import summary, verdicts
 from harness import track
@@ -131,7 +140,8 @@ def test_verdicts_are_sent(tmp_path: Path) -> None:
     run = tracked(tmp_path, made=shown("lora", 0, 1e-3, 0))
     add([tmp_path])
     sent = read_file(offline(run)[-1]).summary
-    assert sent[VERDICT] == "ahead of 1 (pairs of method and rate)" and sent[VERDICTS]["nrows"] == 1
+    assert sent[VERDICT] == "ahead of 1 (pairs of method and rate)" and sent[VERDICTS]["nrows"] == 2
+    assert sent[FORGOTTEN] == "undecided against 1 (pairs of method and rate)"  # both forgot .1
 
 
 @pytest.mark.slow
