@@ -182,7 +182,7 @@ def _part(where: str, effects: list[Effect], against: str | None, margin: float)
     """Return the differences of a set of effects and the margin of each, in the outcome's unit."""
     pairs, first = list(_pairs([one.label for one in effects], against)), effects[0]
     estimates = [one.estimate for one in effects]
-    differences = contrasts(estimates, pairs, first.items, all(one.graded for one in effects))
+    differences = contrasts(estimates, pairs, first.units, all(one.graded for one in effects))
     levels = [(estimates[one].value + estimates[other].value) / 2 for one, other in pairs]
     margins = [margin * abs(x) if first.relative else margin_of(margin, first.bounds, x) for x in levels]
     return _Part(where, effects, pairs, differences, np.array(margins))

@@ -55,6 +55,8 @@ class Effect:
     higher_is_better: bool
     estimate: Estimate
     items: int
+    units: int
+    """Items, or clusters of them, that were drawn together."""
     bounds: tuple[float, float]
     """The least and the most that the outcome can be."""
     graded: bool
@@ -167,7 +169,9 @@ class Block:
         if not read:
             return None
         first = self._first[outcome.key, kind]
-        return _Sample(label, runs[runs["folder"].isin(list(read))], kind, first, _drawn([*read.values()], outcome))
+        return _Sample(
+            label, runs[runs["folder"].isin(list(read))], kind, first, _drawn(first, [*read.values()], outcome)
+        )
 
     def _one(self, run: Run, outcome: Outcome, kind: Kind) -> Read | None:
         try:
@@ -191,10 +195,10 @@ def _having(runs: pd.DataFrame, outcome: Outcome) -> frozenset[str]:
     return frozenset(runs.loc[runs[outcome.column].notna(), "folder"] if outcome.column in runs else ())
 
 
-def _drawn(read: list[Read], outcome: Outcome) -> Resampled:
+def _drawn(first: Read, read: list[Read], outcome: Outcome) -> Resampled:
     """Return the outcome of each run, of all items and in each draw of them."""
-    first, count = read[0], len(read[0].after)
-    weights = drawn_items(count, draws_of(count), outcome.stream)
+    count = len(first.after)
+    weights = drawn_items(count, draws_of(count), outcome.stream, first.clusters)
     after = np.stack([one.after for one in read])
     before = [one.before for one in read if one.before is not None]
     if not before:
@@ -212,7 +216,7 @@ def _effects(some: list[_Sample], outcome: Outcome, beside: Sequence[Resampled] 
 
 def _effect(one: _Sample, estimate: Estimate, outcome: Outcome, bounds: tuple[float, float]) -> Effect:
     run = one.runs.iloc[0].to_dict()
-    facts = outcome.title(run), outcome.higher_is_better(run), estimate, len(one.first.after), bounds
+    facts = outcome.title(run), outcome.higher_is_better(run), estimate, len(one.first.after), one.first.units, bounds
     kind = one.first.graded, one.kind, outcome.relative
     return Effect(one.label, one.runs, *facts, *kind, outcome.recorded(run), one.drawn.scores)
 

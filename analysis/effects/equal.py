@@ -202,7 +202,7 @@ def _contrast(pairs: list[_Pair]) -> Contrasts:
     sides = [pair.sides for pair in pairs if pair.sides is not None]
     weights = np.stack([one.weights - other.weights for one, other in sides])
     values = np.array([one.value - other.value for one, other in sides])
-    return combined(plane.joint, weights, values, min(plane.learned[0].items, plane.forgot[0].items))
+    return combined(plane.joint, weights, values, min(plane.learned[0].units, plane.forgot[0].units))
 
 
 def _needed(pairs: list[_Pair], part: Contrasts, whole: Family, margin: float) -> list[Needed]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,13 @@ class Read:
     statistic: Statistic
     bounds: tuple[float, float]
     """The least and the most that the level after training can be."""
+    clusters: Array | None = None
+    """Numbers of what items share, such as a passage, shape ``(items,)``; None where each stands for itself."""
+
+    @property
+    def units(self) -> int:
+        """Return how many items, or clusters of them, were drawn by whoever collected them."""
+        return len(self.after) if self.clusters is None else len(np.unique(self.clusters))
 
     @property
     def graded(self) -> bool:
@@ -98,7 +105,14 @@ def read_metric(run: Run) -> Read:
     """Return a run's answers on the test split; its metric computed of them must be the record's number."""
     found, metric = _answers(run, "after"), metric_of(str(run["metric"]))
     rows = rows_of(str(run["metric"]), found, run["score"], str(run["folder"]))
-    return Read(found[ASKED], rows, None, metric.statistic, metric.bounds)
+    return Read(found[ASKED], rows, None, metric.statistic, metric.bounds, clustered(found))
+
+
+def clustered(found: pd.DataFrame) -> Array | None:
+    """Return numbers of the clusters of items; None where no two share one, or a file from before has none."""
+    if "cluster" not in found or found["cluster"].is_unique:
+        return None
+    return pd.factorize(found["cluster"])[0].astype(float)
 
 
 def read_gain(run: Run) -> Read:
@@ -107,7 +121,7 @@ def read_gain(run: Run) -> Read:
     if not found[ASKED].equals(after.asked):
         raise AnalysisError(f"{run['folder']}/items.parquet: the untouched model answered other items")
     rows = rows_of(str(run["metric"]), found, run["base"], str(run["folder"]))
-    return Read(after.asked, after.after, rows, after.statistic, after.bounds)
+    return replace(after, before=rows)
 
 
 def read_number(column: str) -> Callable[[Run], Read]:

@@ -113,3 +113,20 @@ def test_alone_with_one_seed_a_score_has_its_records_interval(tmp_path: Path) ->
     assert effect is not None and effect.interval() == (runs["score_low"][0], runs["score_high"][0])
     low, high = stats.binomtest(160, 200).proportion_ci(method="wilson")
     assert effect.interval() == pytest.approx((low, high), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_questions_on_one_passage_are_drawn_together(tmp_path: Path) -> None:
+    """Of 200 items in 20 passages that are right or wrong as one, the interval is that of 20 items."""
+    folders = make_sweep(tmp_path, ("lora", "full"), seeds=(0,), made=lambda *_: Made(0.8, agreement=1.0))
+    alone = effects_of(read_runs(tmp_path).table).blocks[0].effects(LEARNING)["full"]
+    for folder in folders:
+        items = pd.read_parquet(folder / "items.parquet")
+        test = (items["phase"] == "after") & (items["split"] == "test")
+        right = items.loc[test, "score"].rank(method="first").astype(int).sub(1) // 10
+        items.loc[test, "cluster"] = right.astype(str)
+        items.to_parquet(folder / "items.parquet")
+    found = effects_of(read_runs(tmp_path).table).blocks[0].effects(LEARNING)["full"]
+    assert (alone.items, alone.units, found.items, found.units) == (200, 200, 200, 20)
+    assert alone.estimate.deviations.std() == pytest.approx(np.sqrt(0.16 / 200), rel=0.1)
+    assert found.estimate.deviations.std() == pytest.approx(np.sqrt(0.16 / 20), rel=0.1)
