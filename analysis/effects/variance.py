@@ -211,9 +211,9 @@ def _lent(ratio: Array, freedom: float, prior: float) -> Array:
     """Return how many of the prior's degrees of freedom each configuration borrows.
 
     With p = P(F > ratio) and r its rank's share, u = min(p/r, 1) is the chance that it is none that stands out (Phipson
-    et al. 2016, section 6), which borrows all; one that does borrows u⁴ of it. Their own rule lends it more, and then 10
-    instead of 7.5 of 100 families of three seeds, one configuration ten times as unstable, show a false difference,
-    for 74 instead of 70 of 100 true ones. What is more surprising never borrows more.
+    et al. 2016, section 6), which borrows all; one that does borrows u⁴ of it. Their own rule lends it more: then 10
+    instead of 7.5 of 100 families of three seeds, with one configuration ten times as unstable, show a false
+    difference, and 74 instead of 70 of 100 true ones are shown. What is more surprising never borrows more.
     """
     n = len(ratio)
     tail = np.maximum(_tail(ratio, np.full(n, freedom), prior), 1e-300)
