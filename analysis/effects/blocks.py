@@ -108,6 +108,8 @@ class Block:
     _samples: dict[str, dict[str, _Sample]] = field(default_factory=dict)
     _folders: dict[str, dict[frozenset[str], str]] = field(default_factory=dict)
     _first: dict[tuple[str, Kind], Read] = field(default_factory=dict)
+    _weights: dict[tuple[int, int], Array] = field(default_factory=dict)
+    """How often each item is drawn, by stream and count of items: 0.1 s to draw, and the same for all groups."""
 
     def effects(self, outcome: Outcome | Price) -> dict[str, Effect]:
         """Return each configuration's effect, of those whose runs could be read; computed once."""
@@ -168,10 +170,14 @@ class Block:
         read = {run["folder"]: one for run in runs.to_dict("records") if (one := self._one(run, outcome, kind))}
         if not read:
             return None
-        first = self._first[outcome.key, kind]
-        return _Sample(
-            label, runs[runs["folder"].isin(list(read))], kind, first, _drawn(first, [*read.values()], outcome)
-        )
+        first, kept = self._first[outcome.key, kind], runs[runs["folder"].isin(list(read))]
+        return _Sample(label, kept, kind, first, _drawn([*read.values()], self._drawn_items(first, outcome.stream)))
+
+    def _drawn_items(self, first: Read, stream: int) -> Array:
+        count = len(first.after)
+        if (stream, count) not in self._weights:
+            self._weights[stream, count] = drawn_items(count, draws_of(count), stream, first.clusters)
+        return self._weights[stream, count]
 
     def _one(self, run: Run, outcome: Outcome, kind: Kind) -> Read | None:
         try:
@@ -195,15 +201,13 @@ def _having(runs: pd.DataFrame, outcome: Outcome) -> frozenset[str]:
     return frozenset(runs.loc[runs[outcome.column].notna(), "folder"] if outcome.column in runs else ())
 
 
-def _drawn(first: Read, read: list[Read], outcome: Outcome) -> Resampled:
+def _drawn(read: list[Read], weights: Array) -> Resampled:
     """Return the outcome of each run, of all items and in each draw of them."""
-    count = len(first.after)
-    weights = drawn_items(count, draws_of(count), outcome.stream, first.clusters)
-    after = np.stack([one.after for one in read])
+    statistic, after = read[0].statistic, np.stack([one.after for one in read])
     before = [one.before for one in read if one.before is not None]
     if not before:
-        return resampled(after, first.statistic, weights)
-    return resampled_change(np.stack(before), after, first.statistic, weights)
+        return resampled(after, statistic, weights)
+    return resampled_change(np.stack(before), after, statistic, weights)
 
 
 def _effects(some: list[_Sample], outcome: Outcome, beside: Sequence[Resampled] = ()) -> list[Effect]:
