@@ -9,11 +9,8 @@ from functools import cached_property
 
 import pandas as pd
 
-from analysis.configurations import BLOCK, UNIT, configured, newest
+from analysis.configurations import BLOCK, UNIT, configured, narrow, newest
 from analysis.effects.blocks import Effects, effects_of
-
-WIDE = ("config.", "version.", "seconds.")
-"""Columns, most of the table's 250, that no figure shows; grouping is ten times as fast without them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +60,7 @@ class Page:
 def _narrow(runs: pd.DataFrame) -> pd.DataFrame:
     pairs = zip(runs[UNIT].astype(str), runs["label"].astype(str), strict=True)
     setting = [name.removeprefix(label).strip() for name, label in pairs]
-    kept = [name for name in runs.columns if not name.startswith(WIDE)]
-    return runs[kept].assign(setting=pd.Series(setting, index=runs.index, dtype="str")).reset_index(drop=True)
+    return narrow(runs).assign(setting=pd.Series(setting, index=runs.index, dtype="str")).reset_index(drop=True)
 
 
 def pages(table: pd.DataFrame) -> Iterator[Page]:

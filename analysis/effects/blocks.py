@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.configurations import BLOCK, UNIT, blocks
+from analysis.configurations import BLOCK, UNIT, blocks, narrow
 from analysis.effects.estimates import (
     DRAWS,
     Estimate,
@@ -270,7 +270,8 @@ def effects_of(table: pd.DataFrame) -> Effects:
 
 
 def _blocks(table: pd.DataFrame, chosen: pd.DataFrame) -> Iterator[Block]:
-    for where, rows in blocks(table[(table["status"] == "done") & ~table["foreign"]]):
+    chosen = narrow(chosen)
+    for where, rows in blocks(narrow(table[(table["status"] == "done") & ~table["foreign"]])):
         kept = chosen[chosen["folder"].isin(rows["folder"])]
         named = {str(label): runs.reset_index(drop=True) for label, runs in kept.groupby(UNIT, sort=False)}
         yield Block(where, _place(rows.iloc[0]), named)

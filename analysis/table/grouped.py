@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.conditions import resumed
-from analysis.configurations import UNIT, blocks, configured, newest
+from analysis.configurations import UNIT, blocks, configured, narrow, newest
 from analysis.effects.blocks import Effects, effects_of
 from analysis.effects.estimates import of_runs
 from analysis.effects.outcomes import FORGETTING, LEARNING, Outcome
@@ -50,7 +50,8 @@ def grouped(table: pd.DataFrame, keys: Sequence[str] = DEFAULT, found: Effects |
     problems: list[str] = []
     rows: list[Row] = []
     order = ["method", "rank", "learning_rate", "seed"]
-    for _, block in blocks(_placed(configured(table.sort_values(order, na_position="first")))):
+    named = narrow(configured(table.sort_values(order, na_position="first")), keys)
+    for _, block in blocks(_placed(named)):
         for key, runs in block.groupby(list(keys), dropna=False, sort=False):
             rows.append(dict(zip(keys, key, strict=True)) | _row(runs, found, problems))
     columns = [*keys, *(name for name in rows[0] if name not in keys)] if rows else list(keys)
