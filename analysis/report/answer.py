@@ -43,13 +43,13 @@ def _answer(block: Block, scored: Sequence[Comparison], forgot: Sequence[Compari
     if not here:
         return
     effects = block.effects(LEARNING)
-    best = _anchor(effects, here)
+    best, leads = _anchor(effects, here)
     against = {_other(one, best): one for one in here if best in (one.first, one.second)}
     groups = {kind: [name for name, one in against.items() if _kind(one, best) == kind] for kind in Verdict}
     rivals = [best, *groups[Verdict.better], *groups[Verdict.equivalent], *groups[Verdict.undecided]]
     lost = [one for one in forgot if one.where == block.where]
     sentences = [
-        *_ahead(effects[best], groups, next(iter(against.values()))),
+        *_ahead(effects[best], leads, groups, next(iter(against.values()))),
         *_forgotten(block, rivals, lost),
         *_costs(block, rivals),
         *_open(against, groups[Verdict.undecided]),
@@ -58,14 +58,14 @@ def _answer(block: Block, scored: Sequence[Comparison], forgot: Sequence[Compari
     yield Answer(block.where, best, equal, unknown, worse, tuple(sentences))
 
 
-def _anchor(effects: dict[str, Effect], here: list[Comparison]) -> str:
-    """Return the configuration with the best mean among those that are compared with all others."""
+def _anchor(effects: dict[str, Effect], here: list[Comparison]) -> tuple[str, bool]:
+    """Return the configuration with the best mean among those that are compared with all others, and if it leads."""
     named = [{one.first, one.second} for one in here]
-    everywhere = set.intersection(*named) if len(named) > 1 else set()
-    if everywhere:  # all are compared with one
-        return everywhere.pop()
     sign = 1 if here[0].higher_is_better else -1
-    return max(set.union(*named), key=lambda name: (sign * effects[name].estimate.value, name))
+    first = max(set.union(*named), key=lambda name: (sign * effects[name].estimate.value, name))
+    everywhere = set.intersection(*named) if len(named) > 1 else {first}
+    anchor = everywhere.pop() if everywhere else first  # where all are compared with one, it is that one
+    return anchor, anchor == first
 
 
 def _other(one: Comparison, best: str) -> str:
@@ -79,11 +79,11 @@ def _kind(one: Comparison, best: str) -> Verdict:
     return Verdict.worse if one.ahead == best else Verdict.better
 
 
-def _ahead(best: Effect, groups: dict[Verdict, list[str]], one: Comparison) -> Iterator[str]:
+def _ahead(best: Effect, leads: bool, groups: dict[Verdict, list[str]], one: Comparison) -> Iterator[str]:
     low, high = best.interval()
     seeds = f"{len(best.runs)} seed{'' if len(best.runs) == 1 else 's'}"
     size = f"{best.title} {number(best.estimate.value)} [{number(low)}, {number(high)}], {seeds}, {best.items:,} items"
-    yield f"{best.label} has the best mean ({size})."
+    yield f"{best.label} has the best mean ({size})." if leads else f"All are compared with {best.label} ({size})."
     margin = f"within {one.margin:.2g}"
     said = {
         Verdict.better: "{} shown to be better.",

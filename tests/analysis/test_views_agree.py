@@ -140,3 +140,10 @@ def test_the_page_opens_with_the_verdicts_in_words(table: pd.DataFrame, made: di
     assert "full is shown to be worse." in said and "equivalent to it within 0.02." in said
     assert "bitfit is undecided against it; to decide a difference of 0.02: n needed ≈ " in said
     assert "Change of lm_loss made/loss: from " in said and "None of them is shown to forget less" in said
+
+
+def test_against_one_configuration_the_answer_says_what_is_compared(table: pd.DataFrame) -> None:
+    (answer,) = page_verdicts(table, "full").answers
+    assert answer.best == "full" and not answer.worse
+    assert answer.sentences[0].startswith("All are compared with full (accuracy .805 [")
+    assert any(line.endswith("are shown to be better.") for line in answer.sentences)
