@@ -37,7 +37,7 @@ def draw_all(settings: Settings) -> int:
     look, written = Look.of(runs.table), 0  # before the filter: a method keeps its colour whatever else is shown
     for page in _pages(filtering.chosen(runs.table, settings.where)):
         print(f"{page.model}, {page.task}: {len(page.table)} runs")
-        for warning in page.fair.warnings:
+        for warning in page.effects.warnings:
             print(f"  unequal: {warning}")
         for figure in chosen:
             written += _draw(figure, page, look, out, settings.formats)

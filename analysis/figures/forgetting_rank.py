@@ -10,8 +10,10 @@ from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import frame, legend, reference
 from analysis.drawing.page import Page
 from analysis.drawing.probes import change_of, forgetting_label, same_probe
-from analysis.drawing.series import SETTING, over_seeds
+from analysis.drawing.scores import effects_over_seeds
+from analysis.drawing.series import SETTING
 from analysis.drawing.style import Look
+from analysis.effects.outcomes import FORGETTING
 
 
 @FIGURES.register("forgetting_rank")
@@ -24,7 +26,7 @@ class ForgettingRank(Figure):
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank and further setting."""
         table = same_probe(page.chosen)
-        found = over_seeds(table, SETTING, "forgetting", "forgetting_low", "forgetting_high")
+        found = effects_over_seeds(page.effects, table, SETTING, FORGETTING)
         return found.assign(probe=forgetting_label(table))
 
     def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:

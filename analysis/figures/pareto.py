@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -13,9 +14,11 @@ from analysis.drawing.figure import FIGURES, PAGE, Figure
 from analysis.drawing.marks import Handle, frame, handle, legend, names_beside, reference
 from analysis.drawing.page import Page
 from analysis.drawing.probes import forgetting_label, same_probe
-from analysis.drawing.scores import scores_over_seeds
-from analysis.drawing.series import SETTING, over_seeds
+from analysis.drawing.scores import effects_over_seeds
+from analysis.drawing.series import SETTING
 from analysis.drawing.style import GREY, Look, Mark, compact, missing
+from analysis.effects.outcomes import FORGETTING, LEARNING
+from analysis.effects.planes import optimal
 
 ENDS = ["value", "low", "high"]
 
@@ -30,8 +33,7 @@ class Pareto(Figure):
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank and further setting, at the rate that its validation score chose."""
         table = same_probe(page.chosen)
-        score = scores_over_seeds(table, SETTING)
-        lost = over_seeds(table, SETTING, "forgetting", "forgetting_low", "forgetting_high")
+        score, lost = (effects_over_seeds(page.effects, table, SETTING, one) for one in (LEARNING, FORGETTING))
         if score.empty:
             return score
         seconds = table.groupby(SETTING, dropna=False, sort=False)["train_seconds"].mean()
@@ -78,9 +80,7 @@ def _optimal(found: pd.DataFrame, table: pd.DataFrame) -> list[bool]:
     higher = table["higher_is_better"].iloc[0]
     gain = found["value"] * (1 if pd.isna(higher) or higher else -1)
     loss = found["forgetting_value"] * _worse(table)
-    return [
-        not (((gain >= g) & (loss <= f)) & ((gain > g) | (loss < f))).any() for g, f in zip(gain, loss, strict=True)
-    ]
+    return optimal(np.stack([gain, loss], axis=1)).tolist()
 
 
 def _point(axes: Axes, row: dict[str, Any], mark: Mark, longest: float) -> None:

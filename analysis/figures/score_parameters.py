@@ -8,9 +8,10 @@ from matplotlib.figure import Figure as Canvas
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import bars, frame, handle, legend, log_axis, reference
 from analysis.drawing.page import Page
-from analysis.drawing.scores import scores_over_seeds
+from analysis.drawing.scores import effects_over_seeds
 from analysis.drawing.series import SETTING
 from analysis.drawing.style import Look
+from analysis.effects.outcomes import LEARNING
 
 
 @FIGURES.register("score_parameters")
@@ -24,7 +25,7 @@ class ScoreParameters(Figure):
         """Return a row for each method, rank and further setting."""
         table = page.chosen
         by = [*SETTING, "trainable", "metric", "base"]
-        return scores_over_seeds(table.assign(base=table["base"].mean()), by)
+        return effects_over_seeds(page.effects, table.assign(base=table["base"].mean()), by, LEARNING)
 
     def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
         """Draw a point a row."""

@@ -14,9 +14,10 @@ from analysis.configurations import UNIT
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.marks import Handle, bars, frame, handle, height, labels, legend, log_axis, panels, reference
 from analysis.drawing.page import Page
-from analysis.drawing.scores import scores_over_seeds
+from analysis.drawing.scores import effects_over_seeds
 from analysis.drawing.series import SETTING, in_order
 from analysis.drawing.style import GREY, Look, missing
+from analysis.effects.outcomes import LEARNING
 from analysis.searches import searches, tried
 
 COLUMNS = 3
@@ -85,7 +86,7 @@ def _swept(page: Page) -> pd.DataFrame:
     """Return the means over seeds at every rate of the configurations that were not searched."""
     searched = set(page.chosen.loc[page.chosen["searched"].fillna(False), UNIT])
     table = page.every_rate[~page.every_rate[UNIT].isin(searched)]
-    found = scores_over_seeds(table.sort_values("learning_rate", kind="stable"), SETTING)
+    found = effects_over_seeds(page.effects, table.sort_values("learning_rate", kind="stable"), SETTING, LEARNING)
     if found.empty or found.groupby("method")["learning_rate"].nunique().max() < 2:
         return found.iloc[:0]
     # Not in the order of the run folders, whose names are hashes.

@@ -253,6 +253,7 @@ def _probes(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{where}.delta", _at(metric, "delta", "value")
             yield f"{where}.low", change.get("low")
             yield f"{where}.high", change.get("high")
+            yield f"{where}.higher_is_better", change.get("higher_is_better")
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

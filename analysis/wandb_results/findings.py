@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.effects.outcomes import FORGETTING, LEARNING
 from analysis.records import intruder_tables
 from analysis.wandb_results.verdicts import summary
 
@@ -30,6 +31,7 @@ FROM_TABLE = (
 )
 """Columns of the tidy table that go to the summary where a run has them; training's own numbers are there already."""
 VERDICT = f"{PREFIX}verdict"
+FORGOTTEN = f"{PREFIX}verdict_forgetting"
 VERDICTS = f"{PREFIX}verdicts"
 SINGULAR_VALUES = 32
 """So many of each spectrum are sent: 210 matrices of a 30-layer decoder, W0, W and ΔW, make 20,160 rows; W&B takes
@@ -61,7 +63,10 @@ def findings(run: pd.Series[Any], verdicts: pd.DataFrame | None = None) -> Findi
     found = Findings({PREFIX + name: _plain(run[name]) for name in FROM_TABLE if pd.notna(run[name])})
     found.tables = {PREFIX + name: table for name, table in _tables(Path(run["folder"])).items() if len(table)}
     if verdicts is not None and len(verdicts):
-        found.summary[VERDICT] = summary(verdicts)
+        for name, outcome in ((VERDICT, LEARNING), (FORGOTTEN, FORGETTING)):
+            rows = verdicts[verdicts["outcome"] == outcome.key]
+            if len(rows):
+                found.summary[name] = summary(rows)
         found.tables[VERDICTS] = verdicts
     return found
 
