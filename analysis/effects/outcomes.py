@@ -139,22 +139,34 @@ def read_number(column: str) -> Callable[[Run], Read]:
 def read_probe(label: str | None, column: str) -> Callable[[Run], Read]:
     """Return the reader of a probe's change; of the probe that a run's forgetting is of where `label` is None.
 
-    Of all the probe's series together, else of one of them: Σ loss / Σ tokens, or the mean score, whichever changed by
-    what the record says. The reader raises :class:`AnalysisError` where none did.
+    Of all its series together or of one of them: Σ loss / Σ tokens, or the mean score, whichever changed by what
+    the record says; of several that did, as where nothing changed, the one at the recorded levels. The reader raises
+    :class:`AnalysisError` where none did.
     """
 
     def read(run: Run) -> Read:
         name = label or str(run["forgetting_name"]).partition(" ")[0]
         found = items(run["folder"])
         found = found[found["split"].str.startswith(f"forgetting/{name}/")].sort_values(["split", "item"])
-        for some in (found, *(rows for _, rows in found.groupby("split"))):
-            for one in _changes(some):
-                if np.isclose(_change(one), run[column], rtol=TOLERANCE, atol=TOLERANCE):
-                    return one
+        series = (found, *(rows for _, rows in found.groupby("split")))
+        fitting = [one for some in series for one in _changes(some) if _near(_change(one), run[column])]
+        where = column.removesuffix(".delta") if label else f"probe.{str(run['forgetting_name']).replace(' ', '.', 1)}"
+        if fitting:
+            return max(fitting, key=lambda one: _at_recorded_levels(one, run, where))
         said = run["forgetting_name"] if label is None else column
         raise AnalysisError(f"{run['folder']}: no items give {said} {run[column]:+.6g}, as the record says")
 
     return read
+
+
+def _near(value: float, recorded: Any) -> bool:
+    return bool(np.isclose(value, recorded, rtol=TOLERANCE, atol=TOLERANCE))
+
+
+def _at_recorded_levels(one: Read, run: Run, where: str) -> int:
+    """Return how many of the probe's two levels, before and after, are those of the record."""
+    recorded = (run.get(f"{where}.base"), run.get(f"{where}.after"))
+    return sum(said is not None and _near(level, said) for level, said in zip(_levels(one), recorded, strict=True))
 
 
 def _changes(found: pd.DataFrame) -> Iterator[Read]:
@@ -167,10 +179,15 @@ def _changes(found: pd.DataFrame) -> Iterator[Read]:
 
 
 def _change(one: Read) -> float:
-    levels = [
-        float(one.statistic(rows, np.ones((1, len(rows))))[0]) for rows in (one.before, one.after) if rows is not None
-    ]
-    return levels[-1] - levels[0]
+    before, after = _levels(one)
+    return after - before
+
+
+def _levels(one: Read) -> tuple[float, float]:
+    """Return the statistic before and after training, of an outcome that is a change."""
+    assert one.before is not None
+    before, after = (float(one.statistic(rows, np.ones((1, len(rows))))[0]) for rows in (one.before, one.after))
+    return before, after
 
 
 def _bounds(rows: Array, statistic: Statistic) -> tuple[float, float]:

@@ -130,3 +130,20 @@ def test_questions_on_one_passage_are_drawn_together(tmp_path: Path) -> None:
     assert (alone.items, alone.units, found.items, found.units) == (200, 200, 200, 20)
     assert alone.estimate.deviations.std() == pytest.approx(np.sqrt(0.16 / 200), rel=0.1)
     assert found.estimate.deviations.std() == pytest.approx(np.sqrt(0.16 / 20), rel=0.1)
+
+
+def test_of_a_run_that_forgot_nothing_the_series_is_known_by_its_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a probe's series changed by 0 then: the questions' ranks and the similarities of texts besides."""
+    ranks, similarities = [1.0, 0.5, 1.0], [0.2, 0.3]
+    rows = [
+        {"phase": phase, "split": f"forgetting/retrieval/{series}", "item": str(place), "score": value}
+        for phase in ("before", "after")
+        for series, values in (("rank", ranks), ("similarity", similarities))
+        for place, value in enumerate(values)
+    ]
+    answers = pd.DataFrame(rows).assign(loss=np.nan, tokens=0)
+    monkeypatch.setattr("analysis.effects.outcomes.items", lambda folder: answers)
+    level = {"probe.retrieval.mrr.base": np.mean(ranks), "probe.retrieval.mrr.after": np.mean(ranks)}
+    run = {"folder": "runs/head", "forgetting_name": "retrieval mrr", "forgetting": 0.0, **level}
+    assert FORGETTING.read(run).after.ravel().tolist() == ranks
+    assert probe("retrieval", "mrr").read(run | {"probe.retrieval.mrr.delta": 0.0}).after.ravel().tolist() == ranks
