@@ -71,6 +71,13 @@ def test_where_a_rate_was_not_searched_for_pairs_of_method_and_rate_are_ranked(t
     assert (found.first_rate, found.second_rate, found.searched) == (1e-4, 1e-3, False)
 
 
+def test_shares_never_differ_by_more_than_one(tmp_path: Path) -> None:
+    scores = {"lora": (0.95, 0.05), "full": (0.9, 0.1)}
+    make_sweep(tmp_path, seeds=(0, 1), made=lambda method, rank, rate, seed: Made(accuracy=scores[method][seed]))
+    (found,) = compare(effects_of(read_runs(tmp_path).table)).found
+    assert (found.low, found.high) == (-1.0, 1.0)
+
+
 def test_several_seeds_speak_of_the_methods(tmp_path: Path) -> None:
     scores = {"lora": (0.90, 0.88, 0.89), "full": (0.70, 0.72, 0.69)}
     make_sweep(tmp_path, made=lambda method, rank, rate, seed: Made(accuracy=scores[method][seed]))
