@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.answer import Answer, answers
 from analysis.compare import UNSEARCHED, Comparison, compare, signed
 from analysis.configurations import UNIT
 from analysis.effects.across import across
 from analysis.effects.blocks import Effects, effects_of
 from analysis.effects.outcomes import FORGETTING
 from analysis.pareto import pareto
-from analysis.report.answer import Answer, answers
 from analysis.table.grouped import DEFAULT, grouped, with_choice
 from analysis.table.writing import shown, shown_across, shown_pareto
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.answer import answers
 from analysis.compare import UNSEARCHED, Comparisons, compare
 from analysis.effects.across import across
 from analysis.effects.blocks import Effects, effects_of
@@ -35,9 +37,11 @@ def run(settings: Settings) -> None:
     require_writable(out, 2**20)
     found = effects_of(table)
     problems = [*runs.problems, *print_table(table, found, keys, settings, out)]
-    for outcome in map(outcome_of, settings.outcomes if settings.compare else ()):
-        made = compare(found, settings.against, settings.margin, outcome)
-        problems += print_comparisons(made, outcome.key, out)
+    outcomes = [outcome_of(name) for name in (settings.outcomes if settings.compare else ())]
+    made = {one.key: compare(found, settings.against, settings.margin, one) for one in outcomes}
+    print_answer(found, made)
+    for key, comparisons in made.items():
+        problems += print_comparisons(comparisons, key, out)
     if settings.pareto:
         problems += print_pareto(found, settings, out)
     if settings.across:
@@ -61,6 +65,13 @@ def print_table(table: pd.DataFrame, found: Effects, keys: list[str], settings: 
     show(text)
     write(out, "table", rows, text)
     return problems
+
+
+def print_answer(effects: Effects, made: dict[str, Comparisons]) -> None:
+    """Print the paragraph of each model and task that the page opens with."""
+    scored, forgot = (made[one.key].found if one.key in made else () for one in (LEARNING, FORGETTING))
+    for one in answers(effects, scored, forgot):
+        print("\n" + textwrap.fill(" ".join(one.sentences), 120))
 
 
 def print_comparisons(found: Comparisons, outcome: str, out: Path) -> tuple[str, ...]:

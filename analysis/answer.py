@@ -1,4 +1,4 @@
-"""The answer that the page opens with: for each model and task what is best, what it forgets, costs, and is open."""
+"""The answer that table and page open with: for each model and task what is best, what it forgets, costs, is open."""
 
 from __future__ import annotations
 
@@ -42,13 +42,14 @@ def _answer(block: Block, scored: Sequence[Comparison], forgot: Sequence[Compari
     here = [one for one in scored if one.where == block.where]
     if not here:
         return
-    effects = block.effects(LEARNING)
+    effects, (model, task, *_) = block.effects(LEARNING), block.place
     best, leads = _anchor(effects, here)
     against = {_other(one, best): one for one in here if best in (one.first, one.second)}
     groups = {kind: [name for name, one in against.items() if _kind(one, best) == kind] for kind in Verdict}
     rivals = [best, *groups[Verdict.better], *groups[Verdict.equivalent], *groups[Verdict.undecided]]
     lost = [one for one in forgot if one.where == block.where]
     sentences = [
+        f"{model}, {task}:",
         *_ahead(effects[best], leads, groups, next(iter(against.values()))),
         *_forgotten(block, rivals, lost),
         *_costs(block, rivals),
@@ -149,6 +150,11 @@ def _open(against: dict[str, Comparison], names: list[str]) -> Iterator[str]:
     """Yield what is not known and what would settle it."""
     if not names:
         return
-    needs = pd.Series([against[name].needed for name in names]).value_counts()
+    needs = pd.Series([_words(against[name].needed) for name in names]).value_counts()
     asked = "; ".join(f"{need} ({count})" if len(needs) > 1 else str(need) for need, count in needs.head(3).items())
-    yield f"{listed(names)} undecided against it; to decide a difference of {against[names[0]].margin:.2g}: {asked}."
+    margin = f"{against[names[0]].margin:.2g}"
+    yield f"{listed(names)} undecided against it; to decide a difference of {margin} takes {asked}."
+
+
+def _words(needed: str) -> str:
+    return needed.replace("n needed: ", "").replace("n needed ≈", "about")
