@@ -138,7 +138,7 @@ def test_the_page_opens_with_the_verdicts_in_words(table: pd.DataFrame, made: di
     said = " ".join(answer.sentences)
     assert said.startswith(f"bert_tiny, trec: {answer.best} has the best mean (accuracy .905 [")
     assert "full is shown to be worse." in said and "equivalent to it within 0.02." in said
-    assert "bitfit is undecided against it; to decide a difference of 0.02: n needed ≈ " in said
+    assert "bitfit is undecided against it; to decide a difference of 0.02 takes about " in said
     assert "Change of lm_loss made/loss: from " in said and "None of them is shown to forget less" in said
 
 
