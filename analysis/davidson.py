@@ -36,6 +36,17 @@ class DiagonalPlus:
         """Return M x for each row x."""
         return rows * self.values + (rows @ self.g.T) @ self.f + (rows @ self.f.T) @ self.g
 
+    def above(self, t: float) -> int:
+        """Return how many eigenvalues of M exceed t, from signs alone (Haynsworth 1968, Linear Algebra Appl. 1, 73-81).
+
+        In [[diag - t, Uᵀ], [U, -C]] with U = [F; G] and C = C⁻¹ the swap of its halves, of r positive eigenvalues, both
+        Schur complements count the same: #(M > t) + r = #(diag > t) + #(-C - U (diag - t)⁻¹ Uᵀ > 0).
+        """
+        u, rank = torch.cat([self.f, self.g]), len(self.f)
+        swap = torch.eye(2 * rank, dtype=u.dtype, device=u.device).roll(rank, 0)
+        complement = -swap - (u / (self.values - t)) @ u.T
+        return int((self.values > t).sum()) + int((torch.linalg.eigvalsh(complement) > 0).sum()) - rank
+
 
 def beginning(k: int, rank: int) -> int:
     """Return the dimension of the space to begin with: an iteration over most of the whole is of no use."""
@@ -46,10 +57,8 @@ def _kept(k: int) -> int:
     return 2 * k + OVERSAMPLING
 
 
-def top_of_diagonal_plus(
-    m: DiagonalPlus, k: int, angle: float, rounding: float
-) -> tuple[Float[Tensor, "k n"], Float[Tensor, " k"]] | None:
-    """Return the eigenvectors of the k largest eigenvalues of M as rows, with their errors; None if not converged.
+def top_of_diagonal_plus(m: DiagonalPlus, k: int, angle: float, rounding: float) -> Float[Tensor, "k n"] | None:
+    """Return the eigenvectors of the k largest eigenvalues of M as rows; None if not converged, or if one was missed.
 
     `rounding` is the error of M itself, as a share of its largest eigenvalue: residuals below it say nothing more.
     """
@@ -60,7 +69,7 @@ def top_of_diagonal_plus(
         error = angles(values, sizes.clamp_min(floor))[:k]
         missing = (error > angle) & (sizes[:k] > floor)
         if not bool(missing.any()):
-            return vectors[:k], error
+            return vectors[:k] if m.above(float(values[k - 1] + values[k]) / 2) == k else None
         space.correct(values[:k][missing], residuals[:k][missing], floor)
     return None
 

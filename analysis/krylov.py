@@ -17,8 +17,6 @@ from analysis.changes import Change, Dense, LowRank
 
 OVERSAMPLING = 4
 """Vectors beyond k in the block: the k-th converges by its distance from the one after the block."""
-WRITTEN = 8
-"""Directions of a low-rank change to begin with; with more, the block would cost more than it saves."""
 SMALL = 256
 """Up to this side decomposing the Gram matrix takes 3 ms, less than the iteration's own steps."""
 ANGLE = 1e-5
@@ -37,8 +35,6 @@ class TopVectors(NamedTuple):
     u: Float[Tensor, "out k"]
     s: Float[Tensor, " k"]
     v: Float[Tensor, "in k"]
-    error: Float[Tensor, " k"]
-    """An estimate of the angle between each vector and the true one."""
 
 
 @dataclass(frozen=True)
@@ -81,39 +77,34 @@ class Product:
         """Return whether there are more rows than columns."""
         return self.base.shape[0] > self.base.shape[1]
 
-    def triplets(self, near: Float[Tensor, "k side"], error: Float[Tensor, " k"]) -> TopVectors:
+    def triplets(self, near: Float[Tensor, "k side"]) -> TopVectors:
         """Return singular triplets from the singular vectors of the shorter side."""
         far = self.right(near) if self.tall else self.left(near)
         s = far.norm(dim=1)
         far = far / s.clamp_min(torch.finfo(s.dtype).tiny)[:, None]
         u, v = (far, near) if self.tall else (near, far)
-        return TopVectors(u.T, s, v.T, error)
+        return TopVectors(u.T, s, v.T)
 
 
-def top_singular(w: Product, k: int, near: TopVectors | None = None, angle: float = ANGLE) -> TopVectors:
+def top_singular(w: Product, k: int, angle: float = ANGLE) -> TopVectors:
     """Return the k largest singular triplets of W.
 
-    The Krylov space starts from random rows, the directions that a low-rank change writes to, and vectors
-    `near` the answer where some are known: a poor guess costs time and no accuracy. Where it does not
-    converge, in a spectrum with no gaps at all, W is decomposed whole.
+    The Krylov space starts from random rows. Where it does not converge, in a spectrum with no gaps at all, W is
+    decomposed whole.
     """
-    side = min(w.shape)
-    if side <= max(SMALL, 3 * (k + OVERSAMPLING)):
+    if min(w.shape) <= max(SMALL, 3 * (k + OVERSAMPLING)):
         return _by_gram(w, k)
-    found = top_eigenvectors(w.squared, _start(w, k, near), k, angle)
-    return _by_gram(w, k) if found is None else w.triplets(*found)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(min(w.shape), k + OVERSAMPLING, generator=generator).to(w.base)
+    found = top_eigenvectors(w.squared, torch.linalg.qr(start)[0].T.contiguous(), k, angle)
+    return _by_gram(w, k) if found is None else w.triplets(found)
 
 
 def _by_gram(w: Product, k: int) -> TopVectors:
-    """Return the k largest singular triplets from the eigenvectors of the whole Gram matrix, in double precision.
-
-    Their errors are those of the matrix's own precision: closer values are not told apart by any decomposition of it.
-    """
+    """Return the k largest singular triplets from the eigenvectors of the whole Gram matrix, in double precision."""
     dense = w.dense().double()
-    values, vectors = torch.linalg.eigh(dense.T @ dense if w.tall else dense @ dense.T)
-    values = values.flip(0)
-    error = angles(values, (_rounding(w.base) * values[0]).expand_as(values))[:k].to(w.base.dtype)
-    return w.triplets(vectors.flip(1)[:, :k].T.to(w.base.dtype), error)
+    vectors = torch.linalg.eigh(dense.T @ dense if w.tall else dense @ dense.T).eigenvectors
+    return w.triplets(vectors.flip(1)[:, :k].T.to(w.base.dtype))
 
 
 def _rounding(values: Tensor) -> float:
@@ -130,29 +121,15 @@ def angles(values: Float[Tensor, " n"], residual: Float[Tensor, " n"]) -> Float[
     return (residual / gap.clamp_min(torch.finfo(values.dtype).tiny)).clamp(max=1)
 
 
-def _start(w: Product, k: int, near: TopVectors | None) -> Float[Tensor, "b side"]:
-    """Return orthonormal rows to begin with: some that a low-rank change writes to, known ones, and random ones."""
-    generator = torch.Generator().manual_seed(0)
-    parts = [torch.randn(k + OVERSAMPLING, min(w.shape), generator=generator).to(w.base)]
-    if near is not None:
-        known = (near.v if w.tall else near.u).T
-        parts = [parts[0][: max(OVERSAMPLING, len(parts[0]) - len(known))], known]
-    if w.low_rank is not None:
-        written = (w.low_rank.a if w.tall else w.low_rank.b.T)[:WRITTEN]
-        parts = [parts[0][: len(parts[0]) - (0 if near else len(written))], *parts[1:], written]
-    rows = torch.cat([part / part.norm(dim=1, keepdim=True).clamp_min(1e-30) for part in parts])
-    return torch.linalg.qr(rows.T)[0].T.contiguous()
-
-
 def top_eigenvectors(
     squared: Squared, start: Float[Tensor, "b side"], k: int, angle: float = ANGLE
-) -> tuple[Float[Tensor, "k side"], Float[Tensor, " k"]] | None:
-    """Return the eigenvectors of the k largest eigenvalues of M as rows, with their errors; None if not converged."""
+) -> Float[Tensor, "k side"] | None:
+    """Return the eigenvectors of the k largest eigenvalues of M as rows; None if not converged."""
     basis = _Basis(squared, start)
     while not basis.converged(k, angle):
         if not basis.extend():
             return None
-    return basis.combined[:, :k].T @ basis.rows[: basis.size], basis.error[:k]
+    return basis.combined[:, :k].T @ basis.rows[: basis.size]
 
 
 def orthonormalised(rows: Float[Tensor, "b n"]) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b b"]]:
@@ -214,5 +191,5 @@ class _Basis:
         # M y - θ y has parts outside the basis only by its last block: ‖R s_last‖.
         residual = (self.coupling @ self.combined[self.size - self.block :]).norm(dim=0)
         floor = _rounding(values) * values[0]
-        self.error = angles(values, torch.maximum(residual, floor))
-        return bool(((self.error[:k] <= angle) | (residual[:k] <= floor)).all())
+        error = angles(values, torch.maximum(residual, floor))
+        return bool(((error[:k] <= angle) | (residual[:k] <= floor)).all())

@@ -11,12 +11,14 @@ from analysis.drawing.series import numbers
 from analysis.drawing.style import GREY, Look, Mark
 
 CONTROLS = {
+    "spectrum": "random, same spectrum",
     "dense": "random, equal norm",
     "low_rank": "random, equal norm and rank",
     "quantisation": "quantising the base alone",
 }
 """Null controls by their name in the tables: what counts come of a change that learned nothing."""
 CONTROL_MARKS = {
+    "spectrum": Mark(GREY, "s", "-"),
     "dense": Mark(GREY, "_", (0, (1, 1))),
     "low_rank": Mark(GREY, "x", (0, (4, 2))),
     "quantisation": Mark(GREY, "+", (0, (6, 1, 1, 1))),

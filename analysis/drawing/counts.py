@@ -22,14 +22,15 @@ ROOM = (0, 1)
 """Counts that an axis always has room for: where all are 0 it shall not end at 0.06."""
 EPS = 0.5
 """The paper's ε, in every grid."""
-MAY_BE_MORE = "widened by what bounds leave undecided"
+MAY_BE_MORE = "of random changes, 5 % to 95 % of the draws"
 
 
 def counts(page: Page, keep: Callable[[pd.DataFrame], pd.Series[bool]]) -> pd.DataFrame:
     """Return the counts over all matrices of each run, left vectors against W0, of the rows to keep.
 
-    Columns besides a run's setting: step, control, clustered, k, eps, intruders, most (where bounds leave vectors
-    open, the count is between the two), vectors. Each method and rank at the rate that its validation score chose.
+    Columns besides a run's setting: step, control, clustered, k, eps, intruders (of random changes the median of their
+    draws), low, most (their 5 % and 95 % quantiles), vectors. Each method and rank at the rate that its validation
+    score chose.
     """
     found = _read(page)
     return found if found.empty else found[keep(found)].reset_index(drop=True)
@@ -39,7 +40,7 @@ def counts(page: Page, keep: Callable[[pd.DataFrame], pd.Series[bool]]) -> pd.Da
 def _read(page: Page) -> pd.DataFrame:
     """Return what four figures read of a page: 100 runs' tables have 3 million rows, of which these are a fortieth."""
     found = tables(page.chosen, "counts", _wanted)
-    return found if found.empty else found.assign(most=found["intruders"] + found["undecided"])
+    return found if found.empty else found.assign(most=found["high"])
 
 
 def _wanted(rows: pd.DataFrame) -> pd.Series[bool]:
@@ -52,13 +53,13 @@ def largest_k(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_counts(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return the mean count over seeds; its interval takes in what bounds leave undecided, and is never below 0."""
+    """Return the mean count over seeds; of random changes the interval takes in their draws, and is never below 0."""
     keys = [*SETTING, *by]
     if rows.empty:
         return over_seeds(pd.DataFrame(columns=[*keys, "intruders", "id"]), keys, "intruders")
-    least = over_seeds(rows, keys, "intruders", "intruders", "most")
-    most = over_seeds(rows, keys, "most", "intruders", "most")
-    # one run's ends are what is undecided, and no interval over items
+    least = over_seeds(rows, keys, "intruders", "low", "most")
+    most = over_seeds(rows, keys, "most", "low", "most")
+    # one run's ends are of its draws, and no interval over items
     kinds = least["interval"].replace("items", "")
     return least.assign(
         low=np.clip(least["low"], 0, None), high=np.maximum(least["high"], most["high"]), interval=kinds
