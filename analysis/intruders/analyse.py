@@ -19,7 +19,6 @@ from analysis.intruders.detection import Detection, Detector, Side
 from analysis.intruders.eigen import Eigen
 from analysis.intruders.reference import Reference
 from analysis.intruders.settings import Settings
-from analysis.krylov import Product
 from analysis.processes import each
 from analysis.weights import Pair
 from harness.errors import ConfigError
@@ -185,7 +184,7 @@ def change_spectrum(change: Change) -> torch.Tensor:
 
 def _spectra(matrix: Matrix) -> list[Row]:
     """Return every singular value of W0, W and the change."""
-    tuned = Product.of(matrix.base, matrix.change).dense()
+    tuned = matrix.base + matrix.change.dense()
     values = {
         "base": spectra.singular_values(matrix.base),
         "tuned": spectra.singular_values(tuned),
@@ -200,9 +199,7 @@ def _spectra(matrix: Matrix) -> list[Row]:
 
 def _similarity(matrix: Matrix, n: int | None) -> Rows:
     """Return |cos| of the first n base with the first n tuned left vectors, and the angles between their spans."""
-    base, tuned = (
-        torch.linalg.svd(w, full_matrices=False) for w in (matrix.base, Product.of(matrix.base, matrix.change).dense())
-    )
+    base, tuned = (torch.linalg.svd(w, full_matrices=False) for w in (matrix.base, matrix.base + matrix.change.dense()))
     cosines = spectra.similarity_matrix(base.U[:, :n], tuned.U[:, :n]).cpu().numpy()
     rows = Rows()
     rows.similarity = [

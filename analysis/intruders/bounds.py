@@ -72,6 +72,7 @@ def cosine_bounds(coordinates: Numbers, values: Numbers, error: float) -> tuple[
 
     `values` are the n computed eigenvalues, rising, and `error` is e. Both results are (j, n).
     """
+    error = max(error, np.finfo(float).eps * values[-1])  # measured as 0, it is still that of a double
     radii = _radii(values, error)
     sides = ((-1, "left"), (1, "right"))
     ends = [np.searchsorted(values, values + sign * radii[:, None], side) for sign, side in sides]
@@ -88,7 +89,6 @@ def cosine_bounds(coordinates: Numbers, values: Numbers, error: float) -> tuple[
 
 def _radii(values: Numbers, error: float) -> Numbers:
     """Return radii from 2e on, the last beyond all values."""
-    error = max(error, np.finfo(float).tiny)
     count = 1 + int(np.ceil(np.log(max(1.0, (values[-1] - values[0]) / error)) / np.log(GROWTH)))
     return 2 * error * GROWTH ** np.arange(count + 1)
 

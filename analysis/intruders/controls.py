@@ -22,10 +22,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.changes import Change, Dense, LowRank
-from analysis.davidson import DiagonalPlus, beginning, top_of_diagonal_plus
 from analysis.intruders.bounds import Numbers
 from analysis.intruders.detection import largest_window
-from analysis.krylov import ANGLE, Product, top_singular
+from analysis.singular import DiagonalPlus, top_left
 
 MAIN = "spectrum"
 """The control that a count is held against."""
@@ -79,17 +78,14 @@ class Null:
         if near is None:
             whole = change.dense().clone()
             whole.diagonal().add_(self.sigma)
-            near = top_singular(Product(whole), k).u.T.double()
+            near = top_left(whole, k).double()
         through = torch.nn.functional.pad(near * self.sigma, (0, self.far - len(self.sigma)))
         far = through + change.double().transposed_times(near.T).T
         return near, far, far.norm(dim=1)
 
     def _low_rank(self, change: LowRank, k: int) -> Float[Tensor, "k n"] | None:
-        n, rank = len(self.sigma), change.b.shape[1]
-        if beginning(k, rank) > n // 2:
-            return None
-        g = self.sigma * change.a[:, :n] + (change.a @ change.a.T / 2) @ change.b.T
-        return top_of_diagonal_plus(DiagonalPlus(self.sigma.square(), change.b.T.contiguous(), g), k, ANGLE, 1e-14)
+        g = self.sigma * change.a[:, : len(self.sigma)] + (change.a @ change.a.T / 2) @ change.b.T
+        return DiagonalPlus(self.sigma.square(), change.b.T.contiguous(), g).top(k)
 
 
 def drawn(null: Null, stream: str, draws: int, k: int, width: float) -> dict[str, Numbers]:

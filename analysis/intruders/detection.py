@@ -11,7 +11,7 @@ from torch import Tensor
 
 from analysis.changes import Change
 from analysis.intruders.bounds import Numbers
-from analysis.krylov import TopVectors
+from analysis.singular import TopVectors
 
 
 @dataclass

@@ -21,16 +21,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from analysis.changes import Change, Dense, LowRank
-from analysis.davidson import DiagonalPlus, beginning, top_of_diagonal_plus
 from analysis.intruders.bounds import Numbers, cosine_bounds
 from analysis.intruders.decompositions import base_vectors
 from analysis.intruders.detection import Detection, Side, largest_window
-from analysis.krylov import ANGLE, Product, TopVectors, top_singular
+from analysis.singular import DiagonalPlus, TopVectors, top_left
 
-ANGLES = {torch.float32: ANGLE, torch.float64: 1e-10}
-"""Error asked for in a tuned vector's direction; what it came out as is measured."""
-ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-15}
-"""Of the largest eigenvalue, where an iteration may stop."""
 WHOLE = 1024
 """Up to this side products with all base vectors are taken in double precision; above, their rounding is bounded."""
 ROWS = 512
@@ -97,7 +92,7 @@ class Eigen:
         count = min(self.k + 1, len(self.short))
         rows = self._in_coordinates(change, count) if isinstance(change, LowRank) else None
         if rows is None:
-            rows = top_singular(Product.of(self.short, change), count, ANGLES[self.base.dtype]).u.T
+            rows = top_left(self.short + change.dense(), count)
         y = rows.double() / rows.double().norm(dim=1, keepdim=True)
         p, image = self._products(y, change)
         s = p.norm(dim=1)
@@ -125,17 +120,13 @@ class Eigen:
     def _in_coordinates(self, change: LowRank, count: int) -> Float[Tensor, "k n"] | None:
         """Return the largest eigenvectors of M = Λ + F Gᵀ + G Fᵀ, back in the coordinates of the matrix.
 
-        With F = B, H = A: W Wᵀ = W0 W0ᵀ + F Gᵀ + G Fᵀ, G = W0 Hᵀ + F H Hᵀ / 2. None where the iteration does not
-        converge, or missed an eigenvalue.
+        With F = B, H = A: W Wᵀ = W0 W0ᵀ + F Gᵀ + G Fᵀ, G = W0 Hᵀ + F H Hᵀ / 2.
         """
-        vectors, values = self.known.vectors, self.known.values.double()
-        if beginning(count, change.b.shape[1]) > len(values) // 2:
-            return None
+        vectors = self.known.vectors
         g = change.a @ self.short.T + (change.a @ change.a.T / 2) @ change.b.T
-        f_rows, g_rows = (torch.cat([change.b.T, g]) @ vectors.T).double().split(change.b.shape[1])
-        m = DiagonalPlus(values, f_rows, g_rows)
-        found = top_of_diagonal_plus(m, count, ANGLES[self.base.dtype], ROUNDING[self.base.dtype])
-        return None if found is None else found.to(vectors.dtype) @ vectors
+        f_rows, g_rows = (torch.cat([change.b.T, g]) @ vectors.T).double().cpu().split(change.b.shape[1])
+        found = DiagonalPlus(self.known.values.double().cpu(), f_rows, g_rows).top(count)
+        return None if found is None else found.to(vectors) @ vectors
 
     def _sides(self, tuned: Tuned) -> tuple[Side, Side]:
         """Return what holds of near and of far vectors."""
@@ -155,16 +146,18 @@ class Eigen:
         return Side(cos.max(axis=1), *ends, cluster, ["eigen"] * len(cos))
 
     def _coordinates(self, rows: Float[Tensor, "b n"]) -> tuple[Numbers, Numbers]:
-        """Return the coordinates of rows in the base's vectors, and what rounding can have changed in each row's.
+        """Return the coordinates of rows in the base's vectors, and how far each of a row's can be off.
 
-        A sum of n products in float32 is off by at most (n + 2) u Σ|a b|, u = 2⁻²⁴ (Higham 2002, section 3.1).
+        A sum of n products in float32 is off by at most (n + 2) u Σ|a b|, u = 2⁻²⁴ (Higham 2002, section 3.1); the
+        orthonormal vectors that the bounds speak of are off the computed ones by less than e / λ₁.
         """
         dtype, n = self.known.vectors.dtype, len(self.short)
         if n <= WHOLE or dtype == torch.float64:
             found, unit = rows @ self.known.vectors.double().T, 2.0**-53
         else:
             found, unit = (rows.to(dtype) @ self.known.vectors.T).double(), 2.0**-24
-        return found.cpu().numpy(), (n + 2) * unit * rows.norm(dim=1).cpu().numpy()
+        off = (n + 2) * unit + self.known.error / float(self.known.values[-1])
+        return found.cpu().numpy(), off * rows.norm(dim=1).cpu().numpy()
 
 
 def far_bounds(

@@ -12,7 +12,7 @@ from torch import Tensor
 from analysis.changes import Change
 from analysis.intruders.bounds import Numbers, cosine_bounds
 from analysis.intruders.detection import Detection, Side, largest_window
-from analysis.krylov import TopVectors
+from analysis.singular import TopVectors
 from analysis.spectra import Factors, similarity_matrix
 
 

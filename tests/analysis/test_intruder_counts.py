@@ -17,7 +17,7 @@ from independent import cosines, well_posed
 from matrices import change_of, of_spectrum, orthonormal, spectrum
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from analysis import krylov
+from analysis import singular
 from analysis.changes import Change, Dense, LowRank
 from analysis.intruders import decompositions
 from analysis.intruders.bounds import cosine_bounds
@@ -32,7 +32,7 @@ K, EPS, WIDTH = 4, 0.5, 1e-3
 @contextmanager
 def iterations_even_when_small() -> Iterator[None]:
     """Have small matrices go the way of large ones."""
-    with mock.patch.object(krylov, "SMALL", 1):
+    with mock.patch.object(singular, "SMALL", 1):
         yield
 
 
@@ -75,7 +75,7 @@ def test_counts_and_bounds_at_a_size_that_iterates(shape, change):
     generator = torch.Generator().manual_seed(sum(shape))
     base = of_spectrum(spectrum("decaying", min(shape), generator), *shape, generator)
     update = change_of(change, 0.6, base, generator, rank=4)
-    exact = cosines(base.double().numpy(), (base + update.dense()).double().numpy(), 8)
+    exact = cosines(base.double().numpy(), (base.double() + update.double().dense()).numpy(), 8)
     assert 1 <= (exact[0] < EPS).sum() <= 7 or change == "dense"
     for detector in detectors(base, k=8):
         found = detector.detect(update)
