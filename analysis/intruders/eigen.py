@@ -156,7 +156,7 @@ class Eigen:
             found, unit = rows @ self.known.vectors.double().T, 2.0**-53
         else:
             found, unit = (rows.to(dtype) @ self.known.vectors.T).double(), 2.0**-24
-        off = (n + 2) * unit + self.known.error / float(self.known.values[-1])
+        off = (n + 2) * unit + self.known.error / max(float(self.known.values[-1]), np.finfo(float).tiny)
         return found.cpu().numpy(), off * rows.norm(dim=1).cpu().numpy()
 
 
