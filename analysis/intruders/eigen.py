@@ -28,7 +28,7 @@ from analysis.singular import DiagonalPlus, TopVectors, top_left
 
 WHOLE = 1024
 """Up to this side products with all base vectors are taken in double precision; above, their rounding is bounded."""
-ROWS = 512
+ROWS = 1024
 """Of a matrix at once in double precision."""
 UNKNOWN = 3.0
 """Times e: the far vector of a smaller eigenvalue cannot be told by W0ᵀ x / σ."""
@@ -104,18 +104,21 @@ class Eigen:
     def _products(self, rows: Float[Tensor, "b n"], change: Change) -> tuple[Tensor, Tensor]:
         """Return rows · W and rows · W Wᵀ in double precision, some rows of W at a time."""
         low = change.double() if isinstance(change, LowRank) else None
-        p = sum((rows[:, at] @ block for at, block in self._blocks(change)), torch.zeros((), dtype=torch.float64))
+        whole = [self._block(change, 0)] if len(self.short) <= ROWS else None
+        p = torch.stack([rows[:, at] @ block for at, block in whole or self._blocks(change)]).sum(0)
         if low is not None:
             p = p + low.transposed_times(rows.T).T
-        image = torch.cat([p @ block.T for _, block in self._blocks(change)], dim=1)
+        image = torch.cat([p @ block.T for _, block in whole or self._blocks(change)], dim=1)
         return p, image if low is None else image + low.times(p.T).T
 
     def _blocks(self, change: Change) -> Iterator[tuple[slice, Tensor]]:
-        """Yield rows of W0, of W where the change is dense, in double precision."""
-        for start in range(0, len(self.short), ROWS):
-            at = slice(start, start + ROWS)
-            block = self.short[at].double()
-            yield at, block + change.delta[at] if isinstance(change, Dense) else block
+        yield from (self._block(change, start) for start in range(0, len(self.short), ROWS))
+
+    def _block(self, change: Change, start: int) -> tuple[slice, Tensor]:
+        """Return some rows of W0, of W where the change is dense, in double precision."""
+        at = slice(start, start + ROWS)
+        block = self.short[at].double()
+        return at, block + change.delta[at] if isinstance(change, Dense) else block
 
     def _in_coordinates(self, change: LowRank, count: int) -> Float[Tensor, "k n"] | None:
         """Return the largest eigenvectors of M = Λ + F Gᵀ + G Fᵀ, back in the coordinates of the matrix.
