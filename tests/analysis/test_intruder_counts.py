@@ -19,12 +19,15 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from analysis import singular
 from analysis.changes import Change, Dense, LowRank
+from analysis.checkpoints import Checkpoint
 from analysis.intruders import decompositions
 from analysis.intruders.bounds import cosine_bounds
 from analysis.intruders.decompositions import BaseVectors, decompose
 from analysis.intruders.detection import Detection, largest_window
 from analysis.intruders.eigen import Eigen
 from analysis.intruders.reference import Reference
+from analysis.intruders.sources import model_folder
+from analysis.naming import role_of
 
 K, EPS, WIDTH = 4, 0.5, 1e-3
 
@@ -129,6 +132,27 @@ def test_bounds_hold_on_a_random_matrix_of_side_2048():
         assert (side.low <= wanted).all() and (wanted <= side.high).all()
         assert ((side.cos < EPS) == (wanted < EPS)).all()
         assert np.median(side.bound) < 0.01
+
+
+@pytest.mark.slow
+def test_counts_of_an_embedded_model_are_those_of_double_precision(monkeypatch):
+    """Every kind of matrix of MiniLM's second layer, with a change of halving spectrum and random vectors to each."""
+    monkeypatch.delenv("PEFT_HARNESS_CACHE")  # one download for all tests
+    checkpoint = Checkpoint(model_folder("minilm_l6"), "base")
+    names = [name for name, shape in checkpoint.shapes.items() if ".layer.1." in name and role_of(name, shape)]
+    assert len(names) == 6
+    generator, counts = torch.Generator().manual_seed(0), []
+    for name in names:
+        base = checkpoint.tensor(name)
+        u, v = (orthonormal(side, 8, generator).float() for side in base.shape)
+        update = LowRank(u * (0.3 * float(base.norm()) * 0.5 ** torch.arange(8)), v.T)
+        wanted = cosines(base.double().numpy(), (base.double() + update.double().dense()).numpy(), 10)
+        found = Eigen(base, 10, EPS, WIDTH, None).detect(update)
+        for side, exact in zip((found.left, found.right), wanted, strict=True):
+            assert (side.low <= exact).all() and (exact <= side.high).all(), name
+            assert ((side.cos < EPS) == (exact < EPS)).all(), name
+            counts.append(int((exact < EPS).sum()))
+    assert 0 < sum(counts) < 120  # else any algorithm would agree
 
 
 def at_cosine(cosine: float, n: int = 300) -> tuple[torch.Tensor, Dense]:
