@@ -99,9 +99,9 @@ def choose(pair: Pair, counting: Counting, mode: str, reference: str, cut: bool)
             yield nothing
         elif mode == "mitigation":
             adapter = loaded[-1].change  # over a quantised base the last is the change of what was quantised
+            back_to = adapter if cut and isinstance(adapter, LowRank) else None
             every = _scaling(matrix, found, intruding.nonzero()[0].tolist())
-            whole = cut and isinstance(adapter, LowRank)
-            yield replace(nothing, intruders=replace(every, cut=adapter) if whole else every)
+            yield replace(nothing, intruders=replace(every, cut=back_to))
         else:
             top = int(intruding.argmax())
             intruder = _scaling(matrix, found, [top])

@@ -15,6 +15,8 @@ near λ_i counts: base vectors of near-equal σ may be turned among themselves, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -28,40 +30,45 @@ PROBES = 4
 MISSED = 0.004
 """That all of them have less than this along the largest direction has a chance of (.004 √(2/π))⁴ = 1e-10."""
 TIMES = 4
-"""Applications of a matrix to a probe: the bound exceeds the norm by (2 / .004)^¼ = 4.7, after two it would by 22."""
+"""Applications of a matrix to a probe: the bound exceeds the norm by (2 / .004)^¼ = 4.7, after two by 22."""
 GROWTH = 4.0
 """From one radius to the next."""
 
 
-def norm_bound(applied: Float[Tensor, "probes n"]) -> float:
-    """Return a bound on ‖T‖ from `PROBES` standard normal rows to which T, or T and Tᵀ in turn, was applied `TIMES`.
+def norm_bound(apply: Callable[[Tensor], Tensor], probes: Float[Tensor, "probes n"], times: int) -> float:
+    """Return a bound on ‖T‖ of a symmetric T from standard normal rows, T applied to them again and again.
 
-    ‖T‖^p |g₁| ≤ ‖T ⋯ T g‖ with g₁ the part of g along the largest direction (Halko, Martinsson & Tropp 2011, SIAM
+    ‖T‖^p |g₁| ≤ ‖T^p g‖ with g₁ the part of g along the largest direction (Halko, Martinsson & Tropp 2011, SIAM
     Review 53, section 4.3); false with a chance of 1e-10.
     """
-    return (float(applied.norm(dim=1).max()) / MISSED) ** (1 / TIMES)
+    rows = probes
+    for _ in range(times):
+        rows = apply(rows)
+    return (float(rows.norm(dim=1).max()) / MISSED) ** (1 / times)
 
 
-def decomposition_error(
+def decomposition_errors(
     near: Float[Tensor, "n m"], values: Float[Tensor, " n"], vectors: Float[Tensor, "n n"]
-) -> float:
-    """Return e ≥ ‖A - Σ λ_j q_j q_jᵀ‖ with A = W0 W0ᵀ and q_j the orthonormal vectors nearest to the rows V.
+) -> tuple[float, float]:
+    """Return e ≥ ‖A - Qᵀ Λ Q‖ with A = W0 W0ᵀ and Q the orthonormal rows nearest to V, and ν ≥ ‖V Vᵀ - I‖.
 
-    e = ‖R‖ + ν ‖A‖ with R = V A - Λ V and ν = ‖V Vᵀ - I‖, both norms in double precision by random probes: V = P Q
-    with ‖P - I‖ ≤ ν / 2 to first order, and replacing V by Q changes R by at most ν ‖A‖.
+    Both are measured in double precision by random probes, e on Q = (I - N/2) V with N = V Vᵀ - I, which is orthonormal
+    but for ν²; what that leaves is added.
     """
     w, v, s = near.double(), vectors.double(), values.double()
     probes = torch.randn(PROBES, len(v), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(v.device)
-    residual, turned = probes, probes
-    for _ in range(TIMES // 2):  # R, then Rᵀ
-        along, scaled = (torch.cat([residual, residual * s]) @ v).split(PROBES)
-        through = (along @ w) @ w.T - scaled
-        back, own = (torch.cat([(through @ w) @ w.T, through]) @ v.T).split(PROBES)
-        residual = back - own * s
-    for _ in range(TIMES):
-        turned = (turned @ v) @ v.T - turned
-    nu = norm_bound(turned)
-    return norm_bound(residual) + nu * (1 + nu) * float(s.max())
+
+    def error(rows: Tensor) -> Tensor:
+        inside = nearest(rows @ v.T, v) * s
+        return (rows @ w) @ w.T - nearest(inside, v) @ v
+
+    nu = norm_bound(lambda rows: (rows @ v) @ v.T - rows, probes, TIMES // 2)
+    return norm_bound(error, probes, TIMES) + 2 * nu**2 * float(s.max()), nu
+
+
+def nearest(coordinates: Float[Tensor, "b n"], v: Float[Tensor, "n n"]) -> Float[Tensor, "b n"]:
+    """Return coordinates c (I - N/2) = (3 c - c V Vᵀ) / 2: in Q what c = x Vᵀ is in V."""
+    return (3 * coordinates - (coordinates @ v) @ v.T) / 2
 
 
 def cosine_bounds(coordinates: Numbers, values: Numbers, error: float) -> tuple[Numbers, Numbers]:
@@ -71,15 +78,15 @@ def cosine_bounds(coordinates: Numbers, values: Numbers, error: float) -> tuple[
     """
     error = max(error, np.finfo(float).eps * values[-1])  # measured as 0, it is still that of a double
     radii = _radii(values, error)
-    sides = ((-1, "left"), (1, "right"))
-    ends = [np.searchsorted(values, values + sign * radii[:, None], side) for sign, side in sides]
+    first = np.searchsorted(values, values - radii[:, None], "left")
+    after = np.searchsorted(values, values + radii[:, None], "right")
     sums = np.concatenate([np.zeros((len(coordinates), 1)), np.cumsum(coordinates**2, axis=1)], axis=1)
-    inside = np.maximum(sums[:, ends[1]] - sums[:, ends[0]], 0.0)
+    inside = np.maximum(sums[:, after] - sums[:, first], 0.0)
     rings = np.diff(inside, axis=1, append=sums[:, -1:, None] * np.ones_like(inside[:, :1])) / _squares(radii, error)
     leaked = error * np.sqrt(np.maximum(np.cumsum(rings[:, ::-1], axis=1)[:, ::-1], 0.0))
     high = (np.sqrt(inside) + leaked).min(axis=1)
     kept = np.sqrt(1 - np.minimum(1.0, error / (radii - error)) ** 2)[:, None]
-    alone = (ends[1] - ends[0] == 1) * kept
+    alone = (after - first == 1) * kept
     low = (np.abs(coordinates)[:, None] * alone - leaked).max(axis=1)
     return np.maximum(low, 0.0), high
 
@@ -87,7 +94,8 @@ def cosine_bounds(coordinates: Numbers, values: Numbers, error: float) -> tuple[
 def _radii(values: Numbers, error: float) -> Numbers:
     """Return radii from 2e on, the last beyond all values."""
     count = 1 + int(np.ceil(np.log(max(1.0, (values[-1] - values[0]) / error)) / np.log(GROWTH)))
-    return 2 * error * GROWTH ** np.arange(count + 1)
+    radii: Numbers = 2 * error * GROWTH ** np.arange(count + 1)
+    return radii
 
 
 def _squares(radii: Numbers, error: float) -> Numbers:

@@ -11,7 +11,7 @@ import xxhash
 from jaxtyping import Float
 from torch import Tensor
 
-from analysis.intruders.bounds import decomposition_error
+from analysis.intruders.bounds import decomposition_errors
 from harness.storage.files import write_bytes
 
 BANDS = 4
@@ -27,7 +27,9 @@ class BaseVectors:
     vectors: Float[Tensor, "n n"]
     """As rows."""
     error: float
-    """How far A is from what these make, in the spectral norm: :func:`decomposition_error`."""
+    """How far A is from what these make, in the spectral norm: :func:`decomposition_errors`."""
+    turned: float
+    """How far the vectors are from orthonormal, ‖V Vᵀ - I‖."""
 
 
 def decompose(near: Float[Tensor, "n m"]) -> BaseVectors:
@@ -35,7 +37,7 @@ def decompose(near: Float[Tensor, "n m"]) -> BaseVectors:
     values, vectors = torch.linalg.eigh(_lower_gram(near))
     # LAPACK's columns are rows as they lie; one layout, whether just made or read back, for sums to round alike.
     values, vectors = values.clamp_min(0), vectors.T.contiguous()
-    return BaseVectors(values, vectors, decomposition_error(near, values, vectors))
+    return BaseVectors(values, vectors, *decomposition_errors(near, values, vectors))
 
 
 def _lower_gram(near: Float[Tensor, "n m"]) -> Float[Tensor, "n n"]:
@@ -56,7 +58,7 @@ def base_vectors(near: Float[Tensor, "n m"], cache: Path | None) -> BaseVectors:
     if stored is None:
         stored = decompose(near)
         _write(path, stored)
-    return BaseVectors(stored.values.to(near.device), stored.vectors.to(near.device), stored.error)
+    return BaseVectors(stored.values.to(near.device), stored.vectors.to(near.device), stored.error, stored.turned)
 
 
 def hash_of(*tensors: Tensor) -> str:
@@ -74,16 +76,16 @@ def _read(path: Path) -> BaseVectors | None:
 
     try:
         with safe_open(path, "pt") as file:
-            values, vectors, error = (file.get_tensor(name) for name in ("values", "vectors", "error"))
-            whole = (file.metadata() or {}).get("hash") == hash_of(values, vectors, error)
+            values, vectors, errors = (file.get_tensor(name) for name in ("values", "vectors", "errors"))
+            whole = (file.metadata() or {}).get("hash") == hash_of(values, vectors, errors)
     except (OSError, SafetensorError):
         return None
-    return BaseVectors(values, vectors, float(error)) if whole else None
+    return BaseVectors(values, vectors, *errors.tolist()) if whole else None
 
 
 def _write(path: Path, found: BaseVectors) -> None:
     from safetensors.torch import save
 
-    error = torch.tensor([found.error], dtype=torch.float64)
-    tensors = {"values": found.values.cpu(), "vectors": found.vectors.cpu(), "error": error}
+    errors = torch.tensor([found.error, found.turned], dtype=torch.float64)
+    tensors = {"values": found.values.cpu(), "vectors": found.vectors.cpu(), "errors": errors}
     write_bytes(path, save(tensors, {"hash": hash_of(*tensors.values())}), flush=False)

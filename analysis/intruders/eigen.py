@@ -152,14 +152,14 @@ class Eigen:
         """Return the coordinates of rows in the base's vectors, and how far each of a row's can be off.
 
         A sum of n products in float32 is off by at most (n + 2) u Σ|a b|, u = 2⁻²⁴ (Higham 2002, section 3.1); the
-        orthonormal vectors that the bounds speak of are off the computed ones by less than e / λ₁.
+        orthonormal vectors that the bounds speak of are off the computed ones by half of ν, to first order.
         """
         dtype, n = self.known.vectors.dtype, len(self.short)
         if n <= WHOLE or dtype == torch.float64:
             found, unit = rows @ self.known.vectors.double().T, 2.0**-53
         else:
             found, unit = (rows.to(dtype) @ self.known.vectors.T).double(), 2.0**-24
-        off = (n + 2) * unit + self.known.error / max(float(self.known.values[-1]), np.finfo(float).tiny)
+        off = (n + 2) * unit + self.known.turned
         return found.cpu().numpy(), off * rows.norm(dim=1).cpu().numpy()
 
 
@@ -200,5 +200,6 @@ def _slack(s: Float[Tensor, " k"], residual: Float[Tensor, " k"]) -> Numbers:
     steps = np.append(squares[:-1] - squares[1:], np.inf)
     steps[-2:-1] /= 2
     gaps = np.minimum(np.append(np.inf, steps[:-1]), steps) - r.max()
-    near = 2**0.5 * r / np.maximum(gaps, r)
-    return np.minimum(1.0, np.stack([near, near * np.sqrt(squares[0] / np.maximum(squares, np.finfo(float).tiny))]))
+    near = 2**0.5 * r / np.maximum(gaps, np.maximum(r, np.finfo(float).tiny))
+    farther = np.sqrt(squares[0] / np.maximum(squares, np.finfo(float).eps ** 2 * squares[0]))
+    return np.minimum(1.0, np.stack([near, near * farther]))
