@@ -17,6 +17,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+RESIDUAL = {torch.float32: 1e-6, torch.float64: 1e-11}
+"""Of an eigenvalue, where the iteration stops: in float32 rounding keeps it from getting far below."""
 SMALL = 64
 """Up to this side the whole is decomposed: an iteration over most of it is of no use."""
 
@@ -49,7 +51,7 @@ def _iterated(
     kind = np.dtype(str(dtype).removeprefix("torch."))
     operator = LinearOperator((n, n), matvec=lambda x: times(x.ravel()).cpu().numpy(), dtype=kind)
     try:
-        vectors = eigsh(operator, k, which="LA", v0=start.astype(kind))[1]
+        vectors = eigsh(operator, k, which="LA", v0=start.astype(kind), tol=RESIDUAL[dtype])[1]
     except ArpackNoConvergence:
         return None
     return torch.from_numpy(vectors[:, ::-1].T.copy())

@@ -1,6 +1,6 @@
 """How fast intruder dimensions are counted, against two full float32 decompositions a matrix.
 
-    python scripts/bench_spectra.py [large] [growth] [model] [repeats=2] [threads=N] [first=N] [spectra=N]
+    python scripts/bench_spectra.py [large] [growth] [model] [repeats=2] [threads=N] [first=N] [spectra=N] [draws=20]
 
 All are measured in turns in one process with the same number of threads, so that what else the machine
 does falls on each alike; the ratios are of the best of the turns. `large` are 4096 × 4096 matrices of the
@@ -32,7 +32,8 @@ from analysis.intruders.sources import model_folder
 from analysis.naming import Role, role_of
 from analysis.spectra import low_rank_svd
 
-K, EPS, WIDTH, RANK, DRAWS = 10, 0.5, 1e-3, 8, 20
+OPTIONS = dict(argument.split("=") for argument in sys.argv[1:] if "=" in argument)
+K, EPS, WIDTH, RANK, DRAWS = 10, 0.5, 1e-3, 8, int(OPTIONS.get("draws", 20))
 SPECTRA = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 TARGETS = {
     "large": {"first run": 5.0, "further runs": 100.0},
@@ -192,22 +193,21 @@ def project(seconds: dict[str, float]) -> None:
 
 
 def main() -> None:
-    options = dict(argument.split("=") for argument in sys.argv[1:] if "=" in argument)
     parts = [argument for argument in sys.argv[1:] if "=" not in argument] or ["large", "growth", "model"]
-    repeats = int(options.get("repeats", 2))
-    if "threads" in options:
-        torch.set_num_threads(int(options["threads"]))
+    repeats = int(OPTIONS.get("repeats", 2))
+    if "threads" in OPTIONS:
+        torch.set_num_threads(int(OPTIONS["threads"]))
     folder = model_folder("smollm2_135m")
     print(
         f"{torch.get_num_threads()} threads, k = {K}, eps = {EPS}, a change of rank {RANK}, both sides, "
         f"best of {repeats}"
     )
     if "large" in parts:
-        project(large(folder, repeats, int(options.get("spectra", len(SPECTRA)))))
+        project(large(folder, repeats, int(OPTIONS.get("spectra", len(SPECTRA)))))
     if "growth" in parts:
         growth(folder, repeats)
     if "model" in parts:
-        model(folder, repeats, int(options.get("first", 10**6)))
+        model(folder, repeats, int(OPTIONS.get("first", 10**6)))
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def trial(share: float) -> dict[str, float]:
 def test_a_flat_control_would_call_the_shape_of_a_spectrum_an_intruder():
     """The trial behind the choice of the main control: 0.7 against 0 and 0.5, and 2.0 against 7.4 and 2.4."""
     small, large = trial(0.20), trial(0.75)
-    assert small["low_rank"] == 0 < 0.3 < small["learned"] < 1.5
-    assert large["low_rank"] > 5 > 3.5 > large["learned"] > 1
+    assert small["low_rank"] < small["learned"] / 3 and 0.2 < small["learned"] < 1.5
+    assert large["low_rank"] > 7 > 4 > large["learned"] > 1
     for one in (small, large):
         assert one["spectrum"] == pytest.approx(one["learned"], abs=0.6)
