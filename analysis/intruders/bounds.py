@@ -76,7 +76,7 @@ def cosine_bounds(coordinates: Numbers, values: Numbers, error: float) -> tuple[
 
     `values` are the n computed eigenvalues, rising, and `error` is e. Both results are (j, n).
     """
-    error = max(error, np.finfo(float).eps * values[-1])  # measured as 0, it is still that of a double
+    error = max(error, float(np.finfo(float).eps * values[-1]))  # measured as 0, it is still that of a double
     radii = _radii(values, error)
     first = np.searchsorted(values, values - radii[:, None], "left")
     after = np.searchsorted(values, values + radii[:, None], "right")
@@ -94,8 +94,7 @@ def cosine_bounds(coordinates: Numbers, values: Numbers, error: float) -> tuple[
 def _radii(values: Numbers, error: float) -> Numbers:
     """Return radii from 2e on, the last beyond all values."""
     count = 1 + int(np.ceil(np.log(max(1.0, (values[-1] - values[0]) / error)) / np.log(GROWTH)))
-    radii: Numbers = 2 * error * GROWTH ** np.arange(count + 1)
-    return radii
+    return np.asarray(2 * error * GROWTH ** np.arange(count + 1), dtype=np.float64)
 
 
 def _squares(radii: Numbers, error: float) -> Numbers:

@@ -85,7 +85,7 @@ def test_counts_and_bounds_at_a_size_that_iterates(shape, change):
         for side, wanted in zip((found.left, found.right), exact, strict=True):
             assert (side.cos < EPS).tolist() == (wanted < EPS).tolist(), detector.name
             assert (side.low <= wanted).all() and (wanted <= side.high).all(), detector.name
-            assert np.quantile(side.bound, 0.3) < 1e-3, detector.name  # else they would say nothing
+            assert np.sort(side.bound)[2] < 1e-3, detector.name  # else they would say nothing
             assert not side.undecided(EPS)
 
 
