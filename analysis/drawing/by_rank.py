@@ -13,6 +13,7 @@ from analysis.drawing.series import numbers
 from analysis.drawing.style import COMPACT, Look
 
 CONTROLS = {
+    "spectrum": "random, same spectrum",
     "dense": "random, equal norm",
     "low_rank": "random, equal norm and rank",
     "quantisation": "quantising the base alone",

@@ -21,14 +21,15 @@ ROOM = (0, 1)
 """Counts that an axis always has room for: where all are 0 it shall not end at 0.06."""
 EPS = 0.5
 """The paper's ε, in every grid."""
-MAY_BE_MORE = "widened by what bounds leave undecided"
+MAY_BE_MORE = "of random changes, 5 % to 95 % of the draws"
 
 
 def counts(page: Page, keep: Callable[[pd.DataFrame], pd.Series[bool]], by: str = "all") -> pd.DataFrame:
     """Return the counts of each run, left vectors against W0, of the rows to keep: over all matrices, or by a ``part``.
 
-    Columns besides a run's setting: step, control, clustered, k, eps, intruders, most (where bounds leave vectors
-    open, the count is between the two), vectors. Each method and rank at the rate that its validation score chose.
+    Columns besides a run's setting: step, control, clustered, k, eps, intruders (of random changes the median of their
+    draws), low, most (their 5 % and 95 % quantiles), vectors. Each method and rank at the rate that its validation
+    score chose.
     """
     found = _read(page)
     if found.empty:
@@ -43,7 +44,9 @@ def _read(page: Page) -> pd.DataFrame:
     found = tables(page.chosen, "counts", _wanted)
     if found.empty:
         return found
-    return found.rename(columns={"value": "part"}).assign(most=found["intruders"] + found["undecided"])
+    if "high" not in found:  # tables from before random changes were drawn more than once
+        found = found.assign(low=found["intruders"], high=found["intruders"])
+    return found.rename(columns={"value": "part"}).assign(most=found["high"])
 
 
 def _wanted(rows: pd.DataFrame) -> pd.Series[bool]:
@@ -58,13 +61,13 @@ def largest_k(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def mean_counts(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return the mean count over seeds; its interval takes in what bounds leave undecided, and is never below 0."""
+    """Return the mean count over seeds; of random changes the interval takes in their draws, and is never below 0."""
     keys = [*SETTING, *by]
     if rows.empty:
         return over_seeds(pd.DataFrame(columns=[*keys, "intruders", "id"]), keys, "intruders")
-    least = over_seeds(rows, keys, "intruders", "intruders", "most")
-    most = over_seeds(rows, keys, "most", "intruders", "most")
-    # one run's ends are what is undecided, and no interval over items
+    least = over_seeds(rows, keys, "intruders", "low", "most")
+    most = over_seeds(rows, keys, "most", "low", "most")
+    # one run's ends are of its draws, and no interval over items
     kinds = least["interval"].replace("items", "")
     return least.assign(
         low=np.clip(least["low"], 0, None), high=np.maximum(least["high"], most["high"]), interval=kinds

@@ -12,7 +12,7 @@ from analysis.drawing.probes import change_of, forgetting_label, same_probe
 from analysis.drawing.series import numbers
 from analysis.drawing.style import Look
 
-COLUMNS = ["method", "rank", "learning_rate", "seed", "intruders", "intruders_k", "intruders_eps"]
+COLUMNS = ["method", "rank", "learning_rate", "seed", "intruders", "intruders_excess", "intruders_k", "intruders_eps"]
 
 
 @FIGURES.register("intruders_forgetting")

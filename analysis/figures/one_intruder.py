@@ -29,7 +29,7 @@ class OneIntruder(Figure):
         """Return a row for each base vector and of the two tuned vectors.
 
         ``largest`` is the largest |cos| with any base vector, not only with those shown, where the table of vectors
-        has it (its upper bound), and ``intruder`` whether that is below ε.
+        has it, and ``intruder`` whether that is below ε.
         """
         rows = similarities(page.every_rate)
         if rows.empty:
@@ -64,4 +64,4 @@ def _bars(rows: pd.DataFrame) -> alt.LayerChart:
 def _largest(run: pd.DataFrame, matrix: str) -> dict[Any, float]:
     """Return the upper bound of max |cos| over all base vectors of each tuned vector that was counted."""
     rows = tables(run, "vectors", lambda rows: at_end(rows) & finetuned(rows) & (rows["matrix"] == matrix))
-    return {} if rows.empty else dict(zip(rows["index"], rows["cos_u_high"], strict=True))
+    return {} if rows.empty else dict(zip(rows["index"], rows["cos_u"], strict=True))

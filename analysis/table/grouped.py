@@ -18,8 +18,8 @@ DEFAULT = (UNIT, "learning_rate")
 MEANS = (
     *("base", "validation", "trainable", "total", "trainable_share", "saved_bytes", "tokens", "steps"),
     *("tokens_per_second", "train_seconds", "train_peak_bytes", "train_paged_bytes", "evaluate_peak_bytes"),
-    *("intruders", "intruders_clustered", "intruders_clustered_undecided", "intruders_v"),
-    *("intruders_null_dense", "intruders_null_rank"),
+    *("intruders_excess", "intruders", "intruders_clustered", "intruders_v", "intruders_floor"),
+    *("intruders_null", "intruders_null_low", "intruders_null_high", "intruders_null_dense", "intruders_null_rank"),
     *("relative_change", "effective_rank", "scale"),
 )
 """Columns whose mean over a row's runs is given; NA where none of the runs has it."""

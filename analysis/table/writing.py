@@ -97,12 +97,13 @@ def _forgetting(row: pd.Series[Any]) -> str:
 
 
 def _intruders(row: pd.Series[Any]) -> str:
-    """Return the count beside its null controls, random changes of equal norm: alone it means nothing."""
+    """Return what exceeds random changes of the same spectrum, then the count and theirs: alone it means nothing."""
     if _missing(row["intruders"]):
         return "n/a" if row["status"] == Status.done.value and changes_no_matrix(str(row["method"])) else ""
-    controls = {"intruders_null_dense": "random", "intruders_null_rank": "of equal rank"}
-    said = [f"{name} {row[key]:.3g}" for key, name in controls.items() if not _missing(row[key])]
-    return f"{row['intruders']:.3g}" + (f" ({', '.join(said)})" if said else "")
+    if _missing(row["intruders_excess"]):
+        return f"{row['intruders']:.3g} beside no control"
+    null, low, high = (f"{row[f'intruders_null{end}']:.3g}" for end in ("", "_low", "_high"))
+    return f"{row['intruders_excess']:+.3g} ({row['intruders']:.3g}, random {null} [{low}, {high}])"
 
 
 def shown_comparisons(found: Comparisons) -> pd.DataFrame:

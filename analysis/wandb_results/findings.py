@@ -17,14 +17,9 @@ from analysis.wandb_results.verdicts import summary
 PREFIX = "analysis/"
 """Before the name of everything that comes from the analysis and not from training."""
 FROM_TABLE = (
-    "intruders",
-    "intruders_k",
-    "intruders_eps",
-    "intruders_clustered",
-    "intruders_clustered_undecided",
-    "intruders_v",
-    "intruders_null_dense",
-    "intruders_null_rank",
+    *("intruders_excess", "intruders_p", "intruders", "intruders_k", "intruders_eps", "intruders_clustered"),
+    *("intruders_v", "intruders_null", "intruders_null_low", "intruders_null_high"),
+    *("intruders_null_rank", "intruders_null_dense", "intruders_floor"),
     "relative_change",
     "effective_rank",
     "mixed",

@@ -174,7 +174,7 @@ def test_a_method_that_changes_no_matrix_has_no_count(tmp_path: Path, counted: i
     assert ("intruders" in text) is (counted is not None)
     if counted is not None:
         said = dict(zip(text["configuration"], text["intruders"], strict=True))
-        assert said["prompt"] == "n/a" and said["lora r16"].startswith("3 (random")
+        assert said["prompt"] == "n/a" and said["lora r16"] == "+3 (3, random 0 [0, 0.3])"
 
 
 def test_names_are_escaped_in_markdown_and_latex() -> None:

@@ -165,12 +165,12 @@ def test_intruders_by_layer_and_by_kind_of_matrix(page: Page) -> None:
     assert (of(data("intruders_kind", page), "lora", control="dense")["value"] == 0).all()
 
 
-def test_what_bounds_leave_undecided_widens_the_interval() -> None:
+def test_draws_of_random_changes_make_the_interval() -> None:
     from analysis.drawing.counts import mean_counts
 
     rows = pd.DataFrame({"id": ["a"], "method": ["lora"], "rank": [8], "learning_rate": [1e-3], "setting": [""]})
-    found = mean_counts(rows.assign(intruders=4, most=9, eps=0.7), ["eps"]).iloc[0]
-    assert (found["value"], found["low"], found["high"], found["interval"]) == (4, 4, 9, "")
+    found = mean_counts(rows.assign(intruders=4, low=2, most=9, eps=0.7), ["eps"]).iloc[0]
+    assert (found["value"], found["low"], found["high"], found["interval"]) == (4, 2, 9, "")
 
 
 def test_over_a_quantised_base_the_change_is_what_training_changed() -> None:
