@@ -139,9 +139,9 @@ def _costs(block: Block, rivals: list[str]) -> Iterator[str]:
         effects = {name: one for name, one in block.effects(outcome).items() if name in rivals}
         if rivals[0] in effects and len(effects) > 1:
             least = min(effects.values(), key=lambda one: (one.estimate.value, one.label))
-            if least.label != rivals[0]:
-                own = effects[rivals[0]].estimate.value
-                said.append(f"{least.label} {words}: {unit(least.estimate.value)} against {unit(own)}")
+            found, own = (unit(one.estimate.value) for one in (least, effects[rivals[0]]))
+            if found != own:
+                said.append(f"{least.label} {words}: {found} against {own}")
     if said:
         yield f"Of these, {'; '.join(said)}."
 
