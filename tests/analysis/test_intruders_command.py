@@ -26,6 +26,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from analysis.intruders import __main__ as program
+from analysis.intruders import analyse
+from analysis.intruders.controls import drawn
 from analysis.intruders.settings import Settings, parse
 from analysis.intruders.sources import jobs
 from analysis.intruders.tables import SCHEMAS
@@ -268,18 +270,25 @@ def test_a_quantised_base_has_a_floor_and_two_references(trained, tmp_path, caps
 
 
 @pytest.mark.slow
-def test_random_changes_are_drawn_anew_for_each_run(trained, tmp_path):
-    """The same weights under two ids have other draws, under one id the same."""
-    found = []
+def test_random_changes_are_drawn_anew_for_each_run(trained, tmp_path, monkeypatch):
+    """The same weights under two ids have other draws, under one id the same; so have two matrices of a run."""
+    streams: list[str] = []
+
+    def noted(null: Any, stream: str, *rest: Any) -> Any:
+        streams.append(stream)
+        return drawn(null, stream, *rest)
+
+    monkeypatch.setattr(analyse, "drawn", noted)
     for place, name in (("a", "lora-x"), ("b", "lora-y"), ("c", "lora-x")):
         copy = tmp_path / place / name
         shutil.copytree(trained("lora"), copy)
         record = json.loads((copy / "record.json").read_text()) | {"id": name}
         (copy / "record.json").write_text(json.dumps(record))
-        program.run(Settings(runs=(str(copy),), k=5, eps=0.6, draws=3))
-        entries = json.loads((copy / "analysis" / "intruders.json").read_text())
-        found.append([entry.get("draws") for entry in entries])
-    assert found[0] == found[2] != found[1]
+        program.run(Settings(runs=(str(copy),), k=2, draws=2))
+    assert len(streams) == 3 * 14 and len(set(streams)) == 2 * 14
+    assert streams[:14] == streams[28:]
+    (entry,) = [one for one in json.loads((copy / "analysis" / "intruders.json").read_text()) if "draws" in one][:1]
+    assert len(entry["draws"]["intruders_u"]) == 2
 
 
 @pytest.mark.slow
