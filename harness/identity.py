@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from harness.forgetting.base import Probe
 
 SAID = "is said for people and read by nothing that computes"
-DESCRIPTIVE = dict.fromkeys(("licence", "citation", "source", "note", "name", "dataset"), SAID)
+DESCRIPTIVE = dict.fromkeys(("licence", "citation", "source", "note", "name", "dataset"), SAID) | {
+    "architecture": "read by the planner alone, which trains nothing; a model's own files decide"
+}
 """Fields of models, tasks and texts that change no result, and why."""
 OPERATIONAL = {
     "logging_steps": "how often a loss is written",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from harness.errors import ConfigError
 from harness.registry import Registry
 from harness.tasks.base import Item, Outcome, Task
 
@@ -57,6 +58,13 @@ class Objective(ABC, Generic[TaskT]):
     @abstractmethod
     def collate(self, features: Sequence[Features]) -> Batch:
         """Pad features to one batch of tensors."""
+
+    def longest(self) -> Features:
+        """Return a training item as long as ``task.max_length`` allows, of any tokens, for planning memory.
+
+        Raises :class:`ConfigError` where the lengths of such items are not known.
+        """
+        raise ConfigError("task", self.task.name, f"the longest item of its objective {self.name} is not known")
 
     def units(self, batch: Batch) -> int:
         """Return how many targets the batch's loss sums over."""

@@ -50,6 +50,10 @@ class NextToken(Objective[Task]):
             "labels": labels,
         }
 
+    def longest(self) -> Features:
+        """Return a whole block."""
+        return {"input_ids": [0] * self.task.max_length, "length": self.task.max_length}
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the summed negative log-likelihood of all tokens."""
         return self._losses(model, batch).sum()
