@@ -74,9 +74,12 @@ def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def copy_state(old: Any, new: Any, fake: Any) -> None:
     """Give `new` what `old` carries besides its own values, each tensor of it through `fake`."""
     for name, value in vars(old).items():
-        if isinstance(value, QuantState):
-            value = _with_tensors(value, fake)
-        setattr(new, name, new.data if name == "CB" else fake(value) if isinstance(value, torch.Tensor) else value)
+        if name == "CB":
+            setattr(new, name, new.data)
+        elif isinstance(value, torch.Tensor):
+            setattr(new, name, fake(value))
+        else:
+            setattr(new, name, _with_tensors(value, fake) if isinstance(value, QuantState) else value)
 
 
 def _with_tensors(state: QuantState, fake: Any) -> QuantState:

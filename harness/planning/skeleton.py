@@ -76,8 +76,9 @@ def missing(model: PreTrainedModel, architecture: dict[str, Any]) -> set[str]:
         return set()
     with torch.device("meta"):
         checkpoint = stored(model.config)
-    known = {name.removeprefix(f"{model.base_model_prefix}.") for name, _ in checkpoint.named_parameters()}
-    return {name for name, _ in model.named_parameters() if name.removeprefix(f"{model.base_model_prefix}.") not in known}
+    prefix = f"{model.base_model_prefix}."  # which a checkpoint of the bare model does not have
+    known = {name.removeprefix(prefix) for name, _ in checkpoint.named_parameters()}
+    return {name for name, _ in model.named_parameters() if name.removeprefix(prefix) not in known}
 
 
 def _stored_class(architecture: dict[str, Any]) -> Any:

@@ -1,0 +1,147 @@
+"""A configuration's plan: what one step of it takes of a GPU, and the largest batch that fits."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from harness.config import RunConfig
+from harness.errors import ConfigError
+from harness.methods.base import trainable
+from harness.models import size
+from harness.objectives import build
+from harness.planning.architecture import architecture_of
+from harness.planning.cards import Card
+from harness.planning.gpu import CONTEXT
+from harness.planning.live import PAGED
+from harness.planning.skeleton import Blueprint, with_method
+from harness.planning.step import Peak, Rehearsal
+from harness.planning.words import StandIn
+from harness.runtime import Runtime, precision_of, resolve, torch_dtype
+
+LARGEST = 2**20
+"""Items beyond which no batch is tried."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a configuration's training holds at its peak."""
+
+    batch_size: int
+    """``train.per_device_train_batch_size``: items of a forward and backward pass."""
+    length: int
+    """Tokens of its longest item."""
+    parameters: int
+    trainable: int
+    bytes: dict[str, int]
+    """Live bytes at the peak by what they are there for; ``paged`` beside them."""
+    peak_bytes: int
+    """What PyTorch's allocator reserves, which is more than what is live: its segments are larger and have gaps."""
+    where: str
+    """The part of the step, and its operation."""
+    fits: bool | None
+    """Whether the card holds it together with CUDA's context; None where no card is given."""
+
+    @property
+    def live_bytes(self) -> int:
+        """Return the bytes of live tensors at the peak."""
+        return sum(self.bytes.values()) - self.bytes[PAGED]
+
+
+class Planner:
+    """Plans one configuration at any batch size; the model is built once.
+
+    Raises :class:`NotApplicable` where the method does not fit the model, and :class:`ConfigError` in one line where
+    the configuration cannot be planned.
+    """
+
+    def __init__(self, config: RunConfig, card: Card | None = None) -> None:
+        self.card = card
+        gpu = gpu_runtime(config)
+        self.config = replace(config, method=config.method.on(gpu))
+        runtime, mode = replace(gpu, device=torch.device("cpu")), fake_mode()
+        blueprint = blueprint_of(self.config)
+        objective = build(config.task, blueprint.kind, StandIn())  # type: ignore[arg-type]
+        blueprint = replace(blueprint, outputs=objective.outputs)
+        with quiet():
+            self.skeleton = with_method(self.config, blueprint, runtime, mode)
+            self.rehearsal = Rehearsal(self.config, self.skeleton, objective, runtime, True, mode)
+
+    def plan(self, batch_size: int | None = None) -> Plan:
+        """Return the plan at a batch size, by default ``train.per_device_train_batch_size``."""
+        batch_size = batch_size or self.config.train.per_device_train_batch_size
+        with quiet():
+            peak = self.rehearsal.peak(batch_size)
+        return self._described(batch_size, peak)
+
+    def largest(self) -> Plan:
+        """Return the plan of the largest batch that the card holds.
+
+        Raises :class:`ConfigError` where not even one item fits.
+        """
+        if self.card is None:
+            raise ConfigError("batch", "max", "needs the card's memory: gpu=24GiB or a name such as gpu=l40s")
+        one = self.plan(1)
+        if not one.fits:
+            needed = f"{(one.peak_bytes + CONTEXT) / 2**30:.1f} GiB"
+            raise ConfigError("batch", "max", f"not even one item of {one.length} tokens fits: it needs {needed}")
+        return largest_that_fits(self.plan, one)
+
+    def _described(self, batch_size: int, peak: Peak) -> Plan:
+        base, model = self.skeleton.backbone, self.skeleton.model
+        fits = None if self.card is None else peak.reserved + CONTEXT <= self.card.memory
+        return Plan(
+            batch_size=batch_size,
+            length=self.config.task.max_length,
+            parameters=base.parameters,
+            trainable=sum(map(size, trainable(model).values())),
+            bytes=dict(peak.moment.bytes),
+            peak_bytes=peak.reserved,
+            where=peak.moment.where,
+            fits=fits,
+        )
+
+
+def largest_that_fits(plan: Callable[[int], Plan], fitting: Plan) -> Plan:
+    """Return the plan of the largest batch that fits, by doubling and then halving what lies between."""
+    too_large = LARGEST + 1
+    while too_large - fitting.batch_size > 1:
+        between = (fitting.batch_size + too_large) // 2
+        found = plan(min(2 * fitting.batch_size, between))
+        if found.fits:
+            fitting = found
+        else:
+            too_large = found.batch_size
+    return fitting
+
+
+def gpu_runtime(config: RunConfig) -> Runtime:
+    """Return the runtime that the run would have on a GPU, whatever there is here."""
+    here = resolve(replace(config, train=replace(config.train, use_cpu=False, fp16=False)))
+    device = torch.device("cuda")
+    return replace(here, device=device, precision=precision_of(config, device))
+
+
+def blueprint_of(config: RunConfig) -> Blueprint:
+    """Return what the skeleton is built from, but for the width of a head, which the task's objective knows."""
+    architecture = architecture_of(config.model, config.cache_dir)
+    dtype = torch_dtype(config.model.dtype)
+    return Blueprint(architecture, config.model, 0, dtype, config.method.quantization())
+
+
+def fake_mode() -> FakeTensorMode:
+    """Return a mode of tensors without numbers, to which a library's own small tables may be given as they are."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what libraries say of a training that never runs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
