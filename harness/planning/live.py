@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -27,6 +28,9 @@ WEIGHTS, GRADIENTS, OPTIMISER, ACTIVATIONS, TEMPORARIES, PAGED = KINDS = (
 
 ``paged`` is optimiser state in memory that CUDA moves out of the GPU where room is needed; it counts in no peak.
 """
+
+ONE = {torch.bool: False, torch.int64: 1, torch.int32: 1}
+"""What a tensor without numbers is read as, such as AdamW's count of steps, on which no size depends."""
 
 
 @dataclass
@@ -68,6 +72,8 @@ class LiveMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count what it returns."""
+        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            return ONE.get(args[0].dtype, 1.0)
         found = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(found):
             if isinstance(leaf, Tensor):

@@ -60,17 +60,17 @@ class Planner:
     the configuration cannot be planned.
     """
 
-    def __init__(self, config: RunConfig, card: Card | None = None) -> None:
+    def __init__(self, config: RunConfig, card: Card | None = None, cuda: bool = True) -> None:
         self.card = card
-        gpu = gpu_runtime(config)
-        self.config = replace(config, method=config.method.on(gpu))
-        runtime, mode = replace(gpu, device=torch.device("cpu")), fake_mode()
+        planned = planned_runtime(config, cuda)
+        self.config = replace(config, method=config.method.on(planned))
+        runtime, mode = replace(planned, device=torch.device("cpu")), fake_mode()
         blueprint = blueprint_of(self.config)
         objective = build(config.task, blueprint.kind, StandIn())  # type: ignore[arg-type]
         blueprint = replace(blueprint, outputs=objective.outputs)
         with quiet():
             self.skeleton = with_method(self.config, blueprint, runtime, mode)
-            self.rehearsal = Rehearsal(self.config, self.skeleton, objective, runtime, True, mode)
+            self.rehearsal = Rehearsal(self.config, self.skeleton, objective, runtime, cuda, mode)
 
     def plan(self, batch_size: int | None = None) -> Plan:
         """Return the plan at a batch size, by default ``train.per_device_train_batch_size``."""
@@ -120,10 +120,15 @@ def largest_that_fits(plan: Callable[[int], Plan], fitting: Plan) -> Plan:
     return fitting
 
 
-def gpu_runtime(config: RunConfig) -> Runtime:
-    """Return the runtime that the run would have on a GPU, whatever there is here."""
-    here = resolve(replace(config, train=replace(config.train, use_cpu=False, fp16=False)))
-    device = torch.device("cuda")
+def peak_here(config: RunConfig) -> int:
+    """Return the peak of a step in bytes, on a GPU where the run would use one of this machine's."""
+    return Planner(config, cuda=resolve(config).cuda).plan().peak_bytes
+
+
+def planned_runtime(config: RunConfig, cuda: bool) -> Runtime:
+    """Return the runtime that the run would have on a GPU or on the processor, whatever there is here."""
+    here = resolve(replace(config, train=replace(config.train, use_cpu=True, fp16=False)))
+    device = torch.device("cuda" if cuda else "cpu")
     return replace(here, device=device, precision=precision_of(config, device))
 
 

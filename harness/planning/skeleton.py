@@ -6,9 +6,12 @@ storage and a device, and no numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -120,7 +123,7 @@ class Skeleton:
 
 
 def _on_fake(config: RunConfig, backbone: Backbone, runtime: Runtime, mode: FakeTensorMode) -> nn.Module:
-    with mode:
+    with without_numbers(mode):
         make_fake(backbone.model)
         model = attach(config, backbone, runtime)
         make_fake(model)
@@ -129,9 +132,35 @@ def _on_fake(config: RunConfig, backbone: Backbone, runtime: Runtime, mode: Fake
 
 def _on_meta(config: RunConfig, backbone: Backbone, runtime: Runtime, mode: FakeTensorMode) -> nn.Module:
     model = attach(config, backbone, replace(runtime, device=torch.device("meta")))
-    with mode:
+    with without_numbers(mode):
         make_fake(model)
     return model
+
+
+@contextmanager
+def without_numbers(mode: FakeTensorMode) -> Iterator[None]:
+    """Make every new tensor inside fake, and let modules be moved and cast that hold fake ones.
+
+    torch would swap a fake parameter's contents for those of the cast one, which a weak reference to it forbids.
+    """
+    with mode, patch.object(nn.Module, "_apply", _apply):
+        yield
+
+
+def _apply(module: nn.Module, change: Any, recurse: bool = True) -> nn.Module:
+    """Do what ``nn.Module._apply`` does, putting a parameter that changes in the place of the old one."""
+    for child in module.children() if recurse else ():
+        child._apply(change)
+    for name, old in module._parameters.items():
+        if old is not None:
+            with torch.no_grad():
+                new = change(old)
+            if new is not old:
+                module._parameters[name] = nn.Parameter(new, old.requires_grad)
+    for name, buffer in module._buffers.items():
+        if buffer is not None:
+            module._buffers[name] = change(buffer)
+    return module
 
 
 def make_fake(model: nn.Module) -> None:

@@ -21,7 +21,7 @@ from harness.planning.allocator import CachingAllocator
 from harness.planning.gpu import WORKSPACE, as_on_cuda, clip, foreach_steps
 from harness.planning.live import ACTIVATIONS, GRADIENTS, OPTIMISER, PAGED, TEMPORARIES, WEIGHTS, LiveMemory, Moment
 from harness.planning.quantised import state_tensors
-from harness.planning.skeleton import Skeleton
+from harness.planning.skeleton import Skeleton, without_numbers
 from harness.runtime import Runtime
 from harness.storage.record import RunFolder
 from harness.training.arguments import arguments
@@ -121,7 +121,7 @@ class Rehearsal:
     def _context(self) -> ExitStack:
         stack = ExitStack()
         if self.mode is not None:
-            stack.enter_context(self.mode)
+            stack.enter_context(without_numbers(self.mode))
         if self.cuda:
             stack.enter_context(as_on_cuda())
         return stack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_blocks_never_overlap_and_what_is_freed_comes_back() -> None:
             size = int(2 ** generator.uniform(0, 25))
             live.append((allocator.allocate(size), size))
         spans = sorted((block.address, block.address + block.size) for block, _ in live)
-        assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans))
         assert all(block.size >= size for block, size in live)
     reserved = allocator.reserved
     for block, _ in live:
