@@ -34,6 +34,8 @@ class Objective(ABC, Generic[TaskT]):
     """The width of the head an encoder needs."""
     names: tuple[str, ...] = ()
     """What the head's outputs stand for, where each is an answer."""
+    packed: ClassVar[bool] = False
+    """Whether items are blocks of one length, whose batches have no padding and no mask."""
     chooses = False
     """Whether an encoder's head gives a distribution over answers."""
 

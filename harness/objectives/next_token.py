@@ -27,6 +27,8 @@ from harness.tasks.base import Item, Outcome, Task
 class NextToken(Objective[Task]):
     """Texts joined by end-of-sequence tokens and cut into blocks of ``task.max_length``."""
 
+    packed = True
+
     def features(self, items: Sequence[Item]) -> list[Features]:
         """Pack all texts; the last block may be shorter, one of a single token is left out."""
         stream: list[int] = []

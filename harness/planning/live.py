@@ -29,7 +29,7 @@ WEIGHTS, GRADIENTS, OPTIMISER, ACTIVATIONS, TEMPORARIES, PAGED = KINDS = (
 ``paged`` is optimiser state in memory that CUDA moves out of the GPU where room is needed; it counts in no peak.
 """
 
-ONE = {torch.bool: False, torch.int64: 1, torch.int32: 1}
+COUNT = 1.0
 """What a tensor without numbers is read as, such as AdamW's count of steps, on which no size depends."""
 
 
@@ -63,8 +63,10 @@ class LiveMemory(TorchDispatchMode):
     and asked of it; else bytes are as they are.
     """
 
-    def __init__(self, allocator: CachingAllocator | None = None) -> None:
+    def __init__(self, allocator: CachingAllocator | None = None, truth: bool = False) -> None:
         super().__init__()
+        self.truth = truth
+        """What a yes or no of a tensor without numbers is read as, such as whether no token is padding."""
         self.now, self.peak = Moment(), Moment()
         self.allocator = allocator
         self._kind = WEIGHTS
@@ -73,7 +75,7 @@ class LiveMemory(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count what it returns."""
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
-            return ONE.get(args[0].dtype, 1.0)
+            return self.truth if args[0].dtype is torch.bool else COUNT
         found = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(found):
             if isinstance(leaf, Tensor):

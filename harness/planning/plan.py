@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -18,7 +19,6 @@ from harness.objectives import build
 from harness.planning.architecture import architecture_of
 from harness.planning.cards import Card
 from harness.planning.gpu import CONTEXT
-from harness.planning.live import PAGED
 from harness.planning.skeleton import Blueprint, with_method
 from harness.planning.step import Peak, Rehearsal
 from harness.planning.words import StandIn
@@ -26,6 +26,16 @@ from harness.runtime import Runtime, precision_of, resolve, torch_dtype
 
 LARGEST = 2**20
 """Items beyond which no batch is tried."""
+
+
+class Fit(Enum):
+    """Whether a training fits into a card's memory."""
+
+    yes = "yes"
+    """With all that the allocator would like to reserve."""
+    tight = "tight"
+    """Only if the allocator gives back what it has cached, which it does before it fails; fragments may prevent it."""
+    no = "no"
 
 
 @dataclass(frozen=True)
@@ -41,16 +51,24 @@ class Plan:
     bytes: dict[str, int]
     """Live bytes at the peak by what they are there for; ``paged`` beside them."""
     peak_bytes: int
-    """What PyTorch's allocator reserves, which is more than what is live: its segments are larger and have gaps."""
+    """All of them but the paged: what the allocator must hold at least."""
+    reserved_bytes: int
+    """What PyTorch's caching allocator asks of the driver where nothing presses: its segments are larger."""
     where: str
-    """The part of the step, and its operation."""
-    fits: bool | None
+    """The part of the step."""
+    flops: int
+    """Floating-point operations of the products of an optimiser step."""
+    seconds: float | None
+    """Of an optimiser step over items of full length, by the card's data sheet; None where no speed is known."""
+    fits: Fit | None
     """Whether the card holds it together with CUDA's context; None where no card is given."""
 
-    @property
-    def live_bytes(self) -> int:
-        """Return the bytes of live tensors at the peak."""
-        return sum(self.bytes.values()) - self.bytes[PAGED]
+
+def fit(peak: Peak, card: Card) -> Fit:
+    """Return whether a card holds a peak beside CUDA's context."""
+    if peak.reserved + CONTEXT <= card.memory:
+        return Fit.yes
+    return Fit.tight if peak.moment.total + CONTEXT <= card.memory else Fit.no
 
 
 class Planner:
@@ -87,23 +105,25 @@ class Planner:
         if self.card is None:
             raise ConfigError("batch", "max", "needs the card's memory: gpu=24GiB or a name such as gpu=l40s")
         one = self.plan(1)
-        if not one.fits:
-            needed = f"{(one.peak_bytes + CONTEXT) / 2**30:.1f} GiB"
+        if one.fits is not Fit.yes:
+            needed = f"{(one.reserved_bytes + CONTEXT) / 2**30:.1f} GiB"
             raise ConfigError("batch", "max", f"not even one item of {one.length} tokens fits: it needs {needed}")
         return largest_that_fits(self.plan, one)
 
     def _described(self, batch_size: int, peak: Peak) -> Plan:
         base, model = self.skeleton.backbone, self.skeleton.model
-        fits = None if self.card is None else peak.reserved + CONTEXT <= self.card.memory
         return Plan(
             batch_size=batch_size,
             length=self.config.task.max_length,
             parameters=base.parameters,
             trainable=sum(map(size, trainable(model).values())),
             bytes=dict(peak.moment.bytes),
-            peak_bytes=peak.reserved,
+            peak_bytes=peak.moment.total,
+            reserved_bytes=peak.reserved,
             where=peak.moment.where,
-            fits=fits,
+            flops=peak.work.flops,
+            seconds=None if self.card is None else peak.work.seconds(self.card),
+            fits=None if self.card is None else fit(peak, self.card),
         )
 
 
@@ -113,7 +133,7 @@ def largest_that_fits(plan: Callable[[int], Plan], fitting: Plan) -> Plan:
     while too_large - fitting.batch_size > 1:
         between = (fitting.batch_size + too_large) // 2
         found = plan(min(2 * fitting.batch_size, between))
-        if found.fits:
+        if found.fits is Fit.yes:
             fitting = found
         else:
             too_large = found.batch_size

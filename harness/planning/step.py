@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import masking_utils
 from transformers.integrations.neftune import activate_neftune
 
 from harness.config import RunConfig
@@ -22,6 +24,7 @@ from harness.planning.gpu import WORKSPACE, as_on_cuda, clip, foreach_steps
 from harness.planning.live import ACTIVATIONS, GRADIENTS, OPTIMISER, PAGED, TEMPORARIES, WEIGHTS, LiveMemory, Moment
 from harness.planning.quantised import state_tensors
 from harness.planning.skeleton import Skeleton, without_numbers
+from harness.planning.work import Work
 from harness.runtime import Runtime
 from harness.storage.record import RunFolder
 from harness.training.arguments import arguments
@@ -39,6 +42,8 @@ class Peak:
     """Live bytes by what they are there for."""
     reserved: int
     """Bytes that the caching allocator has then asked of the driver; the live ones where none was played."""
+    work: Work
+    """What the step computes and moves."""
 
 
 @dataclass
@@ -67,7 +72,7 @@ class Rehearsal:
     def peak(self, batch_size: int) -> Peak:
         """Return the peak of the second of two steps: the optimiser has its state from the first on."""
         allocator = CachingAllocator() if self.cuda else None
-        self.live = LiveMemory(allocator)
+        self.live = LiveMemory(allocator, truth=self.objective.packed)
         model = self.skeleton.model
         with self._context(), self.live:
             self.live.hold([*model.parameters(), *model.buffers(), *state_tensors(model)], WEIGHTS)
@@ -77,8 +82,9 @@ class Rehearsal:
                 self.live.hold([workspace], TEMPORARIES)
             self._step(batch_size)
             self.live.restart()
-            self._step(batch_size)
-        return Peak(self.live.peak, allocator.reserved if allocator else self.live.peak.total)
+            with Work() as work:
+                self._step(batch_size)
+        return Peak(self.live.peak, allocator.reserved if allocator else self.live.peak.total, work)
 
     def _step(self, batch_size: int) -> None:
         settings, live = self.config.train, self.live
@@ -122,6 +128,8 @@ class Rehearsal:
         stack = ExitStack()
         if self.mode is not None:
             stack.enter_context(without_numbers(self.mode))
+            if self.objective.packed:  # else transformers makes a mask wherever it cannot read that all is ones
+                stack.enter_context(patch.object(masking_utils, "is_tracing", lambda _=None: False))
         if self.cuda:
             stack.enter_context(as_on_cuda())
         return stack

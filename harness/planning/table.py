@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.identity import plain
 from harness.planning.cards import Card
 from harness.planning.gpu import CONTEXT
 from harness.planning.live import KINDS, PAGED
@@ -30,15 +31,15 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """Return what ``out=`` writes of it."""
         described = {"label": self.label, "overrides": list(self.overrides), "problem": self.problem}
-        return described | (asdict(self.plan) if self.plan else {})
+        return described | (plain(self.plan) if self.plan else {})
 
 
 def text(rows: Sequence[Row], card: Card | None) -> str:
     """Return a line a configuration under a line of headings; sizes in GiB."""
     paged = any(row.plan and row.plan.bytes[PAGED] for row in rows)
     kinds = [kind for kind in KINDS if kind != PAGED or paged]
-    fits = ["fits"] if card else []
-    headings = ["configuration", "batch", "trainable", *kinds, "peak GiB", *fits, "where"]
+    fits = ["s/step", "fits"] if card else []
+    headings = ["configuration", "batch", "trainable", *kinds, "peak GiB", "reserved", *fits, "where"]
     lines = [headings, *(_cells(row, kinds, card) for row in rows)]
     planned = [line for line in lines if len(line) > 2]
     widths = [max(len(line[column]) for line in planned) for column in range(len(headings))]
@@ -50,10 +51,12 @@ def _cells(row: Row, kinds: Sequence[str], card: Card | None) -> list[str]:
     plan = row.plan
     if plan is None:
         return [row.label, str(row.problem)]
-    fits = ["yes" if plan.fits else "no"] if card else []
+    seconds = "-" if plan.seconds is None else f"{plan.seconds:.2g}"
+    fits = [seconds, plan.fits.value] if plan.fits else []
     sizes = [f"{plan.bytes[kind] / GIB:.2f}" for kind in kinds]
+    totals = [f"{size / GIB:.2f}" for size in (plan.peak_bytes, plan.reserved_bytes)]
     batch = f"{plan.batch_size} x {plan.length}"
-    return [row.label, batch, f"{plan.trainable:,}", *sizes, f"{plan.peak_bytes / GIB:.2f}", *fits, plan.where]
+    return [row.label, batch, f"{plan.trainable:,}", *sizes, *totals, *fits, plan.where]
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
@@ -67,8 +70,8 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
 def _footer(card: Card | None) -> str:
     reserve = f"CUDA itself takes about {CONTEXT / GIB:.2f} GiB more"
     if card is None:
-        return f"an estimate; {reserve}; gpu=24GiB or gpu=<card> says what fits"
-    return f"an estimate; {reserve}, with which it fits into {card.name} ({card.memory / GIB:.1f} GiB) or not"
+        return f"estimates; {reserve}; gpu=24GiB or gpu=<card> says what fits"
+    return f"estimates; {reserve}, with which it fits into {card.name} ({card.memory / GIB:.1f} GiB) or not"
 
 
 def write(rows: Sequence[Row], card: Card | None, file: Path) -> None:

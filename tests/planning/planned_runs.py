@@ -34,10 +34,24 @@ def real_training(config: RunConfig, folder: Path) -> tuple[nn.Module, Callable[
     wanted = Pretrained(files, config.model, objective.outputs, config.seed)
     backbone = load_backbone(wanted, here.device, config.method.quantization())
     objective.tokenizer = backbone.tokenizer
+    if not objective.packed:
+        pad_one_token(objective)
     model = attach(config, backbone, here)
     items = [objective.longest()] * (3 * config.train.per_device_train_batch_size)
     job = Job(config, model, backbone.head, objective, items, RunFolder(folder, "real"), Meter(here), here)
     return model, lambda: _train(job)
+
+
+def pad_one_token(objective: Any) -> None:
+    """Have each batch look as one of items of unequal length does: transformers then makes a mask."""
+    original = objective.collate
+
+    def collate(features: Any) -> Any:
+        batch = original(features)
+        batch["attention_mask"][0, -1] = 0
+        return batch
+
+    objective.collate = collate
 
 
 def _train(job: Job) -> None:

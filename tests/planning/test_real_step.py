@@ -22,7 +22,7 @@ def compare(tmp_path: Path, *overrides: str) -> tuple[int, int]:
     """Return the planned and the real peak in bytes, on the processor."""
     config = small_runs.configure(tmp_path, *OVERRIDES, *overrides)
     planned = Planner(config, cuda=False).plan()
-    return planned.live_bytes, real_peak(config, tmp_path).peak.total
+    return planned.peak_bytes, real_peak(config, tmp_path).peak.total
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,0 +1,69 @@
+"""What a step computes and moves, operation by operation, and how long a card takes for it at best."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from harness.planning.cards import Card
+
+LAUNCH = 8e-6
+"""Seconds from one small kernel to the next: eager PyTorch asks for none sooner."""
+USED = 0.75
+"""Share of a data sheet's rates that large products and copies reach."""
+
+
+class Work(TorchDispatchMode):
+    """Notes the floating-point operations and the bytes of each kernel; a view is no kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels: list[tuple[int, int]] = []
+        """(operations, bytes read and written) of each."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and note its work."""
+        found = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            moved = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor)]
+            self.kernels.append((_flops(func, args, kwargs or {}, found), sum(_bytes(tensor) for tensor in moved)))
+        return found
+
+    @property
+    def flops(self) -> int:
+        """Return the floating-point operations of all kernels; a product of two numbers and a sum are two."""
+        return sum(flops for flops, _ in self.kernels)
+
+    def seconds(self, card: Card) -> float | None:
+        """Return how long the card takes, None where its speed is not known.
+
+        A kernel takes the longest of what it computes, what it moves and its launch: the roofline model (Williams et
+        al. 2009, CACM 52(4)), with a floor.
+        """
+        if card.teraflops is None or card.bandwidth is None:
+            return None
+        rate, width = USED * card.teraflops * 1e12, USED * card.bandwidth * 1e9
+        return sum(max(flops / rate, moved / width, LAUNCH) for flops, moved in self.kernels)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _flops(func: Any, args: Any, kwargs: Any, found: Any) -> int:
+    """Return an operation's floating-point operations, 0 where it is no product."""
+    name = func._overloadpacket
+    if name in flop_registry:
+        return int(flop_registry[name](*args, **kwargs, out_val=found))
+    if name is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
+    if name is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        return int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))
+    if func.namespace == "bitsandbytes" and "gemm" in str(func):
+        return 2 * int(args[0].numel()) * int(found.shape[-1])
+    return 0
