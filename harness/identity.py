@@ -30,6 +30,7 @@ OPERATIONAL = {
     "save_steps": "how often a checkpoint is written; a resumed run ends as one that was not cut",
     "keep_checkpoints": "what stays on disk; a finished run says that it did not keep them",
     "dataloader_num_workers": "who reads the items, whose order is written down before",
+    "fused_loss": "by which kernel the same loss is computed; the last bits may differ, and the record says which",
     "learning_rate_factor": "counts within the learning rate",
 }
 """Fields of ``train`` that change no result, and why."""

@@ -76,6 +76,10 @@ class Objective(ABC, Generic[TaskT]):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss summed over the batch's targets, in nats."""
 
+    def training_loss(self, model: nn.Module, batch: Batch, fused: bool) -> Tensor:
+        """Return :meth:`loss` as training computes it; `fused` allows a way that makes no logits."""
+        return self.loss(model, batch)
+
     @abstractmethod
     def answer(self, model: nn.Module, questions: Any, batch_size: int, advance: Advance) -> list[Outcome]:
         """Answer every item; the model is in evaluation mode and on its device."""

@@ -16,6 +16,8 @@ from unittest.mock import patch
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.nn.modules.module import register_module_buffer_registration_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
@@ -123,7 +125,7 @@ class Skeleton:
 
 
 def _on_fake(config: RunConfig, backbone: Backbone, runtime: Runtime, mode: FakeTensorMode) -> nn.Module:
-    with without_numbers(mode):
+    with without_numbers(mode), Patience():
         make_fake(backbone.model)
         model = attach(config, backbone, runtime)
         make_fake(model)
@@ -131,10 +133,38 @@ def _on_fake(config: RunConfig, backbone: Backbone, runtime: Runtime, mode: Fake
 
 
 def _on_meta(config: RunConfig, backbone: Backbone, runtime: Runtime, mode: FakeTensorMode) -> nn.Module:
-    model = attach(config, backbone, replace(runtime, device=torch.device("meta")))
+    handle: Any = register_module_buffer_registration_hook(_emptied)
+    try:
+        model = attach(config, backbone, replace(runtime, device=torch.device("meta")))
+    finally:
+        handle.remove()
     with without_numbers(mode):
         make_fake(model)
     return model
+
+
+def _emptied(_: nn.Module, __: str, buffer: torch.Tensor | None) -> torch.Tensor | None:
+    """Take the numbers of a large buffer away: BOFT makes 75 MB of permutations for each layer of width 3072."""
+    large = buffer is not None and buffer.numel() * buffer.element_size() >= 2**20
+    return buffer.to("meta") if buffer is not None and large else buffer
+
+
+class Patience(TorchDispatchMode):
+    """Ends an attachment that loops over single numbers: a fake operation takes 100 µs and more, a real one 5."""
+
+    MOST = 50_000
+    """Operations; attaching LoRA to all 560 linear layers of a 70B model takes 20,000."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count it."""
+        self.done += 1
+        if self.done > self.MOST:
+            raise RuntimeError(f"attaching takes more than {self.MOST} operations")
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -106,7 +106,8 @@ class Rehearsal:
         """Return the loss of a batch as the Trainer does, but for the look at its value."""
         batch = self.objective.collate([self.objective.longest()] * batch_size)
         with self.runtime.autocast():
-            return self.objective.loss(self.skeleton.model, batch) / batch_size
+            fused = self.config.train.fused_loss
+            return self.objective.training_loss(self.skeleton.model, batch, fused) / batch_size
 
     def _trained(self) -> list[Tensor]:
         return list(trainable(self.skeleton.model).values())

@@ -45,7 +45,7 @@ class PlainLogits(NextToken):
 
     packed = False
 
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+    def training_loss(self, model: nn.Module, batch: Batch, fused: bool) -> torch.Tensor:
         # Held until the next step's are there, as by the suite's loop.
         self.outputs = model(**batch, num_items_in_batch=batch["labels"].numel())
         return self.outputs.loss
