@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.planning.allocator import Block, CachingAllocator, rounded
+from harness.planning.work import Work
 
 WEIGHTS, GRADIENTS, OPTIMISER, ACTIVATIONS, TEMPORARIES, PAGED = KINDS = (
     "weights",
@@ -68,6 +69,8 @@ class LiveMemory(TorchDispatchMode):
         self.truth = truth
         """What a yes or no of a tensor without numbers is read as, such as whether no token is padding."""
         self.now, self.peak = Moment(), Moment()
+        self.work: Work | None = None
+        """Notes what is computed from when it is set."""
         self.allocator = allocator
         self._kind = WEIGHTS
         self._known: dict[int, _Storage] = {}
@@ -77,6 +80,8 @@ class LiveMemory(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return self.truth if args[0].dtype is torch.bool else COUNT
         found = func(*args, **(kwargs or {}))
+        if self.work is not None:
+            self.work.note(func, args, kwargs or {}, found)
         for leaf in tree_leaves(found):
             if isinstance(leaf, Tensor):
                 self._count(leaf)

@@ -82,8 +82,8 @@ class Rehearsal:
                 self.live.hold([workspace], TEMPORARIES)
             self._step(batch_size)
             self.live.restart()
-            with Work() as work:
-                self._step(batch_size)
+            self.live.work = work = Work()
+            self._step(batch_size)
         return Peak(self.live.peak, allocator.reserved if allocator else self.live.peak.total, work)
 
     def _step(self, batch_size: int) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -18,21 +18,18 @@ USED = 0.75
 """Share of a data sheet's rates that large products and copies reach."""
 
 
-class Work(TorchDispatchMode):
-    """Notes the floating-point operations and the bytes of each kernel; a view is no kernel."""
+@dataclass
+class Work:
+    """The floating-point operations and the bytes of each kernel; a view is no kernel."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernels: list[tuple[int, int]] = []
-        """(operations, bytes read and written) of each."""
+    kernels: list[tuple[int, int]] = field(default_factory=list)
+    """(operations, bytes read and written) of each."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and note its work."""
-        found = func(*args, **(kwargs or {}))
+    def note(self, func: Any, args: Any, kwargs: Any, found: Any) -> None:
+        """Add an operation that returned `found`."""
         if not func.is_view:
             moved = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor)]
-            self.kernels.append((_flops(func, args, kwargs or {}, found), sum(_bytes(tensor) for tensor in moved)))
-        return found
+            self.kernels.append((_flops(func, args, kwargs, found), sum(map(_bytes, moved))))
 
     @property
     def flops(self) -> int:
