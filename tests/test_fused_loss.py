@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.compose import compose
@@ -43,17 +44,23 @@ def objective() -> NextToken:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_value_and_gradients_are_those_of_plain_logits(tied: bool) -> None:
-    found = {}
-    for fused in (True, False):
-        model = decoder(tied)
-        loss = objective().training_loss(model, batch(), fused)
-        loss.backward()
-        found[fused] = loss.detach(), {name: p.grad for name, p in model.named_parameters()}
-    torch.testing.assert_close(found[True][0], found[False][0], rtol=1e-12, atol=0)
-    assert found[True][1].keys() == found[False][1].keys()
-    for name, gradient in found[False][1].items():
-        torch.testing.assert_close(found[True][1][name], gradient, rtol=1e-9, atol=1e-12)
+def test_value_and_gradients_are_those_of_logits_in_float64(tied: bool) -> None:
+    fused, plain, given = decoder(tied), decoder(tied), batch()
+    loss = objective().training_loss(fused, given, fused=True)
+    logits = plain(given["input_ids"]).logits[:, :-1]
+    expected = F.cross_entropy(logits.flatten(0, 1), given["labels"][:, 1:].flatten(), reduction="sum")
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    for (name, found), wanted in zip(fused.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_switched_off_it_is_the_loss_of_plain_logits() -> None:
+    model, given = decoder(True), batch()
+    off = objective().training_loss(model, given, fused=False)
+    assert torch.equal(off, objective().loss(model, given))
+    torch.testing.assert_close(objective().training_loss(model, given, fused=True).float(), off)
 
 
 def test_a_hand_written_sum_is_met() -> None:

@@ -58,8 +58,8 @@ class Plan:
     """The part of the step."""
     flops: int
     """Floating-point operations of the products of an optimiser step."""
-    seconds: float | None
-    """Of an optimiser step over items of full length, by the card's data sheet; None where no speed is known."""
+    seconds: tuple[float, float] | None
+    """Least and most of an optimiser step over items of full length, by the card's data sheet, where that is known."""
     fits: Fit | None
     """Whether the card holds it together with CUDA's context; None where no card is given."""
 

@@ -61,7 +61,7 @@ def weightless(blueprint: Blueprint) -> Backbone:
             model = auto.from_config(config, dtype=blueprint.dtype)
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError("model", blueprint.model.name, f"cannot be built: {first_line(error)}") from error
-    head = head_of(model, kind, missing(model, asked))
+    head = head_of(model, kind, missing(model, asked) if kind == "encoder" else set())
     if blueprint.quantization is not None:
         quantise(model, blueprint.quantization, head)
     if kind == "decoder":
@@ -173,8 +173,13 @@ def without_numbers(mode: FakeTensorMode) -> Iterator[None]:
 
     torch would swap a fake parameter's contents for those of the cast one, which a weak reference to it forbids.
     """
-    with mode, patch.object(nn.Module, "_apply", _apply):
+    with mode, patch.object(nn.Module, "_apply", _apply), patch.object(FakeTensor, "data_ptr", _address, create=True):
         yield
+
+
+def _address(tensor: torch.Tensor) -> int:
+    """Return what tells storages apart, as an address does; the Trainer counts shared embeddings by theirs."""
+    return tensor.untyped_storage()._cdata
 
 
 def _apply(module: nn.Module, change: Any, recurse: bool = True) -> nn.Module:

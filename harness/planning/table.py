@@ -51,7 +51,7 @@ def _cells(row: Row, kinds: Sequence[str], card: Card | None) -> list[str]:
     plan = row.plan
     if plan is None:
         return [row.label, str(row.problem)]
-    seconds = "-" if plan.seconds is None else f"{plan.seconds:.2g}"
+    seconds = "-" if plan.seconds is None else " - ".join(f"{bound:.2g}" for bound in plan.seconds)
     fits = [seconds, plan.fits.value] if plan.fits else []
     sizes = [f"{plan.bytes[kind] / GIB:.2f}" for kind in kinds]
     totals = [f"{size / GIB:.2f}" for size in (plan.peak_bytes, plan.reserved_bytes)]

@@ -1,4 +1,4 @@
-"""What a step computes and moves, operation by operation, and how long a card takes for it at best."""
+"""What a step computes and moves, operation by operation, and between what times a card takes for it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ LAUNCH = 8e-6
 USED = 0.75
 """Share of a data sheet's rates that large products and copies reach."""
 
+NO_KERNEL = {torch.ops.aten._unsafe_view, torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.detach}
+"""What makes a tensor and computes nothing."""
+
 
 @dataclass
 class Work:
@@ -27,7 +30,7 @@ class Work:
 
     def note(self, func: Any, args: Any, kwargs: Any, found: Any) -> None:
         """Add an operation that returned `found`."""
-        if not func.is_view:
+        if not func.is_view and func._overloadpacket not in NO_KERNEL:
             moved = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor)]
             self.kernels.append((_flops(func, args, kwargs, found), sum(map(_bytes, moved))))
 
@@ -36,16 +39,18 @@ class Work:
         """Return the floating-point operations of all kernels; a product of two numbers and a sum are two."""
         return sum(flops for flops, _ in self.kernels)
 
-    def seconds(self, card: Card) -> float | None:
-        """Return how long the card takes, None where its speed is not known.
+    def seconds(self, card: Card) -> tuple[float, float] | None:
+        """Return the least and the most that the card takes, None where its speed is not known.
 
-        A kernel takes the longest of what it computes, what it moves and its launch: the roofline model (Williams et
-        al. 2009, CACM 52(4)), with a floor.
+        A kernel takes what it computes or its launch, whichever is longer; at most it also waits for all that it reads
+        and writes, as in the roofline model (Williams et al. 2009, CACM 52(4)). Caches lie between.
         """
         if card.teraflops is None or card.bandwidth is None:
             return None
         rate, width = USED * card.teraflops * 1e12, USED * card.bandwidth * 1e9
-        return sum(max(flops / rate, moved / width, LAUNCH) for flops, moved in self.kernels)
+        least = sum(max(flops / rate, LAUNCH) for flops, _ in self.kernels)
+        most = sum(max(flops / rate, moved / width, LAUNCH) for flops, moved in self.kernels)
+        return least, most
 
 
 def _bytes(tensor: Tensor) -> int:

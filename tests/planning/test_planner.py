@@ -160,3 +160,12 @@ def test_a_plan_leaves_no_tensor_with_numbers_behind() -> None:
     planner = Planner(configure("method=lora"))
     assert all(type(p).__name__ == "FakeTensor" for p in planner.skeleton.model.parameters())
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_step_takes_at_least_its_products_and_at_most_its_traffic() -> None:
+    planner = Planner(configure("method=full"), card("a100_80"))
+    found = planner.plan(4)
+    assert found.seconds is not None
+    least, most = found.seconds
+    assert found.flops / (0.75 * 312e12) < least < most
+    assert Planner(configure("method=full"), card("80GiB")).plan(4).seconds is None
