@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import count
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -26,6 +27,8 @@ from harness.runtime import Runtime, precision_of, resolve, torch_dtype
 
 LARGEST = 2**20
 """Items beyond which no batch is tried."""
+LINES = 8
+"""Sizes that are tried by lines before what lies between is halved."""
 
 
 class Fit(Enum):
@@ -108,7 +111,7 @@ class Planner:
         if one.fits is not Fit.yes:
             needed = f"{(one.reserved_bytes + CONTEXT) / 2**30:.1f} GiB"
             raise ConfigError("batch", "max", f"not even one item of {one.length} tokens fits: it needs {needed}")
-        return largest_that_fits(self.plan, one)
+        return largest_that_fits(self.plan, one, self.card.memory - CONTEXT)
 
     def _described(self, batch_size: int, peak: Peak) -> Plan:
         base, model = self.skeleton.backbone, self.skeleton.model
@@ -127,17 +130,34 @@ class Planner:
         )
 
 
-def largest_that_fits(plan: Callable[[int], Plan], fitting: Plan) -> Plan:
-    """Return the plan of the largest batch that fits, by doubling and then halving what lies between."""
-    too_large = LARGEST + 1
-    while too_large - fitting.batch_size > 1:
-        between = (fitting.batch_size + too_large) // 2
-        found = plan(min(2 * fitting.batch_size, between))
-        if found.fits is Fit.yes:
-            fitting = found
+def largest_that_fits(plan: Callable[[int], Plan], one: Plan, room: int) -> Plan:
+    """Return the plan of the largest batch that fits, given that of one item, which does.
+
+    Memory grows nearly in proportion to the batch, so the next size to try is where the line through the last two plans
+    meets `room`, the bytes that may be reserved; what lies between is halved where that leads nowhere.
+    """
+    fitting, too_large, last = one, LARGEST + 1, one
+    for attempt in count():
+        if too_large - fitting.batch_size <= 1:
+            return fitting
+        size = 2 if attempt == 0 else _next_size((fitting, last), room, too_large)
+        if attempt >= LINES:
+            size = (fitting.batch_size + too_large) // 2
+        last = plan(max(fitting.batch_size + 1, min(size, too_large - 1)))
+        if last.fits is Fit.yes:
+            fitting, last = last, fitting
         else:
-            too_large = found.batch_size
-    return fitting
+            too_large = last.batch_size
+    raise AssertionError("a search without an end")
+
+
+def _next_size(plans: tuple[Plan, Plan], room: int, most: int) -> int:
+    """Return the batch size at which the line through two plans reaches `room`."""
+    first, second = plans
+    items, taken = second.batch_size - first.batch_size, second.reserved_bytes - first.reserved_bytes
+    if taken * items <= 0:
+        return (first.batch_size + most) // 2
+    return first.batch_size + (room - first.reserved_bytes) * items // taken
 
 
 def peak_here(config: RunConfig) -> int:

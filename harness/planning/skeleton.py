@@ -112,7 +112,7 @@ def with_method(config: RunConfig, blueprint: Blueprint, runtime: Runtime, mode:
         except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
             problems.append(error)
     raise ConfigError(
-        "method", config.method.name, f"cannot start without weights: {first_line(problems[-1])}"
+        "method", config.method.name, f"cannot be attached without weights: {first_line(problems[-1])}"
     ) from problems[0]
 
 

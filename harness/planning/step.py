@@ -25,7 +25,7 @@ from harness.planning.live import ACTIVATIONS, GRADIENTS, OPTIMISER, PAGED, TEMP
 from harness.planning.quantised import state_tensors
 from harness.planning.skeleton import Skeleton, without_numbers
 from harness.planning.work import Work
-from harness.runtime import Runtime
+from harness.runtime import Runtime, settings_kept
 from harness.storage.record import RunFolder
 from harness.training.arguments import arguments
 from harness.training.trainer import HarnessTrainer, Job
@@ -62,7 +62,7 @@ class Rehearsal:
     live: LiveMemory = field(init=False)
 
     def __post_init__(self) -> None:
-        with TemporaryDirectory() as folder, self._context():
+        with settings_kept(), TemporaryDirectory() as folder, self._context():
             self.optimizer = self._trainer(Path(folder)).create_optimizer()
         if self.cuda:
             foreach_steps(self.optimizer)
@@ -150,8 +150,8 @@ def prepare_model(trainer: HarnessTrainer) -> None:
     model: Any = trainer.model
     model.train()
     if trainer.args.activation_checkpointing:
-        model.activation_checkpointing_enable(
-            activation_checkpointing_kwargs=dict(trainer.args.activation_checkpointing_kwargs or {})
-        )
+        options = dict(trainer.args.activation_checkpointing_kwargs or {})
+        own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options, **own)
     if trainer.neftune_noise_alpha is not None:
         activate_neftune(model, trainer.neftune_noise_alpha, trainer.accelerator)

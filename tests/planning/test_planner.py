@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,16 +122,18 @@ def test_the_largest_batch_fits_and_one_more_does_not() -> None:
     assert largest.batch_size > 1
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 7, 64, 100])
-def test_the_search_finds_any_limit(limit: int) -> None:
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 64, 100, 4096])
+@pytest.mark.parametrize("power", [1.0, 1.3, 0.5])
+def test_the_search_finds_any_limit_whether_or_not_memory_grows_in_proportion(limit: int, power: float) -> None:
     tried: list[int] = []
 
     def at(size: int) -> Any:
         tried.append(size)
-        return type("P", (), {"batch_size": size, "fits": Fit.yes if size <= limit else Fit.no})()
+        fits = Fit.yes if size <= limit else Fit.no
+        return SimpleNamespace(batch_size=size, fits=fits, reserved_bytes=int(1e6 * size**power))
 
-    assert largest_that_fits(at, at(1)).batch_size == limit
-    assert len(tried) < 20
+    assert largest_that_fits(at, at(1), int(1e6 * (limit + 0.5) ** power)).batch_size == limit
+    assert len(tried) <= (5 if power == 1.0 else 30)
 
 
 def test_a_batch_that_never_fits_is_said_in_one_line() -> None:
