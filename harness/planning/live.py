@@ -31,7 +31,10 @@ WEIGHTS, GRADIENTS, OPTIMISER, ACTIVATIONS, TEMPORARIES, PAGED = KINDS = (
 """
 
 COUNT = 1.0
-"""What a tensor without numbers is read as, such as AdamW's count of steps, on which no size depends."""
+"""What a number without a value is read as, such as AdamW's count of steps, on which no size depends.
+
+A yes or no is read as yes: no token is padding, and dropout of whole modules leaves them in.
+"""
 
 
 @dataclass
@@ -64,10 +67,8 @@ class LiveMemory(TorchDispatchMode):
     and asked of it; else bytes are as they are.
     """
 
-    def __init__(self, allocator: CachingAllocator | None = None, truth: bool = False) -> None:
+    def __init__(self, allocator: CachingAllocator | None = None) -> None:
         super().__init__()
-        self.truth = truth
-        """What a yes or no of a tensor without numbers is read as, such as whether no token is padding."""
         self.now, self.peak = Moment(), Moment()
         self.work: Work | None = None
         """Notes what is computed from when it is set."""
@@ -78,7 +79,7 @@ class LiveMemory(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count what it returns."""
         if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
-            return self.truth if args[0].dtype is torch.bool else COUNT
+            return args[0].dtype is torch.bool or COUNT
         found = func(*args, **(kwargs or {}))
         if self.work is not None:
             self.work.note(func, args, kwargs or {}, found)

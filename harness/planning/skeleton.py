@@ -169,11 +169,18 @@ class Patience(TorchDispatchMode):
 
 @contextmanager
 def without_numbers(mode: FakeTensorMode) -> Iterator[None]:
-    """Make every new tensor inside fake, and let modules be moved and cast that hold fake ones.
+    """Make every new tensor inside fake, and let modules be moved and cast that hold fake ones."""
+    with mode, castable():
+        yield
+
+
+@contextmanager
+def castable() -> Iterator[None]:
+    """Let modules be moved and cast that hold fake tensors; new tensors inside are real.
 
     torch would swap a fake parameter's contents for those of the cast one, which a weak reference to it forbids.
     """
-    with mode, patch.object(nn.Module, "_apply", _apply), patch.object(FakeTensor, "data_ptr", _address, create=True):
+    with patch.object(nn.Module, "_apply", _apply), patch.object(FakeTensor, "data_ptr", _address, create=True):
         yield
 
 

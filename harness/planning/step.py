@@ -23,7 +23,7 @@ from harness.planning.allocator import CachingAllocator
 from harness.planning.gpu import WORKSPACE, as_on_cuda, clip, foreach_steps
 from harness.planning.live import ACTIVATIONS, GRADIENTS, OPTIMISER, PAGED, TEMPORARIES, WEIGHTS, LiveMemory, Moment
 from harness.planning.quantised import state_tensors
-from harness.planning.skeleton import Skeleton, without_numbers
+from harness.planning.skeleton import Skeleton, castable, without_numbers
 from harness.planning.work import Work
 from harness.runtime import Runtime, settings_kept
 from harness.storage.record import RunFolder
@@ -62,7 +62,8 @@ class Rehearsal:
     live: LiveMemory = field(init=False)
 
     def __post_init__(self) -> None:
-        with settings_kept(), TemporaryDirectory() as folder, self._context():
+        # Outside of the fake mode: optimisers of 8 bits compute tables of real numbers when they are made.
+        with settings_kept(), TemporaryDirectory() as folder, castable():
             self.optimizer = self._trainer(Path(folder)).create_optimizer()
         if self.cuda:
             foreach_steps(self.optimizer)
@@ -72,7 +73,7 @@ class Rehearsal:
     def peak(self, batch_size: int) -> Peak:
         """Return the peak of the second of two steps: the optimiser has its state from the first on."""
         allocator = CachingAllocator() if self.cuda else None
-        self.live = LiveMemory(allocator, truth=self.objective.packed)
+        self.live = LiveMemory(allocator)
         model = self.skeleton.model
         with self._context(), self.live:
             self.live.hold([*model.parameters(), *model.buffers(), *state_tensors(model)], WEIGHTS)
