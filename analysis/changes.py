@@ -38,6 +38,15 @@ class LowRank:
         """Return the change on a device."""
         return LowRank(self.b.to(device), self.a.to(device))
 
+    def double(self) -> LowRank:
+        """Return the factors in double precision."""
+        return LowRank(self.b.double(), self.a.double())
+
+    @property
+    def T(self) -> LowRank:  # noqa: N802, as torch calls it
+        """Return ΔWᵀ."""
+        return LowRank(self.a.T, self.b.T)
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -64,6 +73,15 @@ class Dense:
     def to(self, device: torch.device) -> Dense:
         """Return the change on a device."""
         return Dense(self.delta.to(device))
+
+    def double(self) -> Dense:
+        """Return the change in double precision."""
+        return Dense(self.delta.double())
+
+    @property
+    def T(self) -> Dense:  # noqa: N802, as torch calls it
+        """Return ΔWᵀ."""
+        return Dense(self.delta.T)
 
 
 Change: TypeAlias = LowRank | Dense

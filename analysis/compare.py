@@ -1,6 +1,6 @@
 """Pairs of configurations, compared item by item, with a verdict that calls nothing better that may be noise.
 
-Every pair comes from the estimates of its block (:mod:`analysis.effects.estimates`), and all pairs of one call are one
+Every pair comes from the estimates of its block (:mod:`analysis.effects.blocks`), and all pairs of one call are one
 family (:mod:`analysis.effects.families`): the interval of each is simultaneous and its p-value corrected by the same
 curve. A method is called better only where both learning rates were searched for; at rates that were given, or chosen
 by the reported seeds, it is the pair of method and rate that scores higher. With one seed a verdict speaks of the
@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.answers import Answers, answers, forgettings
 from analysis.conditions import resumed
-from analysis.configurations import blocks, cells, configured
+from analysis.effects.blocks import Effect, Effects
 from analysis.effects.families import Contrasts, Family, contrasts, family
+from analysis.effects.outcomes import LEARNING, Outcome, Price
 from analysis.effects.variance import Array
 from analysis.effects.verdicts import MARGIN, Needed, Verdict, margin_of, needed, relation, verdicts, within
 from harness.errors import ConfigError, nearest
@@ -30,24 +30,6 @@ PAIRS = "pairs of method and rate"
 """What verdicts rank where a learning rate was not searched for."""
 UNSEARCHED = f"this ranks {PAIRS}; search=learning_rate compares methods, each at a rate of its own"
 ONE_SEED = "one seed: of these trained models, another seed may say otherwise"
-
-
-class Outcome(NamedTuple):
-    """What configurations are compared in."""
-
-    name: str
-    """The column with its name."""
-    higher_is_better: str
-    """The column with its direction."""
-    keys: tuple[str, ...]
-    """Columns that runs which may be compared share."""
-    read: Callable[[Sequence[tuple[str, pd.DataFrame]], list[str]], list[Answers]]
-
-
-LEARNING = Outcome("metric", "higher_is_better", ("metric",), answers)
-FORGETTING = Outcome(
-    "forgetting_name", "forgetting_higher_is_better", ("forgetting_name", "forgetting_version"), forgettings
-)
 
 
 @dataclass(frozen=True)
@@ -133,8 +115,7 @@ class Comparison:
 
     def _name(self, label: str, rate: float | None) -> str:
         """Return a configuration with the rate that it is compared at, where the verdict is of that rate alone."""
-        known = self.searched or rate is None or math.isnan(rate) or label.endswith(f"lr={rate:g}")
-        return label if known else f"{label} at {rate:g}"
+        return label if self.searched or rate is None or math.isnan(rate) else f"{label} at {rate:g}"
 
     def _size(self, sign: int) -> str:
         low, high = sorted((sign * self.low, sign * self.high))
@@ -163,50 +144,33 @@ class Comparisons:
 
 
 @dataclass(frozen=True)
-class _Read:
-    """What the configurations of one model, task and data answered."""
+class _Part:
+    """The pairs of a set of effects that may be compared."""
 
     where: str
-    outcome: Outcome
-    known: dict[str, pd.DataFrame]
-    """Configuration → its runs."""
-    found: list[Answers]
-
-
-@dataclass(frozen=True)
-class _Block:
-    """The pairs of one model, task and data."""
-
-    read: _Read
+    effects: list[Effect]
     pairs: list[tuple[int, int]]
     differences: Contrasts
     margins: Array
 
 
 def compare(
-    table: pd.DataFrame, against: str | None = None, margin: float = MARGIN, outcome: Outcome = LEARNING
+    found: Effects, against: str | None = None, margin: float = MARGIN, outcome: Outcome | Price = LEARNING
 ) -> Comparisons:
-    """Compare every two configurations among runs that are done, or each with the one named `against`.
+    """Compare every two configurations, each at its chosen rate, or each with the one named `against`.
 
     Runs of different models, tasks, metrics or data are never paired, nor changes of different probes or versions of
-    one: each such group is compared within itself. All comparisons of one outcome are a family. A learning rate that is
-    to be chosen must be chosen before, by :func:`analysis.fairness.fair`. Raises :class:`ConfigError` where `against`
-    is no configuration.
+    one: each such set is compared within itself. All comparisons of one outcome are a family. Raises
+    :class:`ConfigError` where `against` is no configuration.
     """
-    runs = configured(table[(table["status"] == "done") & ~table["foreign"]])
-    _require_known(against, [label for _, rows in blocks(runs) for label, _ in cells(rows)])
-    problems: list[str] = []
-    alike = [(where, some) for where, rows in blocks(runs) for _, some in rows.groupby(list(outcome.keys), sort=False)]
-    parts = []
-    for where, rows in alike:
-        known = dict(cells(rows))
-        found = outcome.read(list(known.items()), problems)
-        if pairs := list(_pairs([one.label for one in found], against)):
-            parts.append(_block(_Read(where, outcome, known, found), pairs, margin))
+    _require_known(against, [label for block in found.blocks for label in block.configurations])
+    sets = [(block.where, some) for block in found.blocks for some in block.sets(outcome)]
+    parts = [_part(where, some, against, margin) for where, some in sets]
+    parts = [one for one in parts if one.pairs]
     if not parts:
-        return Comparisons((), tuple(problems))
+        return Comparisons((), found.problems)
     whole = family([one.differences for one in parts])
-    return Comparisons(tuple(_compared(parts, whole)), tuple(problems))
+    return Comparisons(tuple(_compared(parts, whole)), found.problems)
 
 
 def _require_known(against: str | None, labels: list[str]) -> None:
@@ -214,13 +178,14 @@ def _require_known(against: str | None, labels: list[str]) -> None:
         raise ConfigError("against", against, f"no such configuration; {nearest(against, labels)}")
 
 
-def _block(read: _Read, pairs: list[tuple[int, int]], margin: float) -> _Block:
-    """Return the differences of a block and the margin of each, in the outcome's unit."""
-    found, estimates = read.found, [one.estimate for one in read.found]
-    differences = contrasts(estimates, pairs, len(found[0].ids), all(one.graded for one in found))
+def _part(where: str, effects: list[Effect], against: str | None, margin: float) -> _Part:
+    """Return the differences of a set of effects and the margin of each, in the outcome's unit."""
+    pairs, first = list(_pairs([one.label for one in effects], against)), effects[0]
+    estimates = [one.estimate for one in effects]
+    differences = contrasts(estimates, pairs, first.units, all(one.graded for one in effects))
     levels = [(estimates[one].value + estimates[other].value) / 2 for one, other in pairs]
-    margins = np.array([margin_of(margin, found[0].bounds, level) for level in levels])
-    return _Block(read, pairs, differences, margins)
+    margins = [margin * abs(x) if first.relative else margin_of(margin, first.bounds, x) for x in levels]
+    return _Part(where, effects, pairs, differences, np.array(margins))
 
 
 def _pairs(labels: Sequence[str], against: str | None) -> Iterator[tuple[int, int]]:
@@ -229,15 +194,16 @@ def _pairs(labels: Sequence[str], against: str | None) -> Iterator[tuple[int, in
             yield (other, one) if labels[one] == against else (one, other)
 
 
-def _compared(parts: list[_Block], whole: Family) -> Iterator[Comparison]:
-    """Yield the comparisons of all blocks, in the family's order."""
+def _compared(parts: list[_Part], whole: Family) -> Iterator[Comparison]:
+    """Yield the comparisons of all parts, in the family's order."""
     margins = np.concatenate([one.margins for one in parts])
-    higher = np.concatenate([np.full(len(one.pairs), _higher(one)) for one in parts])
+    higher = np.concatenate([np.full(len(one.pairs), one.effects[0].higher_is_better) for one in parts])
     low, high = whole.intervals()
+    most = np.concatenate([np.full(len(one.pairs), np.subtract(*one.effects[0].bounds[::-1])) for one in parts])
     numbers = {
         "difference": whole.values,
-        "low": low,
-        "high": high,
+        "low": np.maximum(low, -most),  # shares differ by at most 1, whatever a few seeds' spread may say
+        "high": np.minimum(high, most),
         "p": whole.alone(),
         "p_family": whole.p(),
         "margin": margins,
@@ -248,31 +214,43 @@ def _compared(parts: list[_Block], whole: Family) -> Iterator[Comparison]:
     pairs = ((part, pair, more) for part in parts for pair, more in zip(part.pairs, _needed(part, whole), strict=True))
     for number, (part, pair, more) in enumerate(pairs):
         row = {name: column[number] for name, column in columns.items()}
-        yield Comparison(**_sides(part, pair), **row, family=len(whole), needed=str(more))
+        sides = part.effects[pair[0]], part.effects[pair[1]]
+        one = Comparison(**_sides(part.where, *sides), **row, family=len(whole), needed=str(more))
+        yield _survivors(one, *(_lost(side) for side in sides))
 
 
-def _higher(part: _Block) -> bool:
-    return bool(next(iter(part.read.known.values()))[part.read.outcome.higher_is_better].iloc[0])
-
-
-def _needed(part: _Block, whole: Family) -> list[Needed]:
-    seeds = [min(part.read.found[k].estimate.seeds for k in pair) for pair in part.pairs]
+def _needed(part: _Part, whole: Family) -> list[Needed]:
+    seeds = [min(part.effects[k].estimate.seeds for k in pair) for pair in part.pairs]
     return needed(part.differences, np.array(seeds, dtype=float), part.margins, whole.tail)
 
 
-def _sides(part: _Block, pair: tuple[int, int]) -> dict[str, Any]:
+def _lost(side: Effect) -> str:
+    """Return which seeds diverged at the rate of a configuration, so that its score is of the others alone."""
+    return str(side.runs["diverged_seeds"].iloc[0])
+
+
+def _survivors(one: Comparison, first: str, second: str) -> Comparison:
+    """Return a comparison in which the survivors of a rate that seeds diverged at are never ahead, nor equivalent."""
+    if not (first or second):
+        return one
+    behind = {Verdict.better: second and not first, Verdict.worse: first and not second}.get(one.result, False)
+    sides = ((one.first, first), (one.second, second))
+    said = "; ".join(f"{name}: seed {seeds} diverged, which counts as worst" for name, seeds in sides if seeds)
+    result = one.result if behind else Verdict.undecided
+    return replace(one, result=result, note="; ".join(filter(None, (one.note, said))))
+
+
+def _sides(where: str, one: Effect, other: Effect) -> dict[str, Any]:
     """Return what a comparison says of its two sides: scores, seeds, rates, and how their runs were made."""
-    one, other = (part.read.found[k] for k in pair)
-    runs = [part.read.known[side.label] for side in (one, other)]
-    notes = [(side.label, resumed(some)) for side, some in zip((one, other), runs, strict=True)]
-    rates = [float(some["learning_rate"].astype("float64").iloc[0]) for some in runs]
+    notes = [(side.label, resumed(side.runs)) for side in (one, other)]
+    rates = [float(side.runs["learning_rate"].astype("float64").iloc[0]) for side in (one, other)]
     return {
-        **{"where": part.read.where, "first": one.label, "second": other.label, "items": len(one.ids)},
-        **{"metric": str(runs[0][part.read.outcome.name].iloc[0]), "higher_is_better": _higher(part)},
+        **{"where": where, "first": one.label, "second": other.label, "items": one.items},
+        **{"metric": one.title, "higher_is_better": one.higher_is_better},
         **{"first_score": one.estimate.value, "second_score": other.estimate.value},
-        **{"seeds_first": len(one.rows), "seeds_second": len(other.rows)},
+        **{"seeds_first": len(one.runs), "seeds_second": len(other.runs)},
         **{"first_rate": rates[0], "second_rate": rates[1]},
-        "searched": all(bool(some["searched"].fillna(False).all()) for some in runs),
+        "searched": all(bool(side.runs["searched"].fillna(False).all()) for side in (one, other)),
         "note": "; ".join(f"{name} was {note}" for name, note in notes if note),
     }
 

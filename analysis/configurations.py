@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -14,6 +15,8 @@ KEYS = ("method", "rank")
 RATES = {"learning_rate", "learning_rate_factor"}
 SETTINGS = ("config.method.", "config.train.", "config.task.", "config.model.", "config.sequence_between")
 UNIT = "configuration"
+WIDE = ("config.", "version.", "seconds.")
+"""Columns, most of the table's 250, of which an outcome needs none."""
 SINCE_SCHEMA_2 = ("config.train.master_weights",)
 """Settings that older records lack: a run without one is no other configuration for that."""
 
@@ -21,13 +24,18 @@ SINCE_SCHEMA_2 = ("config.train.master_weights",)
 def configured(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with a column `configuration`: the label, and every other setting that tells runs apart.
 
-    A setting counts where it differs between runs of one model, task, method and rank; the seed, the learning rate
-    and what changes no result do not: their runs are the same configuration.
+    A setting counts for the runs of one model, task, method and rank among which it differs, so that a sweep of one
+    method's option renames no other. The seed, the learning rate and what changes no result do not count: such runs are
+    the same configuration.
     """
     names = [name for name in table.columns if name.startswith(SETTINGS) and _counts(name)]
-    groups = table.groupby(["model", "task", *KEYS], dropna=False, sort=False)
-    differing = [name for name in names if (groups[name].nunique(dropna=name in SINCE_SCHEMA_2) > 1).any()]
-    return table.assign(**{UNIT: [_label(row, differing) for _, row in table[["label", *differing]].iterrows()]})
+    groups = table.groupby(["model", "task", *KEYS, "foreign"], dropna=False, sort=False)
+    of_group = groups.ngroup().tolist()
+    differs = {name: (groups[name].nunique(dropna=name in SINCE_SCHEMA_2) > 1).tolist() for name in names}
+    differing = [[name for name in names if differs[name][number]] for number in range(len(groups))]
+    rows = table[["label", *names]].to_dict("records")
+    labels = [_label(row, differing[group]) for row, group in zip(rows, of_group, strict=True)]
+    return table.assign(**{UNIT: pd.Series(labels, index=table.index, dtype="str")})
 
 
 def _counts(name: str) -> bool:
@@ -35,7 +43,7 @@ def _counts(name: str) -> bool:
     return last not in {*RATES, *DESCRIPTIVE, *OPERATIONAL, "rank", "use_cpu"}
 
 
-def _label(row: pd.Series[object], differing: list[str]) -> str:
+def _label(row: dict[Any, Any], differing: list[str]) -> str:
     more = [f"{name.rpartition('.')[2]}={_plain(row[name])}" for name in differing]
     return " ".join([str(row["label"]), *more])
 
@@ -59,12 +67,9 @@ def _name(row: pd.Series[object], table: pd.DataFrame) -> str:
     return f"{row['model']} on {row['task']}{data}"
 
 
-def cells(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the runs of each configuration and learning rate, one a seed; where it has several, the name says which."""
-    several = rows.groupby(UNIT)["learning_rate"].nunique() > 1
-    for (name, rate), runs in rows.groupby([UNIT, "learning_rate"], dropna=False, sort=False):
-        label = f"{name} lr={rate:g}" if several[name] else str(name)
-        yield label, newest(runs).sort_values("seed").reset_index(drop=True)
+def narrow(table: pd.DataFrame, keep: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the table without settings, versions and times but those to keep: grouping is ten times as fast."""
+    return table[[name for name in table.columns if name in keep or not str(name).startswith(WIDE)]]
 
 
 def newest(runs: pd.DataFrame) -> pd.DataFrame:

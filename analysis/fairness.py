@@ -24,7 +24,8 @@ class Fair(NamedTuple):
 
     chosen: pd.DataFrame
     """Runs that are done, at their configuration's chosen rate, one a seed; columns `configuration`, `rates_tried`
-    (how many), `rates` (which) and `chosen_by` (a search, its own seeds, or given) besides."""
+    (how many), `rates` (which), `chosen_by` (a search, its own seeds, or given) and `diverged_seeds` (which have no
+    result there) besides."""
     warnings: tuple[str, ...]
 
 
@@ -45,7 +46,7 @@ def fair(table: pd.DataFrame) -> Fair:
         chosen.append(kept)
         lines = [*_rates(picked), *_unequal(kept)]
         warnings += [prefix + line for line in lines]
-    columns = {"rates_tried": "Int64", "rates": "str", "chosen_by": "str"}
+    columns = {"rates_tried": "Int64", "rates": "str", "chosen_by": "str", "diverged_seeds": "str"}
     empty = runs.assign(**{name: pd.Series(dtype=kind) for name, kind in columns.items()})
     return Fair(pd.concat(chosen).reset_index(drop=True) if chosen else empty, tuple(warnings))
 
@@ -96,7 +97,8 @@ def _choose(name: str, runs: pd.DataFrame, lost: Lost) -> Choice:
     once = pd.concat([newest(some) for _, some in runs.groupby("learning_rate", dropna=False)])
     searched = once[once["searched"].fillna(False)].sort_values(["rates_tried", "started"])
     found = _by_search(name, once, searched.iloc[-1]) if len(searched) else _by_seeds(name, once, lost)
-    return replace(found, rows=found.rows.sort_values("seed"), lost=lost, repeated=again)
+    without = ", ".join(map(str, lost.get(found.rate, ()))) if found.rate is not None else ""
+    return replace(found, rows=found.rows.sort_values("seed").assign(diverged_seeds=without), lost=lost, repeated=again)
 
 
 def _by_search(name: str, once: pd.DataFrame, search: pd.Series[Any]) -> Choice:

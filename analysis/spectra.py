@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from analysis.changes import Change, LowRank
+
 
 class Factors(NamedTuple):
     """A thin singular value decomposition U diag(s) Vᵀ."""
@@ -32,6 +34,17 @@ def low_rank_svd(b: Float[Tensor, "out rank"], a: Float[Tensor, "rank in"]) -> F
     q_a, r_a = torch.linalg.qr(a.T)
     u, s, vh = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
     return Factors(q_b @ u, s, q_a @ vh.T)
+
+
+def change_factors(change: Change, n: int | None = None) -> Factors:
+    """Return the first n singular triplets of a change that are no rounding, from its factors where it has them."""
+    if isinstance(change, LowRank):
+        u, s, v = low_rank_svd(change.b.double(), change.a.double())
+    else:
+        u, s, vh = torch.linalg.svd(change.delta, full_matrices=False)
+        v = vh.T
+    rank = min(len(s) if n is None else n, int((s > 1e-6 * s[0]).sum()))  # float32 storage: further ones are rounding
+    return Factors(u[:, :rank].double(), s[:rank], v[:, :rank].double())
 
 
 def effective_rank(s: Float[Tensor, " n"]) -> float:

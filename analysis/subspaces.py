@@ -19,8 +19,6 @@ from harness.errors import ConfigError, NotApplicable
 from harness.storage.privacy import expanded
 
 if TYPE_CHECKING:
-    from analysis.changes import Change
-    from analysis.spectra import Factors
     from analysis.weights import Pair
 
 USAGE = """\
@@ -68,11 +66,11 @@ def parse(arguments: list[str]) -> Settings:
 def compare(pairs: tuple[Pair, Pair], n: int, name: str) -> tuple[list[Row], list[Row]]:
     """Return the rows of one matrix: φ(i, j) for i, j ≤ n on both sides, and the angles between the spans of n."""
     from analysis.intruders.analyse import angle_rows
-    from analysis.spectra import principal_cosines, subspace_similarities
+    from analysis.spectra import change_factors, principal_cosines, subspace_similarities
 
     # Over a quantised base the last is the change of what was trained over, which has factors.
     one, other = (pair.load(name)[-1] for pair in pairs)
-    first, second = factors(one.change, n), factors(other.change, n)
+    first, second = change_factors(one.change, n), change_factors(other.change, n)
     similar, angles = [], []
     for side, a, b in (("u", first.u, second.u), ("v", first.v, second.v)):
         place = {"matrix": name, "kind": one.kind, "layer": one.layer, "side": side}
@@ -85,22 +83,6 @@ def compare(pairs: tuple[Pair, Pair], n: int, name: str) -> tuple[list[Row], lis
 def _entries(phi: Any) -> Iterable[tuple[tuple[int, int], float]]:
     for i, row in enumerate(phi.tolist(), 1):
         yield from (((i, j), value) for j, value in enumerate(row, 1))
-
-
-def factors(change: Change, n: int) -> Factors:
-    """Return the first n singular triplets of a change that are no rounding, from its factors where it has them."""
-    import torch
-
-    from analysis.changes import LowRank
-    from analysis.spectra import Factors, low_rank_svd
-
-    if isinstance(change, LowRank):
-        u, s, v = low_rank_svd(change.b.double(), change.a.double())
-    else:
-        u, s, vh = torch.linalg.svd(change.delta, full_matrices=False)
-        v = vh.T
-    rank = min(n, int((s > 1e-6 * s[0]).sum()))  # float32 storage: further directions are rounding
-    return Factors(u[:, :rank].double(), s[:rank], v[:, :rank].double())
 
 
 def pair_of(run: str, settings: Settings) -> tuple[str, Pair]:

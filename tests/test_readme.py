@@ -44,9 +44,15 @@ def fewer(command: str) -> list[str]:
     named = re.search(r"experiment=(\w+)", command)
     if named is None:
         return []
-    text = (ROOT / "conf" / "experiment" / f"{named[1]}.yaml").read_text(encoding="utf-8")
-    axes: dict[str, Any] = yaml.safe_load(text)["hydra"]["sweeper"]["params"]
-    return [f"{key}={str(values).split(',')[0]}" for key, values in axes.items() if key != "method"]
+    return [f"{key}={str(values).split(',')[0]}" for key, values in axes_of(named[1]).items() if key != "method"]
+
+
+def axes_of(experiment: str) -> dict[str, Any]:
+    """Return what an experiment sweeps, with what those that it builds on sweep."""
+    said = yaml.safe_load((ROOT / "conf" / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8"))
+    parents = [name for name in said.get("defaults", ()) if isinstance(name, str) and name != "_self_"]
+    inherited = {key: values for name in parents for key, values in axes_of(name).items()}
+    return inherited | said["hydra"]["sweeper"]["params"]
 
 
 def last_of_each_axis(command: str) -> str:
@@ -81,6 +87,7 @@ def test_each_run_command_composes(command: str, tmp_path: Path) -> None:
 
 def test_fewer_combinations_still_have_every_method() -> None:
     assert fewer("python -m harness.run -m experiment=encoder_study") == ["rank=1", "seed=0"]
+    assert fewer("python -m harness.run -m experiment=decoder_study") == ["rank=8", "seed=0"]
     assert fewer("python -m harness.run") == []
     swept = "python -m harness.run -m method=full,lora train.learning_rate=1e-5,1e-4 rank=8,16 sequence=[trec,boolq]"
     kept = "python -m harness.run -m method=full,lora train.learning_rate=1e-4 rank=16 sequence=[trec,boolq]"

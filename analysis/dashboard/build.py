@@ -67,7 +67,13 @@ def columns(shown: Shown) -> list[str]:
     summary = [names.score(metric, end) for metric in shown.metrics for end in ("value", "low", "high")]
     summary += [names.score(metric, phase="before") for metric in shown.metrics]
     summary += [names.delta(probe) for probe in shown.probes]
-    summary += [names.VERDICT, names.analysed("intruders"), names.TRAINABLE, names.SECONDS, *names.MEMORY.values()]
+    summary += [
+        names.VERDICT,
+        names.analysed("intruders_excess"),
+        names.TRAINABLE,
+        names.SECONDS,
+        *names.MEMORY.values(),
+    ]
     config = [names.METHOD, names.RANK, names.SEED, names.RATE]
     return ["run:displayName", *map(_config_column, config), *(f"summary:{name}" for name in summary)]
 

@@ -57,15 +57,17 @@ def _curves(shown: Shown) -> tuple[Any, ...]:
 
 
 def _intruders(shown: Shown) -> tuple[Any, ...]:
-    count = names.analysed("intruders")
+    count = names.analysed("intruders_excess")
     lost = [
         _scatter(f"intruders and {headline} of {label} lost", count, names.delta((label, headline)))
         for label, headline in shown.probes
     ]
     return (
-        _bars("intruder dimensions", count),
-        _bars("the same for a random change of equal norm", names.analysed("intruders_null_dense")),
-        _bars("the same for a random change of equal rank", names.analysed("intruders_null_rank")),
+        _bars("intruder dimensions beyond random changes of the same spectrum", count),
+        _bars("intruder dimensions", names.analysed("intruders")),
+        _bars("the same for random changes of the same spectrum", names.analysed("intruders_null")),
+        _bars("the same for random changes of equal rank", names.analysed("intruders_null_rank")),
+        _bars("the same for random changes of equal norm", names.analysed("intruders_null_dense")),
         _bars("effective rank of the change, mean", names.analysed("effective_rank")),
         *lost,
         _table("Counts over k and eps", names.analysed("counts")),

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import altair as alt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
-from analysis.drawing.marks import Handle, bars, handle, log_axis
+from analysis.drawing.marks import by_method, points
 from analysis.drawing.series import numbers
-from analysis.drawing.style import GREY, Look, Mark
+from analysis.drawing.style import COMPACT, Look
 
 CONTROLS = {
+    "spectrum": "random, same spectrum",
     "dense": "random, equal norm",
     "low_rank": "random, equal norm and rank",
     "quantisation": "quantising the base alone",
 }
 """Null controls by their name in the tables: what counts come of a change that learned nothing."""
-CONTROL_MARKS = {
-    "dense": Mark(GREY, "_", (0, (1, 1))),
-    "low_rank": Mark(GREY, "x", (0, (4, 2))),
-    "quantisation": Mark(GREY, "+", (0, (6, 1, 1, 1))),
-}
+FIELDS = ("at", "value", "low", "high", "method", "rank", "setting")
 
 
 def positions(data: pd.DataFrame, among: pd.DataFrame) -> pd.Series[float]:
@@ -32,33 +31,31 @@ def positions(data: pd.DataFrame, among: pd.DataFrame) -> pd.Series[float]:
     methods = {method: place for place, method in enumerate(dict.fromkeys(among["method"]))}
     place = data["method"].map(methods)
     first = numbers(among, "rank").min()
-    left = (1.0 if np.isnan(first) else first) / 1.5 / 1.12 ** (len(methods) - place)
+    left = (1.0 if np.isnan(first) else first) / 1.6 / 1.08 ** (len(methods) - place)
     apart = 1.05 ** (place - (len(methods) - 1) / 2)
     found: pd.Series[float] = (numbers(data, "rank") * apart).fillna(left)
     return found
 
 
-def against_rank(axes: Axes, data: pd.DataFrame, look: Look) -> list[Handle]:
-    """Draw a method's values over its ranks with their intervals; return the legend's entries."""
-    data = data.assign(at=positions(data, data))
-    ranks = sorted({float(rank) for rank in data["rank"].dropna()})
-    handles = []
-    for method, rows in data.groupby("method", sort=False):
-        mark = look.method(method)
-        if rows["rank"].isna().all():
-            bars(axes, rows, "at", mark)
-            axes.hlines(rows["value"], rows["at"], data["at"].max(), mark.colour, mark.line, linewidth=0.8, alpha=0.7)
-        else:
-            bars(axes, rows.sort_values("at"), "at", mark, linestyle=mark.line, linewidth=1)
-        handles.append(handle(method, mark))
-    _rank_axis(axes, ranks)
-    return handles
+def rank_axis(at: pd.Series[float], ranks: pd.Series[Any]) -> alt.X:
+    """Return a logarithmic axis with a tick at each rank, and one where methods without ranks stand."""
+    known = sorted({float(rank) for rank in ranks.dropna()})
+    left = at[ranks.isna()]
+    names = [float(np.exp(np.log(left).mean()))] * bool(len(left)) + known
+    label = f"datum.value < {known[0] * 0.9 if known else 1e9} ? 'none' : {COMPACT}"
+    axis = alt.Axis(values=names, labelExpr=label, labelOverlap=False)
+    scale = alt.Scale(type="log", domain=[float(at.min()) / 1.2, float(at.max()) * 1.2], nice=False)
+    return alt.X("at:Q", title="rank", scale=scale, axis=axis)
 
 
-def _rank_axis(axes: Axes, ranks: list[float]) -> None:
-    if ranks:
-        log_axis(axes.xaxis, ranks, every=True)
-        axes.set_xlabel("rank")
-    else:
-        axes.set_xticks([])
-        axes.set_xlabel("methods without a rank")
+def against_rank(data: pd.DataFrame, look: Look, y: alt.Y) -> list[alt.Chart]:
+    """Return the marks of rows with their place ``at``: points, intervals, a line a method."""
+    x, apart = rank_axis(data["at"], data["rank"]), by_method(data, look, line=True)
+    shown = {key: apart[key] for key in ("color", "strokeDash")}
+    line = alt.Chart().transform_filter("isValid(datum.rank)").mark_line(clip=True, aria=False)
+    across = alt.Chart().transform_filter("!isValid(datum.rank)").mark_rule(style="across", clip=True, aria=False)
+    lines = [
+        across.encode(x=x, x2=alt.X2Datum(float(data["at"].max())), y=y, **shown),
+        line.encode(x=x, y=y, detail="setting:N", **shown),
+    ]
+    return [*(lines if data["rank"].notna().any() else []), *points(x, y, apart)]

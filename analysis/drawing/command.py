@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.page import Page, pages
 from analysis.drawing.picture import draw
 from analysis.drawing.settings import Settings
-from analysis.drawing.style import Look
+from analysis.drawing.style import COLUMN, PAGE, Look
 from analysis.errors import AnalysisError
 from analysis.records import read_runs
 from analysis.table import filtering
@@ -37,10 +38,10 @@ def draw_all(settings: Settings) -> int:
     look, written = Look.of(runs.table), 0  # before the filter: a method keeps its colour whatever else is shown
     for page in _pages(filtering.chosen(runs.table, settings.where)):
         print(f"{page.model}, {page.task}: {len(page.table)} runs")
-        for warning in page.fair.warnings:
+        for warning in page.effects.warnings:
             print(f"  unequal: {warning}")
         for figure in chosen:
-            written += _draw(figure, page, look, out, settings.formats)
+            written += _draw(figure, page, look, settings)
     return written
 
 
@@ -55,7 +56,7 @@ def _pages(table: pd.DataFrame) -> list[Page]:
     return found
 
 
-def _draw(figure: Figure, page: Page, look: Look, out: Path, formats: tuple[str, ...]) -> int:
+def _draw(figure: Figure, page: Page, look: Look, settings: Settings) -> int:
     """Draw one figure of one page; what it lacks, or a damaged file, is a line and the rest goes on."""
     try:
         data = figure.data(page)
@@ -65,6 +66,8 @@ def _draw(figure: Figure, page: Page, look: Look, out: Path, formats: tuple[str,
     if data.empty:
         print(f"  {figure.name}: skipped: needs {figure.needs}")
         return 0
-    written = draw(figure, page, data, look).save(out / f"{figure.name}-{page.name}", formats)
+    sized = replace(look, width={"column": COLUMN, "page": PAGE}.get(settings.size, figure.width))
+    stem = Path(expanded(settings.out)) / f"{figure.name}-{page.name}"
+    written = draw(figure, page, data, sized).save(stem, settings.formats)
     print(f"  {figure.name}: {written[0]}")
     return len(written)

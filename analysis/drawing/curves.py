@@ -1,15 +1,15 @@
-"""Values over training: a panel a method, a line a rank, the other methods' lines in grey behind."""
+"""Values over training, or over a limit: a panel a method and a line a rank, on the same axes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.marks import curve, frame, handle, height, labels, legend, panels, plain_axis
+from analysis.drawing.marks import by_rank, curves, of, only, panels, ranked, spread, values
 from analysis.drawing.series import SETTING, over_seeds
-from analysis.drawing.style import Look, missing
-
-COLUMNS = 3
+from analysis.drawing.style import Look
 
 
 def along(rows: pd.DataFrame) -> pd.DataFrame:
@@ -18,40 +18,34 @@ def along(rows: pd.DataFrame) -> pd.DataFrame:
     found = over_seeds(rows, by, "value")
     if found.empty:
         return found.assign(tokens=[])
-    tokens = rows.groupby(by, dropna=False, sort=False)["tokens"].mean()
-    return found.assign(tokens=tokens.to_numpy())
+    # by key: the rows of `found` stand in the order of methods and ranks, those of a grouping in that of the runs
+    return found.merge(rows.groupby(by, dropna=False, sort=False)["tokens"].mean().reset_index(), on=by, how="left")
 
 
-def by_method(data: pd.DataFrame, canvas: Canvas, look: Look, x: str, xlabel: str, ylabel: str) -> None:
-    """Draw a panel a method, all on the same axes."""
-    methods = list(dict.fromkeys(data["method"]))
-    handles = {}
-    places = panels(canvas, methods, COLUMNS)
-    for method, axes in places.items():
-        for _, other in data[data["method"] != method].groupby(SETTING, dropna=False, sort=False):
-            axes.plot(other[x].astype(float), other["value"], color="#D9D9D9", linewidth=0.6, zorder=1)
-        for (_, rank, _, setting), rows in data[data["method"] == method].groupby(SETTING, dropna=False, sort=False):
-            name = " ".join(filter(None, ["no rank" if missing(rank) else f"rank {int(rank)}", setting]))
-            curve(axes, rows, x, look.rank(rank), markersize=3)
-            handles[name] = look.rank(rank)
-        plain_axis(axes.xaxis)
-        frame(axes, data)
-    labels(places, COLUMNS, xlabel, ylabel)
-    others = [("other methods", _grey())] if len(methods) > 1 else []
-    legend(canvas, [*(handle(name, mark) for name, mark in sorted(handles.items(), key=_order)), *others])
+def tokens_axis(data: pd.DataFrame) -> alt.X:
+    """Return an axis of the tokens trained on."""
+    axis = alt.Axis(tickCount=4)
+    return alt.X(field="tokens", type="quantitative", title="tokens", scale=spread(data["tokens"]), axis=axis)
 
 
-def _order(entry: tuple[str, object]) -> tuple[int, str]:
-    digits = "".join(letter for letter in entry[0].split(" ")[1] if letter.isdigit()) if " " in entry[0] else ""
-    return int(digits or 0), entry[0]
+def panel_a_method(
+    data: pd.DataFrame, look: Look, x: alt.X, y: alt.Y, behind: Sequence[alt.Chart] = ()
+) -> alt.FacetChart:
+    """Return a panel a method, a line a rank; `behind` stands behind the lines, and shows rows that have a ``null``."""
+    rows = ranked(data.assign(panel=data["method"].astype(str)))
+    if "null" in rows:
+        rows.loc[rows["null"].notna(), "of_rank"] = None
+    own = rows[rows["of_rank"].notna()]
+    layers = [*behind, *only(curves(x, y, by_rank(own, look)), "of_rank")]
+    fields = ("panel", "of_rank", "setting", x["field"], "value", "low", "high", "null")
+    return panels(layers, values(rows, *fields), list(dict.fromkeys(own["panel"])), look)
 
 
-def _grey() -> object:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color="#D9D9D9", linewidth=0.8)
-
-
-def curve_size(data: pd.DataFrame) -> tuple[float, float]:
-    """Return inches for a panel a method."""
-    return 6.9, height(data["method"].nunique(), COLUMNS)
+def others(data: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """Return every method's lines, faint: what stands behind the one of a panel; nothing where there is one method."""
+    if data["method"].nunique() < 2:
+        return []
+    series = data.groupby(SETTING, dropna=False, sort=False).ngroup()
+    rows = values(data.assign(series=series)[["series", x["field"], "value"]], "series", x["field"], "value")
+    line = alt.Chart(rows).mark_line(style="other", clip=True, aria=False)
+    return [line.encode(x=x, y=of(y, "value"), detail="series:N")]

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.page import Page
-from analysis.drawing.style import Look
+from analysis.drawing.style import PAGE, Look
 from harness.registry import Registry
 
+if TYPE_CHECKING:
+    import altair as alt
+
 FIGURES: Registry[Figure] = Registry("figure")
-COLUMN, PAGE = 3.3, 6.9
-"""Inches: one column of a two-column paper, and both."""
 
 
 @dataclass(frozen=True)
 class Figure(ABC):
-    """A picture of the runs of one model on one task.
+    """A picture of the runs of one model on one task, for paper and for the page.
 
     A subclass registered with ``@FIGURES.register("name")`` in a file of ``analysis/figures/`` is drawn with the
     rest. Whatever it shows is in the frame that `data` returns, which is written beside the picture and tested;
-    `draw` computes nothing.
+    `chart` describes how it looks and computes nothing else.
     """
 
     name: ClassVar[str] = "figure"
@@ -33,6 +33,10 @@ class Figure(ABC):
     """What a reader must run where there is nothing to show, after "skipped: "."""
     intervals: ClassVar[str] = ""
     """What the bars and bands are, besides the interval over seeds that the page's note names."""
+    marks: ClassVar[str] = ""
+    """What else is drawn, that no legend names."""
+    width: ClassVar[int] = PAGE
+    """Points, unless the reader asks for a column or a page."""
 
     chosen: ClassVar[bool] = True
     """Whether each method and rank is shown at the learning rate that validation chose, and at no other."""
@@ -45,9 +49,5 @@ class Figure(ABC):
         """
 
     @abstractmethod
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw the data on an empty canvas."""
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return width and height in inches."""
-        return COLUMN, 3.4
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.TopLevelMixin:
+        """Return the chart of the data, without heading and theme; panels are as wide as they like."""

@@ -1,8 +1,8 @@
-"""Fonts for names in any script: matplotlib's own first, then one that has what it lacks.
+"""Fonts for names in any script, the same on every machine.
 
-DejaVu Sans comes with matplotlib, so figures look the same everywhere; it has no Korean. NanumGothic (Hangul, kana
+Liberation Sans, of Arial's widths, is compiled into ``vl-convert-python``; it has no Korean. NanumGothic (Hangul, kana
 and 4,888 Hanja) lies in the wheel ``koreanize-matplotlib``, of which only the font file is read and no code is run.
-What neither has is looked for among the fonts of the machine.
+What neither has is taken from the fonts of the machine.
 """
 
 from __future__ import annotations
@@ -14,32 +14,42 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from matplotlib import font_manager
-from matplotlib.ft2font import FT2Font
-
 log = logging.getLogger(__name__)
-# A PDF holds only the letters it needs; of tables for editing the font, which it drops, it would warn each time.
-logging.getLogger("fontTools.subset").setLevel(logging.ERROR)
 
-MAIN = "DejaVu Sans"
+FAMILIES = "Liberation Sans, Arial, Helvetica, sans-serif"
 PACKAGED = ("koreanize_matplotlib", "fonts/NanumGothic.ttf")
+PLACES = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.fonts", "~/.local/share/fonts", "/Library/Fonts")
+MAIN = (range(0x0530), range(0x2000, 0x2300))
+"""Latin, Greek and Cyrillic, punctuation and mathematics: what Liberation Sans is for."""
 
 
-def families(text: str) -> list[str]:
-    """Return the font families that together have every letter of `text`, the main one first.
+@cache
+def register() -> None:
+    """Make the packaged fonts known to the converter, once a process."""
+    import vl_convert
 
-    Where no font has a letter, one line says which and what to install; it is drawn as an empty box.
-    """
-    lacking = {ord(letter) for letter in text if _drawn(letter)} - letters_of(_main())
-    found = [MAIN]
-    while lacking:
-        path = _best(lacking)
-        if path is None:
-            log.warning("%s", _nothing_for(lacking))
-            break
-        found.append(_register(path))
-        lacking -= letters_of(path)
-    return found
+    for path in packaged():
+        vl_convert.register_font_directory(str(path.parent))
+
+
+def families(text: str) -> str:
+    """Return the fonts for `text`, first the one that has all scripts of it, so that its words look alike."""
+    return f"NanumGothic, {FAMILIES}" if any(_others(text) & letters_of(path) for path in packaged()) else FAMILIES
+
+
+def _others(text: str) -> set[int]:
+    """Return the letters that have a shape and are not among those of the main font."""
+    return {ord(letter) for letter in text if _drawn(letter) and not any(ord(letter) in some for some in MAIN)}
+
+
+def lacking(text: str) -> str:
+    """Return the letters of `text` that no font has, and say once which and what to install; boxes are drawn then."""
+    codes = _others(text)
+    for path in packaged() + (installed() if codes else []):
+        codes -= letters_of(path) if codes else set()
+    if codes:
+        _say_once(_nothing_for(codes))
+    return "".join(map(chr, sorted(codes)))
 
 
 def _drawn(letter: str) -> bool:
@@ -47,9 +57,14 @@ def _drawn(letter: str) -> bool:
     return not letter.isspace() and not unicodedata.category(letter).startswith("C")
 
 
-def _nothing_for(lacking: Iterable[int]) -> str:
-    shown = "".join(chr(code) for code in sorted(lacking)[:8])
-    scripts = sorted({unicodedata.name(chr(code), "an unnamed letter").split()[0].title() for code in lacking})
+@cache
+def _say_once(line: str) -> None:
+    log.warning("%s", line)
+
+
+def _nothing_for(codes: Iterable[int]) -> str:
+    shown = "".join(chr(code) for code in sorted(codes)[:8])
+    scripts = sorted({unicodedata.name(chr(code), "an unnamed letter").split()[0].title() for code in codes})
     return (
         f"no font on this machine has {shown!r} ({', '.join(scripts[:3])}): install one, such as Debian's "
         "fonts-noto-core and fonts-noto-cjk; until then it is drawn as boxes"
@@ -59,14 +74,13 @@ def _nothing_for(lacking: Iterable[int]) -> str:
 @cache
 def letters_of(path: Path) -> frozenset[int]:
     """Return the code points that a font file has; none where it cannot be read."""
+    from fontTools.ttLib import TTFont, TTLibError
+
     try:
-        return frozenset(FT2Font(str(path)).get_charmap())
-    except (RuntimeError, OSError):  # damaged, or of a kind that FreeType does not know
+        with TTFont(path, lazy=True, fontNumber=0) as font:
+            return frozenset(font.getBestCmap() or ())
+    except (TTLibError, OSError, KeyError):  # damaged, or of a kind that has no table of letters
         return frozenset()
-
-
-def _main() -> Path:
-    return Path(font_manager.findfont(MAIN))
 
 
 def packaged() -> list[Path]:
@@ -78,27 +92,6 @@ def packaged() -> list[Path]:
 
 
 def installed() -> list[Path]:
-    """Return the machine's font files; upright regular sans ones first, in an order that does not change."""
-    return sorted(map(Path, font_manager.findSystemFonts()), key=_preference)
-
-
-def _preference(path: Path) -> tuple[bool, bool, str]:
-    name = path.stem.lower()
-    other = any(part in name for part in ("bold", "italic", "oblique", "light", "thin", "black", "medium"))
-    return other, any(part in name for part in ("serif", "mono", "myeongjo", "coding")), str(path)
-
-
-def _best(lacking: set[int]) -> Path | None:
-    """Return the font that has most of what is lacking, a packaged one before the machine's."""
-    for paths in (packaged(), installed()):
-        most = max(paths, key=lambda path: len(lacking & letters_of(path)), default=None)
-        if most is not None and lacking & letters_of(most):
-            return most
-    return None
-
-
-@cache
-def _register(path: Path) -> str:
-    """Make a font file known to matplotlib and return its family."""
-    font_manager.fontManager.addfont(str(path))
-    return str(FT2Font(str(path)).family_name)
+    """Return the machine's font files."""
+    folders = [Path(place).expanduser() for place in PLACES]
+    return sorted(path for folder in folders for path in folder.rglob("*") if path.suffix.lower() in (".ttf", ".otf"))

@@ -1,48 +1,58 @@
-"""Heat maps: one panel a name, one colour scale for all, numbers in the cells where there is room."""
+"""Heat maps: a panel a name, one colour scale for all, numbers in the cells where there is room."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
+import altair as alt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.style import shorten
-
-MAP = "cividis"
-"""Made for colour-blind readers, and its lightness rises all the way, so it survives a grey printer."""
+from analysis.drawing.marks import panels, values
+from analysis.drawing.style import Look
 
 
-def grid(data: pd.DataFrame, row: str, column: str, value: str = "value") -> pd.DataFrame:
-    """Return a frame of rows × columns, both in the order in which they first appear."""
-    rows, columns = list(dict.fromkeys(data[row])), list(dict.fromkeys(data[column]))
-    return data.pivot_table(index=row, columns=column, values=value, sort=False).reindex(index=rows, columns=columns)
+@dataclass(frozen=True)
+class Heat:
+    """Which columns are the rows and columns of a map, and what its colours say."""
 
+    row: str
+    column: str
+    titles: tuple[str, str]
+    """Of rows and columns."""
+    said: str
+    """What the colours are."""
+    ends: tuple[float, float]
+    form: str = ""
+    """Vega's format of the numbers in the cells; empty for none."""
+    height: int = 110
+    """Points of a panel."""
 
-def heat(axes: Axes, cells: pd.DataFrame, low: float, high: float, form: str | None = None) -> Any:
-    """Draw cells, missing ones white; with `form` the numbers too."""
-    image = axes.imshow(cells.to_numpy(dtype=float), cmap=MAP, vmin=low, vmax=high, aspect="auto", interpolation="none")
-    axes.grid(False)
-    if form is not None:
-        for (i, j), number in np.ndenumerate(cells.to_numpy(dtype=float)):
-            dark = high > low and (number - low) / (high - low) < 0.55
-            text = "" if np.isnan(number) else form.format(number).replace("0.", ".", 1)
-            axes.text(j, i, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
-    return image
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.FacetChart:
+        """Return a panel for each ``name``, rows and columns in the order in which they first appear."""
+        names = list(dict.fromkeys(data["name"]))
+        x, y = self._axis(alt.X, data, self.column, 1), self._axis(alt.Y, data, self.row, 0)
+        scale = alt.Scale(domain=list(self.ends))
+        legend = alt.Legend(title=self.said, type="gradient", orient="right", direction="vertical", gradientLength=90)
+        colour = {"color": alt.Color("value:Q", scale=scale, legend=legend)}
+        # the line of a cell in its own colour closes the gaps that two smoothed edges leave between cells
+        seam = {"stroke": alt.Stroke("value:Q", scale=scale, legend=None)}
+        layers = [alt.Chart().mark_rect(strokeWidth=0.4).encode(x=x, y=y, **colour, **seam)]
+        layers += [self._numbers(x, y)] if self.form else []
+        rows = values(data.assign(panel=data["name"]), "panel", self.row, self.column, "value")
+        return panels(layers, rows, names, look, height=self.height)
 
+    def _axis(self, kind: type[alt.X] | type[alt.Y], data: pd.DataFrame, column: str, place: int) -> alt.X | alt.Y:
+        order = list(dict.fromkeys(data[column]))
+        words = isinstance(order[0], str)
+        more: dict[str, object] = {"labelAngle": -40 if words else 0} if kind is alt.X else {}
+        if len(order) > 24 and not words:
+            more["values"] = [one for one in order if one % 10 == 0]
+        axis = alt.Axis(ticks=False, domain=False, labelLimit=80, labelOverlap=not words, **more)
+        return kind(f"{column}:O", sort=order, title=self.titles[place] or None, axis=axis)
 
-def ticks(axes: Axes, rows: Sequence[object], columns: Sequence[object], slant: bool = True) -> None:
-    """Name the rows and columns."""
-    axes.set_yticks(range(len(rows)), [shorten(str(row), 24) for row in rows])
-    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if slant else {}
-    axes.set_xticks(range(len(columns)), [shorten(str(column), 24) for column in columns], **turned)
-
-
-def bar(canvas: Canvas, image: Any, axes: Sequence[Axes], label: str) -> None:
-    """Draw the colour scale beside all panels."""
-    shown = canvas.colorbar(image, ax=list(axes), shrink=0.8, pad=0.02, aspect=30)
-    shown.outline.set_visible(False)
-    shown.set_label(label)
+    def _numbers(self, x: alt.X | alt.Y, y: alt.X | alt.Y) -> alt.Chart:
+        low, high = self.ends
+        dark = alt.datum.value < low + 0.55 * (high - low)
+        colour = alt.when(dark).then(alt.value("white")).otherwise(alt.value("black"))
+        text = alt.Chart().mark_text(style="cell", aria=False)
+        return text.encode(x=x, y=y, text=alt.Text("value:Q", format=self.form), color=colour)

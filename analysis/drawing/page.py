@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import pandas as pd
 
-from analysis.configurations import BLOCK, UNIT, configured, newest
-from analysis.fairness import Fair, fair
-
-WIDE = ("config.", "version.", "seconds.")
-"""Columns, most of the table's 250, that no figure shows; grouping is ten times as fast without them."""
+from analysis.configurations import BLOCK, UNIT, configured, narrow, newest
+from analysis.effects.blocks import Effects, effects_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +20,8 @@ class Page:
     model: str
     task: str
     table: pd.DataFrame
+    diverged: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Runs of the same model and task that diverged: at their rates no other is chosen."""
 
     @property
     def name(self) -> str:
@@ -30,9 +29,10 @@ class Page:
         return f"{slug(self.model)}-{slug(self.task)}"
 
     @cached_property
-    def fair(self) -> Fair:
-        """Return the runs at the learning rates that validation chose, and what is unequal between them."""
-        return fair(self.table)
+    def effects(self) -> Effects:
+        """Return what configurations learned and forgot, at the rates that validation chose, as tables have it."""
+        with_lost = [self.table, *([self.diverged] if len(self.diverged) else [])]
+        return effects_of(pd.concat(with_lost, ignore_index=True))
 
     @cached_property
     def chosen(self) -> pd.DataFrame:
@@ -41,7 +41,7 @@ class Page:
         ``setting`` is what else of the configuration tells runs of one method and rank apart, mostly nothing; where it
         is not empty, two lengths of training, say, are two series and never one mean.
         """
-        return _narrow(self.fair.chosen)
+        return _narrow(self.effects.chosen)
 
     @cached_property
     def every_rate(self) -> pd.DataFrame:
@@ -53,15 +53,14 @@ class Page:
 
     def chose(self, ids: set[str]) -> bool:
         """Return whether some of these runs have a rate that was chosen among several."""
-        tried = self.fair.chosen.loc[self.fair.chosen["id"].isin(ids), "rates_tried"]
+        tried = self.effects.chosen.loc[self.effects.chosen["id"].isin(ids), "rates_tried"]
         return bool((tried.fillna(1) > 1).any())
 
 
 def _narrow(runs: pd.DataFrame) -> pd.DataFrame:
     pairs = zip(runs[UNIT].astype(str), runs["label"].astype(str), strict=True)
     setting = [name.removeprefix(label).strip() for name, label in pairs]
-    kept = [name for name in runs.columns if not name.startswith(WIDE)]
-    return runs[kept].assign(setting=pd.Series(setting, index=runs.index, dtype="str")).reset_index(drop=True)
+    return narrow(runs).assign(setting=pd.Series(setting, index=runs.index, dtype="str")).reset_index(drop=True)
 
 
 def pages(table: pd.DataFrame) -> Iterator[Page]:
@@ -77,7 +76,8 @@ def pages(table: pd.DataFrame) -> Iterator[Page]:
         model, task, metric, data = map(str, key)
         metrics, versions = several.loc[(model, task)]
         more = f" {metric}" * bool(metrics) + f" data {data[:8]}" * bool(versions)
-        yield Page(model, task + more, rows.reset_index(drop=True))
+        lost = table[table["diverged"].fillna(False) & (table["model"] == model) & (table["task"] == task)]
+        yield Page(model, task + more, rows.reset_index(drop=True), lost)
 
 
 def slug(name: str) -> str:

@@ -42,6 +42,6 @@ def forgetting_label(table: pd.DataFrame) -> str:
     return f"{table['forgetting_name'].iloc[0]}{worse}"
 
 
-def change_of(label: str) -> str:
+def change_of(label: str) -> list[str]:
     """Return an axis label of two lines: what changes, and which way is worse."""
-    return f"change of {label}".replace(" (", "\n(")
+    return f"change of {label}".replace(" (", "\n(").splitlines()

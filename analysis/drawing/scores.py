@@ -1,4 +1,4 @@
-"""Test scores over seeds, with the interval that the tables give them."""
+"""Scores and forgetting over seeds as the effects have them, so that a figure shows the numbers of the tables."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.answers import answers
 from analysis.drawing.series import over_seeds
+from analysis.effects.blocks import Effects
+from analysis.effects.outcomes import Outcome
 
 
-def scores_over_seeds(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return the mean score of each group of runs; columns as of :func:`analysis.drawing.series.over_seeds`.
+def effects_over_seeds(found: Effects, table: pd.DataFrame, by: Sequence[str], outcome: Outcome) -> pd.DataFrame:
+    """Return an outcome of each group of runs; columns as of :func:`analysis.drawing.series.over_seeds`.
 
-    With several runs the interval is that of :class:`analysis.effects.estimates.Estimate`, for which the runs' items
-    are read; where one run's cannot be, it is made of the runs' own intervals.
+    Where no run's items can be read, the mean and interval are those of the runs' own numbers.
     """
-    found = over_seeds(table, by, "score", "score_low", "score_high")
-    runs = {ids: table[table["id"].astype(str).isin(ids.split())] for ids in found["ids"]}
-    read = answers([(ids, some) for ids, some in runs.items() if len(some) > 1], [])
-    known = {one.label: one.interval() for one in read if len(one.rows) == len(runs[one.label])}
-    for row, ids in found["ids"].items():
-        if ids in known:
-            found.loc[row, ["low", "high"]] = known[ids]
-    return found
+    rows = over_seeds(table, by, outcome.column, f"{outcome.column}_low", f"{outcome.column}_high")
+    for row, ids in rows["ids"].items():
+        effect = found.of(table[table["id"].astype(str).isin(ids.split())], outcome)
+        if effect is not None:
+            kind = "seeds" if effect.estimate.outer > 0 else "items"
+            rows.loc[row, ["value", "low", "high", "interval"]] = [effect.estimate.value, *effect.interval(), kind]
+    return rows

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.drawing.style import compact, missing
-from analysis.effects.estimates import LEVEL, from_intervals
+from analysis.effects.estimates import of_runs
 
 SETTING = ["method", "rank", "learning_rate", "setting"]
 """Runs that agree in these differ by their seed alone."""
@@ -20,9 +20,9 @@ def over_seeds(
 ) -> pd.DataFrame:
     """Return, for each group of runs, the mean over seeds and its 95 % interval.
 
-    With several runs it is that of :func:`analysis.effects.estimates.from_intervals`: Student's t over the seeds, and
-    the items' share where the runs came with intervals of their own, `low` to `high`. With one run it is that one's
-    own, which speaks of the items and says nothing of other seeds. Columns: `by`, value, low, high, seeds (how many
+    It is that of :func:`analysis.effects.estimates.of_runs`: Student's t over the seeds, and the items' share where the
+    runs came with intervals of their own, `low` to `high`. With one run it is that one's own, which speaks of the items
+    and says nothing of other seeds. Columns: `by`, value, low, high, seeds (how many
     runs), interval ("seeds", "items" or ""), ids. Runs without a value are left out.
     """
     known = rows[numbers(rows, value).notna()]
@@ -49,27 +49,10 @@ def _keys(by: Sequence[str], key: Any) -> dict[str, Any]:
 def _summary(rows: pd.DataFrame, value: str, low: str | None, high: str | None) -> dict[str, Any]:
     values = numbers(rows, value).to_numpy()
     lows, highs = (numbers(rows, end or "").to_numpy() for end in (low, high))
-    ends, interval = _interval(values, lows, highs)
+    ends = of_runs(values, lows, highs)
+    interval = "seeds" if len(values) > 1 else "items" if np.isfinite(ends).all() else ""
     facts = {"seeds": len(values), "interval": interval, "ids": " ".join(dict.fromkeys(rows["id"].astype(str)))}
     return {"value": float(values.mean()), "low": ends[0], "high": ends[1]} | facts
-
-
-def _interval(values: Any, lows: Any, highs: Any) -> tuple[tuple[float, float], str]:
-    known = bool(np.isfinite(lows).all() and np.isfinite(highs).all())
-    if len(values) > 1:
-        return from_intervals(values, lows, highs).interval() if known else t_interval(values), "seeds"
-    return ((float(lows[0]), float(highs[0])), "items") if known else ((np.nan, np.nan), "")
-
-
-def t_interval(values: Any) -> tuple[float, float]:
-    """Return the 95 % interval of a mean, x̄ ± t(.975, n - 1) s / √n; of equal values the mean twice."""
-    from scipy import stats
-
-    mean, error = float(np.mean(values)), float(stats.sem(values))
-    if error == 0:
-        return mean, mean
-    low, high = stats.t.interval(LEVEL, len(values) - 1, loc=mean, scale=error)
-    return float(low), float(high)
 
 
 def numbers(rows: pd.DataFrame, column: str) -> pd.Series[Any]:

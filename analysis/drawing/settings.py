@@ -1,4 +1,4 @@
-"""The command line of ``python -m analysis.figures``: checked before pandas and matplotlib are imported."""
+"""The command line of ``python -m analysis.figures``: checked before pandas and Altair are imported."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from harness.errors import nearest
 from harness.storage.privacy import expanded
 
 FORMATS = ("png", "pdf", "svg")
+SIZES = ("", "column", "page")
 USAGE = """\
 Draw what a folder of runs shows, one file a figure, model and task.
 
@@ -19,7 +20,10 @@ Draw what a folder of runs shows, one file a figure, model and task.
   out       folder for the figures (default: figures)
   where     column=value or configuration.key=value, separated by commas; a value may be a choice: method=lora|full
   only      names of figures, separated by commas (default: all)
-  formats   of png, pdf and svg, separated by commas (default: all three); the data are written as CSV beside them
+  formats   of png, pdf and svg, separated by commas (default: all three)
+  size      column (3.3 inches) or page (6.9 inches, both columns of a paper); by default what suits a figure
+
+Beside each figure stand its data as CSV and its Vega-Lite specification as JSON, from which any tool of Vega draws it.
 
 A figure whose data no run has is skipped, with a line that says what to run.
 """
@@ -34,6 +38,7 @@ class Settings:
     where: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     formats: tuple[str, ...] = FORMATS
+    size: str = ""
 
     def __post_init__(self) -> None:
         require(bool(self.runs), "runs", "", "give run folders or a folder of them; --help shows all")
@@ -43,6 +48,7 @@ class Settings:
             require("=" in condition, "where", condition, "must be column=value")
         for kind in self.formats:
             require(kind in FORMATS, "formats", kind, f"no such format; {nearest(kind, FORMATS)}")
+        require(self.size in SIZES, "size", self.size, "must be column or page")
 
 
 def parse(arguments: list[str]) -> Settings:

@@ -1,77 +1,143 @@
-"""One style for all figures: colours that colour-blind readers tell apart, sizes for print, names that stay text."""
+"""One theme for paper and page: colours that colour-blind readers tell apart, sizes for print, names that stay text.
+
+No figure names a colour: marks have a style of `config`, and scales take its ranges, so that one specification is drawn
+light on paper and light or dark on the page.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
 
-COLOURS = (
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B3A700"),
-    *("#882255", "#332288"),
+COLUMN, PAGE = 238, 497
+"""Points: one column of a two-column paper (3.3 inches), and both (6.9). A pixel of Vega-Lite is a point."""
+PANEL = 115
+"""Points that a panel should have at least."""
+SHAPES = (
+    *("circle", "square", "triangle-up", "diamond", "triangle-down", "cross"),
+    "M-1,-0.5L-0.5,-1L0,-0.5L0.5,-1L1,-0.5L0.5,0L1,0.5L0.5,1L0,0.5L-0.5,1L-1,0.5L-0.5,0Z",  # ×
+    "M-0.9,-0.9L0.9,-0.9L-0.9,0.9L0.9,0.9Z",  # hourglass
+    "M0,-1.15L0.34,-0.38L1.1,-0.36L0.55,0.18L0.7,0.95L0,0.55L-0.7,0.95L-0.55,0.18L-1.1,-0.36L-0.34,-0.38Z",  # star
 )
-"""Okabe and Ito (2008), their yellow darkened (#F0E442 has a contrast of 1.3 with white), and two of Tol's (2021)."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h", "p")
-LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (7, 2, 2, 2)))
-GREY = "#767676"
-"""Controls and bases; a contrast of 4.5 with white."""
-
-RC: dict[str, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "figure.titlesize": 8,
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.5,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4,
-    "errorbar.capsize": 1.5,
-    "legend.frameon": False,
-    "legend.handlelength": 2.2,
-    "legend.columnspacing": 1.2,
-    "axes.unicode_minus": True,
-    # A name such as "a$b$" or "lora_r16" is text, never a formula.
-    "text.parse_math": False,
-    "text.usetex": False,
-    # The same data give the same bytes: SVG ids are hashed with this, and fonts are embedded whole as TrueType.
-    "svg.hashsalt": "peft-harness",
-    "svg.fonttype": "path",
-    "pdf.fonttype": 42,
-}
+"""Nine, and ten colours: as 9 and 10 share no divisor, the first 90 methods differ in the pair."""
+DASHES: tuple[list[float], ...] = ([1, 0], [5, 1.5], [1, 1.2], [4, 1, 1, 1], [8, 2], [2.5, 1.2], [8, 1.5, 1, 1.5])
+HEAT = "cividis"
+"""For heat maps: its lightness rises all the way, so that it survives a grey printer."""
 
 
 @dataclass(frozen=True)
-class Mark:
-    """How one series looks."""
+class Theme:
+    """Colours on a ground."""
 
-    colour: str
-    marker: str = "o"
-    line: Any = "-"
+    text: str
+    quiet: str
+    """Axes, controls and bases."""
+    faint: str
+    """Lines of the grid, and of methods that stand behind others."""
+    ranks: tuple[float, float]
+    """The part of the viridis scale that ranks take, low to high."""
+    methods: tuple[str, ...]
+
+
+LIGHT = Theme(
+    *("#1B1F24", "#666666", "#E2E4E8", (0.0, 0.62)),
+    # Okabe and Ito (2008), what is paler than 3 to 1 on white darkened, and two of Tol's (2021)
+    ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C58500", "#2E93CF", "#000000", "#8A8100", "#882255", "#332288"),
+)
+DARK = Theme(
+    *("#E8EAED", "#A9B1BD", "#3A414C", (1.0, 0.42)),
+    ("#5CB8F5", "#FF9A52", "#34CFA0", "#EE8FCB", "#F0D24A", "#B3A9FF", "#E8EAED", "#B5D96B", "#FF8FA0", "#7CE0EE"),
+)
+
+
+def config(theme: Theme, fonts: str, size: float = 1.0, background: str | None = None) -> dict[str, Any]:
+    """Return the theme as Vega-Lite's ``config``; `size` is 1 on paper, where labels have 7 points and titles 8."""
+    small, normal = 7 * size, 8 * size
+    line = {"strokeWidth": 1.2 * size}
+    dotted = {"color": theme.quiet, "strokeWidth": 0.8 * size, "strokeDash": [2, 2]}
+    return {
+        "background": background,
+        "font": fonts,
+        "padding": 3,
+        "view": {"stroke": None},
+        "title": _title(theme, size),
+        "header": {"labelFontSize": normal, "labelColor": theme.text, "labelPadding": 3, "title": None},
+        "axis": {
+            **{"labelFontSize": small, "titleFontSize": normal, "titleFontWeight": "normal", "titlePadding": 4 * size},
+            **{"labelColor": theme.quiet, "titleColor": theme.text, "labelLimit": 130 * size, "tickSize": 3},
+            **{"gridColor": theme.faint, "gridWidth": 0.5, "domainColor": theme.quiet, "tickColor": theme.quiet},
+            **{
+                "domainWidth": 0.6,
+                "tickWidth": 0.6,
+                "labelExpr": COMPACT,
+                "labelOverlap": True,
+                "tickCount": 5,
+                "grid": True,
+            },
+        },
+        "axisDiscrete": {"labelExpr": "datum.label", "grid": False},
+        "legend": {
+            **{"orient": "bottom", "direction": "horizontal", "labelFontSize": small, "titleFontSize": small},
+            **{"labelColor": theme.text, "titleColor": theme.quiet, "titleFontWeight": "normal", "symbolOpacity": 1},
+            **{"labelLimit": 190 * size, "offset": 6, "rowPadding": 1, "columnPadding": 8, "titlePadding": 3},
+            **{"symbolSize": 30 * size**2, "symbolStrokeWidth": 0, "gradientThickness": 6 * size},
+        },
+        "range": {
+            "category": list(theme.methods),
+            "ordinal": {"scheme": "viridis", "extent": list(theme.ranks)},
+            "heatmap": {"scheme": HEAT},
+            "ramp": {"scheme": HEAT},
+        },
+        "line": line,
+        "point": {"size": 24 * size**2, "filled": True, "opacity": 1},
+        "style": {
+            "interval": {"strokeWidth": 0.8 * size, "opacity": 0.55},
+            "band": {"opacity": 0.14},
+            "other": {"color": theme.faint, "strokeWidth": 0.7 * size, "strokeDash": [1, 0]},
+            "control": {"color": theme.quiet, "strokeWidth": 1.0 * size},
+            "glyph": {"fontSize": 8 * size, "color": theme.quiet},
+            "reference": dotted,
+            "across": {"strokeWidth": 0.8 * size, "opacity": 0.7},
+            "front": {"color": theme.quiet, "strokeWidth": 0.8 * size},
+            "note": {"fontSize": 6 * size, "color": theme.quiet},
+            "rank": {"fontSize": 6 * size},
+            "panel": {"fontSize": normal, "fontWeight": "normal", "fill": theme.text, "font": fonts},
+            "bar": {"color": theme.methods[0], "strokeWidth": 0.8 * size},
+            "cell": {"fontSize": 6 * size},
+            "ring": {"filled": False, "size": 80 * size**2, "strokeWidth": 0.9 * size},
+            "lost": {"fontSize": 10 * size, "baseline": "bottom"},
+        },
+    }
+
+
+def _title(theme: Theme, size: float) -> dict[str, Any]:
+    return {
+        **{"anchor": "start", "frame": "bounds", "color": theme.text, "subtitleColor": theme.quiet, "offset": 6},
+        # one weight in all of a figure: the converter writes several fonts of a PDF in an order of chance
+        **{"fontSize": 9.5 * size, "fontWeight": "normal", "subtitleFontSize": 7 * size, "subtitlePadding": 3},
+    }
+
+
+COMPACT = (
+    "!isNumber(datum.value) ? datum.label : datum.value === 0 ? '0' : abs(datum.value) < 0.01 ? "
+    "format(datum.value, '.3~e') : abs(datum.value) < 1000 ? format(datum.value, '.3~g') : "
+    "replace(format(datum.value, '.3~s'), 'G', 'B')"
+)
+"""Vega's expression for a number in few characters: 1e-4, 0.01, 250, 12k, 4.4M, 6.7B."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """Which mark each method and rank has: by their order in the records, the same in every figure."""
+    """How wide a figure is, and the order of methods and ranks, which gives each its mark in every figure alike."""
 
     methods: tuple[str, ...] = ()
     ranks: tuple[int, ...] = ()
+    width: int = PAGE
+    """Points."""
 
     @classmethod
     def of(cls, table: pd.DataFrame) -> Look:
@@ -79,19 +145,19 @@ class Look:
         ranks = sorted({int(rank) for rank in table["rank"].dropna()})
         return cls(tuple(dict.fromkeys(table["method"].dropna().astype(str))), tuple(ranks))
 
-    def method(self, name: str) -> Mark:
-        """Return a method's colour, marker and line; no two of the first 24 share both colour and marker."""
-        place = self.methods.index(name) if name in self.methods else len(self.methods)
-        return Mark(COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], LINES[place % len(LINES)])
+    def across(self, panels: int, most: int = 3) -> int:
+        """Return how many of these panels stand side by side."""
+        return max(1, min(panels, most, self.width // PANEL))
 
-    def rank(self, rank: object) -> Mark:
-        """Return a rank's shade, from dark for the lowest to light, with a marker and a line of its own."""
-        if missing(rank) or int(rank) not in self.ranks:  # type: ignore[call-overload]
-            return Mark(COLOURS[6], "o", "-")
-        place = self.ranks.index(int(rank))  # type: ignore[call-overload]
-        share = place / max(1, len(self.ranks) - 1)
-        shade = to_hex(colormaps["viridis"](0.05 + 0.75 * share))
-        return Mark(shade, MARKERS[place % len(MARKERS)], LINES[place % len(LINES)])
+    def columns(self, names: Iterable[str]) -> int:
+        """Return in how many columns a legend of these names fits; at 7 points a letter is 3.7 wide, a mark 20."""
+        widths = [min(190.0, 3.7 * width(name)) + 22 for name in names]
+        return max(1, min(len(widths), int(self.width / max(widths, default=self.width))))
+
+
+def cycled(values: Sequence[Any], count: int) -> list[Any]:
+    """Return so many values, from the first again after the last."""
+    return [values[place % len(values)] for place in range(count)]
 
 
 def missing(value: Any) -> bool:
@@ -99,33 +165,17 @@ def missing(value: Any) -> bool:
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
-def compact(value: float, _place: object = None) -> str:
+def compact(value: float) -> str:
     """Write a number in few characters: 1e-4, 0.01, 250, 12k, 4.4M, 6.7B."""
     if value == 0:
         return "0"
-    if not math.isfinite(value):
-        return ""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
     if abs(value) < 1e-2:
         digits, power = f"{value:.2e}".split("e")
-        return f"{float(digits):g}e{int(power)}".replace("-", "−") if value < 0 else f"{float(digits):g}e{int(power)}"
+        return f"{float(digits):g}e{int(power)}"
     return f"{value:.3g}"
-
-
-def shorten(text: str, length: int = 34) -> str:
-    """Return a name on one line and no longer than a legend can hold; of a long one both ends stay."""
-    line = " ".join(text.split())
-    if width(line) <= length:
-        return line
-    head = tail = ""
-    while width(head) + width(tail) < length - 2:
-        if width(head) <= width(tail):
-            head += line[len(head)]
-        else:
-            tail = line[-len(tail) - 1] + tail
-    return f"{head}…{tail}"
 
 
 def width(text: str) -> int:
@@ -135,13 +185,13 @@ def width(text: str) -> int:
     return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
-def wrapped(parts: Iterable[str], inches: float, between: str = " · ") -> str:
-    """Return parts joined, broken between parts into lines that fit; at 8 pt an inch holds 15 letters."""
-    limit, lines = int(inches * 15), [""]
+def wrapped(parts: Iterable[str], points: float, between: str = " · ") -> list[str]:
+    """Return parts joined, broken between parts into lines that fit; at 7 points a letter is 3.7 points wide."""
+    limit, lines = int(points / 3.7), [""]
     for part in map(str, parts):
         longer = f"{lines[-1]}{between}{part}" if lines[-1] else part
         if lines[-1] and width(longer) > limit:
             lines.append(part)
         else:
             lines[-1] = longer
-    return "\n".join(lines)
+    return lines

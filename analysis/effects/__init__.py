@@ -1,1 +1,1 @@
-"""Effects: outcomes over items and seeds → estimates, families of differences, verdicts. Numbers in, numbers out."""
+"""Effects: outcomes over items and seeds → estimates, families of differences, verdicts; computed here alone."""

@@ -29,10 +29,6 @@ GRID = 200
 """Quantiles that stand for the draws where a distribution is inverted: 10 times as fast, the same to 2 digits."""
 
 
-def _z(level: float) -> float:
-    return float(stats.norm.ppf((1 + level) / 2))
-
-
 def drawn_items(items: int, draws: int = DRAWS, seed: int = 0, clusters: Array | None = None) -> Array:
     """Return how often each item is drawn in each resample, shape ``(draws, items)``; the same for equal arguments.
 
@@ -124,15 +120,33 @@ def over_seeds(values: Array, resampled: Array) -> Estimate:
     return Estimate(middle, deviations, both, outer, seeds - 1, seeds)
 
 
-def from_intervals(values: Array, lows: Array, highs: Array, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """Return the mean over seeds of numbers that came with 95 % intervals of their own, where no items are read.
+def of_runs(values: Array, lows: Array, highs: Array) -> tuple[float, float]:
+    """Return the 95 % interval of a mean over runs of numbers whose items are not at hand, such as curves and counts.
 
-    The runs share their items, so their errors do not cancel: the items' level is a normal one of their mean width.
+    x̄ ± √(t² s²/n + w²), t of n − 1 degrees of freedom and w the mean half-width of the runs' own intervals (NaN: none);
+    of one run that interval. The runs share their items, so that w does not shrink with n.
     """
-    width = float(np.nanmean(highs - lows)) / (2 * _z(LEVEL))
-    normal = stats.norm.ppf((np.arange(draws) + 0.5) / draws) * (width if math.isfinite(width) else 0.0)
-    estimate = over_seeds(values, np.repeat(values[:, None], draws, axis=1))
-    return replace(estimate, deviations=np.random.default_rng(seed).permutation(normal))
+    known = bool(np.isfinite(lows).all() and np.isfinite(highs).all())
+    if len(values) == 1:
+        return (float(lows[0]), float(highs[0])) if known else (math.nan, math.nan)
+    width = float((highs - lows).mean()) / 2 if known else 0.0
+    t = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
+    reach = math.hypot(t * float(values.std(ddof=1)) / math.sqrt(len(values)), width)
+    return float(values.mean()) - reach, float(values.mean()) + reach
+
+
+def quotient(one: Estimate, other: Estimate, unit: float = 1.0) -> Estimate:
+    """Return one / (other / unit), `other` positive and without items: a gain per second, per parameter, per GiB.
+
+    Delta method: with R = G/C, Var R = (Var G + R² Var C)/C², the seeds of both sides taken for independent, and the
+    degrees of freedom of Var R by Satterthwaite. A denominator without noise, such as a count of parameters, adds none.
+    """
+    cost = other.value / unit
+    ratio = one.value / cost
+    parts = one.outer / cost**2, ratio**2 * other.outer / other.value**2
+    weights = parts[0] ** 2 / one.freedom + parts[1] ** 2 / other.freedom
+    freedom = sum(parts) ** 2 / weights if weights > 0 else math.inf
+    return Estimate(ratio, one.deviations / cost, one.both / cost**2, sum(parts), freedom, one.seeds)
 
 
 @dataclass(frozen=True)
@@ -163,24 +177,26 @@ def resampled_change(before: Array, after: Array, statistic: Statistic, weights:
     return Resampled(second.scores - first.scores, second.draws - first.draws, second.scores)
 
 
-def estimates(found: Sequence[Resampled], bounds: tuple[float, float], items: int) -> list[Estimate]:
-    """Return the estimates of all configurations of a block, their seeds' variances moderated.
+def estimates(
+    found: Sequence[Resampled], bounds: tuple[float, float], items: int, beside: Sequence[Resampled] = ()
+) -> list[Estimate]:
+    """Return the estimates of configurations of a block, their seeds' variances moderated with those `beside`.
 
     `bounds` are those of the levels, `items` how many there are. With s̃² on the stabilising scale and dx/dz its slope,
     the variance of a mean over S seeds is s̃² (dx/dz)² / S. One seed is lent the others' spread; where no configuration
     has two, the estimates are of the trained models alone.
     """
-    alone = [over_seeds(one.scores, one.draws) for one in found]
-    seeds = np.array([one.seeds for one in alone])
-    variances, slopes = _stabilised(found, bounds, items)
+    alone, every = [over_seeds(one.scores, one.draws) for one in found], [*beside, *found]
+    seeds = np.array([len(one.scores) for one in every])
+    variances, slopes = _stabilised(every, bounds, items)
     freedom = np.where(np.isfinite(variances), seeds - 1.0, 0.0)
     if not freedom.any():
         return alone
     posterior = moderated(variances, freedom)
-    outer = np.maximum(posterior.variances * slopes**2 / seeds, [one.both for one in alone])
+    outer = (posterior.variances * slopes**2 / seeds)[len(beside) :]
     return [
-        replace(one, outer=float(variance), freedom=float(degrees))
-        for one, variance, degrees in zip(alone, outer, posterior.freedom, strict=True)
+        replace(one, outer=max(float(variance), one.both), freedom=float(degrees))
+        for one, variance, degrees in zip(alone, outer, posterior.freedom[len(beside) :], strict=True)
     ]
 
 

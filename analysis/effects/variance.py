@@ -210,8 +210,10 @@ def _matching(variance: float, freedom: float, at_least: float) -> float:
 def _lent(ratio: Array, freedom: float, prior: float) -> Array:
     """Return how many of the prior's degrees of freedom each configuration borrows.
 
-    With p = P(F > ratio) and r its rank's share, min(p/r, 1) is the chance that it is none that stands out; one that
-    does borrows d₀* with which the largest would be a median draw. What is more surprising never borrows more.
+    With p = P(F > ratio) and r its rank's share, u = min(p/r, 1) is the chance that it is none that stands out (Phipson
+    et al. 2016, section 6), which borrows all; one that does borrows u⁴ of it. Their own rule lends it more: then 10
+    instead of 7.5 of 100 families of three seeds, with one configuration ten times as unstable, show a false
+    difference, and 74 instead of 70 of 100 true ones are shown. What is more surprising never borrows more.
     """
     n = len(ratio)
     tail = np.maximum(_tail(ratio, np.full(n, freedom), prior), 1e-300)
@@ -219,12 +221,9 @@ def _lent(ratio: Array, freedom: float, prior: float) -> Array:
     usual = np.where(tail < 0.5, usual, 1.0)  # the lower half does not stand out; limma lends it less as well
     if (usual >= 1).all():
         return np.full(n, prior)
-    most = min(prior, n * freedom)  # an infinite prior lends what all have together
-    least = math.log(0.5) / math.log(float(tail.min())) * most
-    again = float(_tail(np.array([ratio.max()]), np.array([freedom]), least)[0])
-    least *= math.log(0.5) / math.log(min(max(again, 1e-300), 0.5))
     order = np.argsort(tail, kind="stable")
-    lent = np.where(usual >= 1, prior, usual * most + (1 - usual) * min(least, most))[order]
+    # an infinite prior lends one that stands out a share of what all have together
+    lent = np.where(usual >= 1, prior, usual**4 * min(prior, n * freedom))[order]
     mean = np.cumsum(lent) / np.arange(1, n + 1)
     first = int(mean.argmin()) + 1
     lent[:first] = mean[first - 1]

@@ -1,4 +1,4 @@
-"""``python -m analysis.figures``: arguments first, matplotlib afterwards."""
+"""``python -m analysis.figures``: arguments first, pandas and Altair afterwards."""
 
 from __future__ import annotations
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import altair as alt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.figure import FIGURES, PAGE, Figure
-from analysis.drawing.marks import frame, plain_axis, reach
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.marks import by_method, domain, linear, of, values
 from analysis.drawing.page import Page
 from analysis.drawing.series import SETTING, named, numbers, over_seeds
-from analysis.drawing.style import Look, Mark, shorten
+from analysis.drawing.style import Look
 
 GIB = 2**30
 MEASURES = {
@@ -40,28 +39,28 @@ class Cost(Figure):
         found = pd.concat([part for part in parts if len(part)], ignore_index=True)
         return found.assign(name=named(found))
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a panel a measure, the settings below each other; every axis begins at 0."""
-        names = list(dict.fromkeys(data["name"]))
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.ConcatChart:
+        """Return a panel a measure, the settings below each other; every axis begins at 0."""
         shown = [measure for measure in MEASURES if measure in set(data["measure"])]
-        grid = canvas.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-        for axes, measure in zip(grid, shown, strict=True):
-            rows = data[data["measure"] == measure].assign(place=lambda some: some["name"].map(names.index))
-            for method, own in rows.groupby("method", sort=False):
-                _dots(axes, own, look.method(method))
-            frame(axes, rows, 0, axis="x")
-            axes.set_xlim(left=0)
-            axes.set_xlabel(MEASURES[measure].replace(", ", ",\n").replace(" of ", "\nof "))
-            plain_axis(axes.xaxis)
-        grid[0].set_yticks(range(len(names)), [shorten(name, 24) for name in names])
-        grid[0].set_ylim(len(names) - 0.5, -0.5)
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches for a line a setting."""
-        return PAGE, 1.4 + 0.17 * max(4, data["name"].nunique())
+        names = list(dict.fromkeys(data["name"]))
+        across = look.across(len(shown), 4)
+        parts = [_panel(data[data["measure"] == one], names, look, place % across) for place, one in enumerate(shown)]
+        return alt.concat(*parts, columns=across, spacing=8)
 
 
-def _dots(axes: Axes, rows: pd.DataFrame, mark: Mark) -> None:
-    axes.errorbar(rows["value"], rows["place"], xerr=reach(rows), fmt="none", ecolor=mark.colour, elinewidth=0.8)
-    style = {"color": mark.colour, "markersize": 4, "clip_on": False, "zorder": 3}  # a marker at 0 is not cut in half
-    axes.plot(rows["value"], rows["place"], mark.marker, **style)
+def _panel(rows: pd.DataFrame, names: list[str], look: Look, place: int) -> alt.LayerChart:
+    """Return one measure; the leftmost panels alone name the settings."""
+    apart = by_method(rows, look)
+    for one in apart.values():
+        one["legend"] = None
+    most = domain(rows, 0)[1]
+    ends = [-0.04 * most, most]  # a marker at 0 is not cut in half
+    named = alt.Axis(ticks=False, domain=False, grid=True, labelLimit=130) if not place else None
+    y = alt.Y("name:N", sort=names, scale=alt.Scale(domain=names), title=None, axis=named)
+    title = MEASURES[rows["measure"].iloc[0]].split(", ")
+    x = alt.X(field="value", type="quantitative", title=title, scale=linear(ends))
+    bar = alt.Chart().mark_rule(style="interval", clip=True, aria=False)
+    bar = bar.encode(x=of(x, "low"), x2="high", y=y, color=apart["color"])
+    layers = [bar, alt.Chart().mark_point().encode(x=x, y=y, **apart)]
+    data = values(rows, "method", "name", "value", "low", "high")
+    return alt.layer(*layers, data=data).properties(width=100, height=alt.Step(11))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.by_rank import against_rank
+from analysis.drawing.by_rank import FIELDS, against_rank, positions, rank_axis
 from analysis.drawing.figure import FIGURES, Figure
-from analysis.drawing.marks import legend, log_axis
+from analysis.drawing.marks import log, values
 from analysis.drawing.page import Page
 from analysis.drawing.series import SETTING, over_seeds
 from analysis.drawing.sources import CARRIED, learned, tables
-from analysis.drawing.style import GREY, Look
+from analysis.drawing.style import COLUMN, Look
 
 
 @FIGURES.register("effective_rank")
@@ -20,6 +20,7 @@ class EffectiveRank(Figure):
 
     title = "Effective rank of the weight change, mean over matrices"
     needs = "intruder tables, with spectra for dense changes: python -m analysis.intruders <runs> spectra=true"
+    width = COLUMN
 
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank and further setting, at the rate that its validation score chose."""
@@ -29,14 +30,12 @@ class EffectiveRank(Figure):
         means = rows.groupby(CARRIED, dropna=False, sort=False)["change_effective_rank"].mean().reset_index()
         return over_seeds(means, SETTING, "change_effective_rank")
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a line a method, and the most that a rank allows."""
-        axes = canvas.subplots()
-        handles = against_rank(axes, data, look)
-        ranks = sorted({float(rank) for rank in data["rank"].dropna()})
-        axes.plot(ranks, ranks, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
-        if ranks:
-            axes.annotate("the rank", (ranks[-1], ranks[-1]), fontsize=6, color=GREY, ha="right", va="bottom")
-        log_axis(axes.yaxis, data["value"])
-        axes.set_ylabel("effective rank of ΔW")
-        legend(canvas, handles)
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.LayerChart:
+        """Return a line a method, and the most that a rank allows."""
+        rows = data.assign(at=positions(data, data))
+        ranks = [float(rank) for rank in data["rank"].dropna()]
+        y = alt.Y(field="value", type="quantitative", title="effective rank of ΔW", **log([*data["value"], *ranks]))
+        layers = against_rank(rows, look, y)
+        most = alt.Chart(alt.InlineData(values=[{"at": rank, "value": rank} for rank in sorted({*ranks})]))
+        limit = most.mark_line(style="reference", aria=False).encode(x=rank_axis(rows["at"], rows["rank"]), y=y)
+        return alt.layer(limit, *layers, data=values(rows, *FIELDS)).properties(width=190, height=150)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.by_rank import against_rank
+from analysis.drawing.by_rank import FIELDS, against_rank, positions
 from analysis.drawing.figure import FIGURES, Figure
-from analysis.drawing.marks import frame, legend, reference
+from analysis.drawing.marks import measured, reference, values
 from analysis.drawing.page import Page
 from analysis.drawing.probes import change_of, forgetting_label, same_probe
-from analysis.drawing.series import SETTING, over_seeds
-from analysis.drawing.style import Look
+from analysis.drawing.scores import effects_over_seeds
+from analysis.drawing.series import SETTING
+from analysis.drawing.style import COLUMN, Look
+from analysis.effects.outcomes import FORGETTING
 
 
 @FIGURES.register("forgetting_rank")
@@ -20,18 +22,17 @@ class ForgettingRank(Figure):
 
     title = "Forgetting by rank"
     needs = "runs with a forgetting probe: python -m harness.run forgetting=default"
+    width = COLUMN
 
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank and further setting."""
         table = same_probe(page.chosen)
-        found = over_seeds(table, SETTING, "forgetting", "forgetting_low", "forgetting_high")
+        found = effects_over_seeds(page.effects, table, SETTING, FORGETTING)
         return found.assign(probe=forgetting_label(table))
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a line a method."""
-        axes = canvas.subplots()
-        handles = against_rank(axes, data, look)
-        reference(axes, 0, "untouched")
-        frame(axes, data, 0)
-        axes.set_ylabel(change_of(data["probe"].iloc[0]))
-        legend(canvas, handles)
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.LayerChart:
+        """Return a line a method."""
+        rows = data.assign(at=positions(data, data))
+        y = measured(rows, change_of(rows["probe"].iloc[0]), 0)
+        layers = [*reference(0, "untouched"), *against_rank(rows, look, y)]
+        return alt.layer(*layers, data=values(rows, *FIELDS)).properties(width=190, height=150)

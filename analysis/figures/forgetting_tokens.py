@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.curves import along, by_method, curve_size
+from analysis.drawing.curves import along, others, panel_a_method, tokens_axis
 from analysis.drawing.figure import FIGURES, Figure
-from analysis.drawing.marks import reference
+from analysis.drawing.marks import measured, reference
 from analysis.drawing.page import Page
 from analysis.drawing.probes import base_of, change_of, column_of, forgetting_label, same_probe
 from analysis.drawing.sources import CARRIED, histories
@@ -33,12 +33,8 @@ class ForgettingTokens(Figure):
         found = along(pd.concat([start, rows], ignore_index=True)) if len(rows) else along(rows)
         return found.assign(probe=forgetting_label(table))
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a panel a method."""
-        by_method(data, canvas, look, "tokens", "tokens", change_of(data["probe"].iloc[0]))
-        for axes in canvas.axes:
-            reference(axes, 0)
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches for a panel a method."""
-        return curve_size(data)
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.FacetChart:
+        """Return a panel a method."""
+        x = tokens_axis(data)
+        y = measured(data, change_of(data["probe"].iloc[0]), 0)
+        return panel_a_method(data, look, x, y, [*reference(0), *others(data, x, y)])

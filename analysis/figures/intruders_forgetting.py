@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.figure import FIGURES, PAGE, Figure
-from analysis.drawing.marks import handle, legend, whole_axis
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.marks import by_method, domain, headed, linear, values, whole
 from analysis.drawing.page import Page
 from analysis.drawing.probes import change_of, forgetting_label, same_probe
 from analysis.drawing.series import numbers
 from analysis.drawing.style import Look
 
-COLUMNS = ["method", "rank", "learning_rate", "seed", "intruders", "intruders_k", "intruders_eps"]
+COLUMNS = ["method", "rank", "learning_rate", "seed", "intruders", "intruders_excess", "intruders_k", "intruders_eps"]
 
 
 @FIGURES.register("intruders_forgetting")
@@ -39,29 +39,22 @@ class IntrudersForgetting(Figure):
         ]
         return pd.concat(parts, ignore_index=True)
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw both relations side by side."""
-        axes = canvas.subplots(1, data["of"].nunique(), squeeze=False)[0]
-        handles = {}
-        for one, (of, rows) in zip(axes, data.groupby("of", sort=False), strict=True):
-            for method, own in rows.groupby("method", sort=False):
-                mark = look.method(method)
-                style = {"color": mark.colour, "markersize": 3.5, "alpha": 0.8}
-                one.plot(own["intruders"].astype(float), own["value"], mark.marker, **style)
-                handles[method] = handle(method, mark, line=False)
-            one.set_title(_said(rows))
-            name = rows["name"].iloc[0]
-            one.set_ylabel(f"test {name}" if of == "score" else change_of(name))
-            one.set_xlim(*_limits(rows["intruders"].astype(float)))
-            whole_axis(one.xaxis)
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.ConcatChart:
+        """Return both relations side by side."""
+        ends = domain(data.assign(low=data["intruders"], high=data["intruders"], value=data["intruders"]), 0, 1)
         first = data.iloc[0]
-        for one in axes:
-            one.set_xlabel(f"intruder dimensions (k = {first['intruders_k']}, ε = {first['intruders_eps']:g})")
-        legend(canvas, handles.values())
+        title = f"intruder dimensions (k = {first['intruders_k']}, ε = {first['intruders_eps']:g})"
+        x = alt.X(field="intruders", type="quantitative", title=title, scale=linear(ends), axis=whole())
+        parts = [_relation(rows, look, x) for _, rows in data.groupby("of", sort=False)]
+        return alt.concat(*parts, columns=look.across(len(parts)))
 
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches of both columns."""
-        return PAGE, 3.2
+
+def _relation(rows: pd.DataFrame, look: Look, x: alt.X) -> alt.Chart:
+    name = rows["name"].iloc[0]
+    title = f"test {name}" if rows["of"].iloc[0] == "score" else change_of(name)
+    y = alt.Y(field="value", type="quantitative", title=title, scale=alt.Scale(zero=False))
+    chart = alt.Chart(values(rows, "method", "intruders", "value")).mark_point(opacity=0.8)
+    return headed(chart.encode(x=x, y=y, **by_method(rows, look)), _said(rows)).properties(width=190, height=150)
 
 
 def _against(table: pd.DataFrame, of: str, name: str) -> pd.DataFrame:
@@ -79,11 +72,6 @@ def spearman(x: pd.Series[float], y: pd.Series[float]) -> tuple[float, float]:
         return float("nan"), float("nan")
     found = stats.spearmanr(x[known], y[known])
     return float(found.statistic), float(found.pvalue)
-
-
-def _limits(counts: pd.Series[float]) -> tuple[float, float]:
-    least, most = min(0.0, counts.min()), max(1.0, counts.max())
-    return least - 0.05 * (most - least), most + 0.05 * (most - least)
 
 
 def _said(rows: pd.DataFrame) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.counts import EPS, MAY_BE_MORE, by_method, count_size, counts, mean_counts
+from analysis.drawing.counts import EPS, MAY_BE_MORE, counts, mean_counts, over
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.page import Page
 from analysis.drawing.style import Look
@@ -24,10 +24,6 @@ class IntrudersK(Figure):
         rows = counts(page, lambda rows: rows["step"].isna() & ~rows["clustered"] & (rows["eps"] == EPS))
         return mean_counts(rows, ["control", "eps", "k"])
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a panel a method."""
-        by_method(data, canvas, look, "k", f"k, ε = {EPS}")
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches for a panel a method."""
-        return count_size(data)
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.FacetChart:
+        """Return a panel a method."""
+        return over(data, look, "k", f"k, ε = {EPS}")

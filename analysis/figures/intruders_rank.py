@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import altair as alt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.by_rank import CONTROL_MARKS, CONTROLS, against_rank, positions
+from analysis.drawing.by_rank import CONTROLS, FIELDS, against_rank, positions, rank_axis
 from analysis.drawing.counts import EPS, MAY_BE_MORE, ROOM, counts, largest_k, mean_counts
-from analysis.drawing.figure import FIGURES, PAGE, Figure
-from analysis.drawing.marks import Handle, frame, handle, legend, whole_axis
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.marks import measured, only, panels, values, whole
 from analysis.drawing.page import Page
 from analysis.drawing.style import Look
 
+GLYPHS = {"dense": "–", "low_rank": "×", "quantisation": "+"}
 PANELS = {False: "single vectors (the paper's count)", True: "clusters of near-equal values as one"}
 
 
@@ -23,34 +23,24 @@ class IntrudersRank(Figure):
     title = "Intruder dimensions by rank"
     needs = "intruder tables: python -m analysis.intruders <runs>"
     intervals = MAY_BE_MORE
+    marks = f"grey: {', '.join(f'{glyph} {CONTROLS[name]}' for name, glyph in GLYPHS.items())}"
 
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, further setting, control and way of counting."""
         rows = counts(page, lambda rows: rows["step"].isna() & (rows["eps"] == EPS))
         return mean_counts(largest_k(rows), ["control", "clustered", "k", "vectors"])
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw both ways of counting side by side."""
-        both = canvas.subplots(1, 2, sharey=True)
-        handles = []
-        for axes, (clustered, title) in zip(both, PANELS.items(), strict=True):
-            own = data[data["clustered"] == clustered]
-            handles = against_rank(axes, own[own["control"] == "none"], look)
-            axes.set_title(title)
-            frame(axes, data, *ROOM)
-            whole_axis(axes.yaxis)
-            handles += [_control(axes, own, control) for control in CONTROLS if control in set(own["control"])]
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.FacetChart:
+        """Return both ways of counting side by side."""
+        rows = data.assign(at=positions(data, data), panel=data["clustered"].map(PANELS))
         first = data.iloc[0]
-        both[0].set_ylabel(f"intruders of {int(first['vectors'])}\n(k = {int(first['k'])}, ε = {EPS})")
-        legend(canvas, handles)
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches of both columns."""
-        return PAGE, 3.1
-
-
-def _control(axes: Axes, data: pd.DataFrame, control: str) -> Handle:
-    """Draw a null control where the runs that it belongs to stand: its norm and rank are theirs."""
-    rows, mark = data[data["control"] == control], CONTROL_MARKS[control]
-    axes.plot(positions(rows, data), rows["value"], mark.marker, color=mark.colour, markersize=4, zorder=2)
-    return handle(CONTROLS[control], mark, line=False)
+        y = measured(data, f"intruders of {int(first['vectors'])} (k = {int(first['k'])}, ε = {EPS})", *ROOM)
+        y["axis"] = whole()
+        own, null = rows[rows["control"] == "none"], rows[rows["control"] != "none"]
+        layers = only(against_rank(own, look, y), "method")
+        # null controls stand where the runs that they belong to stand: their norm and rank are theirs
+        glyph = alt.Chart().transform_filter("isValid(datum.null)").mark_text(style="glyph", aria=False)
+        layers.append(glyph.encode(x=rank_axis(rows["at"], rows["rank"]), y=y, text="null:N"))
+        null = null.assign(null=null["control"].map(GLYPHS), method=None, low=None, high=None)
+        both = values(pd.concat([own, null.astype(object)], ignore_index=True), "panel", *FIELDS, "null")
+        return panels(layers, both, list(PANELS.values()), look, height=130)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.counts import EPS, MAY_BE_MORE, by_method, count_size, counts, largest_k, mean_counts
+from analysis.drawing.counts import EPS, MAY_BE_MORE, counts, largest_k, mean_counts, over
 from analysis.drawing.figure import FIGURES, Figure
 from analysis.drawing.page import Page
 from analysis.drawing.style import Look
@@ -32,10 +32,6 @@ class IntrudersStep(Figure):
         along = along.assign(step=along["step"].fillna(last.loc[along.index]))
         return mean_counts(largest_k(along.drop_duplicates(["id", "control", "k", "step"])), ["control", "k", "step"])
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a panel a method."""
-        by_method(data, canvas, look, "step", f"step (k = {int(data['k'].iloc[0])}, ε = {EPS})")
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches for a panel a method."""
-        return count_size(data)
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.FacetChart:
+        """Return a panel a method."""
+        return over(data, look, "step", f"step (k = {int(data['k'].iloc[0])}, ε = {EPS})")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.figure import FIGURES, PAGE, Figure
-from analysis.drawing.heat import bar, grid, heat, ticks
-from analysis.drawing.marks import height, panels
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.heat import Heat
 from analysis.drawing.page import Page
 from analysis.drawing.series import SETTING, named, over_seeds
 from analysis.drawing.sources import learned, tables
@@ -33,19 +32,9 @@ class K90Map(Figure):
         found = over_seeds(rows, [*SETTING, "layer", "kind"], "change_k90")
         return found.assign(name=named(found), interval="") if len(found) else found
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a panel a method."""
-        places = panels(canvas, list(dict.fromkeys(data["name"])), COLUMNS)
-        low, high = 0.0, float(data["value"].max())
-        for place, (name, axes) in enumerate(places.items()):
-            cells = grid(data[data["name"] == name].sort_values("layer"), "layer", "kind")
-            image = heat(axes, cells, low, high, "{:.0f}" if cells.size <= 60 else None)
-            ticks(axes, cells.index, cells.columns)
-            if place % min(COLUMNS, len(places)) == 0:
-                axes.set_ylabel("layer")
-        bar(canvas, image, list(places.values()), "k90")
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches for a panel a method; more for many layers."""
-        each = max(2.0, 0.9 + 0.11 * data["layer"].nunique())
-        return PAGE, height(data["name"].nunique(), COLUMNS, each, 0.8)
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.FacetChart:
+        """Return a panel a method."""
+        layers, cells = data["layer"].nunique(), data["layer"].nunique() * data["kind"].nunique()
+        form, height = ".0f" if cells <= 60 else "", max(80, 9 * layers)
+        ends = (0.0, float(data["value"].max()))
+        return Heat("layer", "kind", ("layer", ""), "k90", ends, form, height).chart(data.sort_values("layer"), look)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import cycle
+from typing import Any
 
+import altair as alt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.figure import FIGURES, PAGE, Figure
-from analysis.drawing.marks import curve, frame, handle, legend, reference
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.marks import by_name, curves, headed, measured, reference, spread, values
 from analysis.drawing.page import Page
 from analysis.drawing.series import named
 from analysis.drawing.sources import CARRIED, tables
-from analysis.drawing.style import COLOURS, LINES, MARKERS, Look, Mark, shorten
+from analysis.drawing.style import Look
 
 COLUMNS = [*CARRIED, "mode", "curve", "lambda", "of", "metric", "unit", "value", "low", "high"]
 UNITS = {"percent": "% change", "delta": "change"}
@@ -50,34 +49,27 @@ class LambdaCurves(Figure):
             rows[name] = rows[share].where(percent, rows[plain]).mask(rows["lambda"] == 1, 0.0)
         return rows[COLUMNS].assign(name=named(rows, rate=True), ids=rows["id"]).drop(columns="id")
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a row of panels a run: the task, then each probe."""
-        runs = list(dict.fromkeys(zip(data["name"], data["seed"], data["mode"], strict=True)))
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.ConcatChart:
+        """Return a row of panels a run: the task, then each probe."""
         measures = list(dict.fromkeys(zip(data["of"], data["metric"], strict=True)))
-        grid = canvas.subplots(len(runs), len(measures), sharex=True, squeeze=False)
-        curves = dict.fromkeys(data["curve"])
-        looks = cycle(zip(COLOURS, MARKERS, LINES, strict=False))
-        marks = {name: Mark(*next(looks)) for name in curves}
-        for line, (name, seed, mode) in zip(grid, runs, strict=True):
-            here = data[(data["name"] == name) & (data["seed"] == seed) & (data["mode"] == mode)]
-            for axes, (of, metric) in zip(line, measures, strict=True):
-                _panel(axes, here[(here["of"] == of) & (here["metric"] == metric)], marks)
-                axes.set_title(shorten(f"{of} {metric}", 30))
-            line[0].set_title(f"{shorten(name, 20)}, {mode}: {line[0].get_title()}")
-        for axes in grid[-1]:
-            axes.set_xlabel("λ")
-        legend(canvas, [handle(name, mark) for name, mark in marks.items()])
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches for a row of panels a run."""
-        return PAGE, 1.1 + 1.9 * len(data[["name", "seed", "mode"]].drop_duplicates())
+        names = list(dict.fromkeys(data["curve"]))
+        apart = by_name(names, "curve", look)
+        parts = [
+            _panel(run[(run["of"] == of) & (run["metric"] == metric)], apart)
+            for _, run in data.groupby(["name", "seed", "mode"], sort=False)
+            for of, metric in measures
+        ]
+        return alt.concat(*parts, columns=look.across(len(measures)))
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, marks: dict[str, Mark]) -> None:
-    for name, own in rows.groupby("curve", sort=False):
-        curve(axes, own, "lambda", marks[name], markersize=3)
-    reference(axes, 0)
-    if len(rows):
-        frame(axes, rows, 0)
-        of = "the score" if rows["of"].iloc[0] == "task" else "what was forgotten"
-        axes.set_ylabel(f"{UNITS[rows['unit'].iloc[0]]} of {of}")
+def _panel(rows: pd.DataFrame, apart: dict[str, Any]) -> alt.LayerChart:
+    """Return one measure of one run; an empty panel where the run has no such measure."""
+    if rows.empty:
+        return alt.layer(*reference(0, "not measured")).properties(width=100, height=90)
+    first = rows.iloc[0]
+    what = "the score" if first["of"] == "task" else "what was forgotten"
+    x = alt.X(field="lambda", type="quantitative", title="λ", scale=spread(rows["lambda"]), axis=alt.Axis(tickCount=4))
+    layers = [*reference(0), *curves(x, measured(rows, [f"{UNITS[first['unit']]} of", what], 0), apart)]
+    data = values(rows.assign(setting=""), "curve", "lambda", "value", "low", "high", "setting")
+    text = [f"{first['name']}, {first['mode']}", f"{first['of']} {first['metric']}"]
+    return headed(alt.layer(*layers, data=data), text).properties(width=100, height=90)

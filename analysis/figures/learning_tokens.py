@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.curves import along, by_method, curve_size
+from analysis.drawing.curves import along, others, panel_a_method, tokens_axis
 from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.marks import measured
 from analysis.drawing.page import Page
 from analysis.drawing.sources import histories
 from analysis.drawing.style import Look
@@ -25,10 +26,8 @@ class LearningTokens(Figure):
         found = along(histories(table, lambda run: f"validation/{run['metric']}"))
         return found.assign(metric=table["metric"].iloc[0])
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a panel a method."""
-        by_method(data, canvas, look, "tokens", "tokens", f"validation {data['metric'].iloc[0]}")
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches for a panel a method."""
-        return curve_size(data)
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.FacetChart:
+        """Return a panel a method."""
+        x = tokens_axis(data)
+        y = measured(data, f"validation {data['metric'].iloc[0]}", share=True)
+        return panel_a_method(data, look, x, y, others(data, x, y))

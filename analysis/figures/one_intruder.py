@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.counts import EPS
-from analysis.drawing.figure import FIGURES, PAGE, Figure
-from analysis.drawing.marks import reference
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.marks import headed, reference, spread, values
 from analysis.drawing.page import Page
 from analysis.drawing.series import named
 from analysis.drawing.similarity import TOP, clearest, similarities
 from analysis.drawing.sources import at_end, finetuned, tables
-from analysis.drawing.style import COLOURS, Look, wrapped
+from analysis.drawing.style import Look
 
 
 @FIGURES.register("one_intruder")
@@ -29,7 +29,7 @@ class OneIntruder(Figure):
         """Return a row for each base vector and of the two tuned vectors.
 
         ``largest`` is the largest |cos| with any base vector, not only with those shown, where the table of vectors
-        has it (its upper bound), and ``intruder`` whether that is below ε.
+        has it, and ``intruder`` whether that is below ε.
         """
         rows = similarities(page.every_rate)
         if rows.empty:
@@ -43,27 +43,25 @@ class OneIntruder(Figure):
         rows = rows.assign(name=named(rows, rate=True), value=rows["cos"], ids=rows["id"])
         return rows.assign(intruder=rows["largest"] < EPS).drop(columns=["cos", "id"])
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a panel a tuned vector, the least similar first."""
-        vectors = data.groupby("tuned_index")["largest"].first().sort_values()
-        both = canvas.subplots(1, len(vectors), sharey=True, squeeze=False)[0]
-        for axes, index in zip(both, vectors.index, strict=True):
-            rows = data[data["tuned_index"] == index].sort_values("base_index")
-            axes.vlines(rows["base_index"], 0, rows["value"], color=COLOURS[0], linewidth=0.8)
-            reference(axes, EPS, f"ε = {EPS}")
-            what = "an intruder" if rows["intruder"].iloc[0] else "no intruder"
-            axes.set_title(f"tuned vector {index}: largest |cos| {rows['largest'].iloc[0]:.2f}, {what}")
-            axes.set(xlabel="base vector", ylim=(0, 1.02))
-        both[0].set_ylabel("|cos|")
-        first = data.iloc[0]
-        canvas.supxlabel(wrapped([first["name"], first["matrix"]], PAGE), fontsize=7, x=0.01, ha="left")
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.ConcatChart:
+        """Return a panel a tuned vector, the least similar first."""
+        vectors = data.groupby("tuned_index")["largest"].first().sort_values().index
+        parts = [_bars(data[data["tuned_index"] == index].sort_values("base_index")) for index in vectors]
+        return alt.concat(*parts, columns=look.across(len(parts)))
 
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches of both columns."""
-        return PAGE, 2.9
+
+def _bars(rows: pd.DataFrame) -> alt.LayerChart:
+    first = rows.iloc[0]
+    x = alt.X(field="base_index", type="quantitative", title="base vector", scale=spread(rows["base_index"]))
+    y = alt.Y(field="value", type="quantitative", title="|cos|", scale=alt.Scale(domain=[0, 1]))
+    bars = alt.Chart(values(rows, "base_index", "value")).mark_rule(style="bar").encode(x=x, y=y, y2=alt.Y2Datum(0))
+    what = "an intruder" if first["intruder"] else "no intruder"
+    text = [f"tuned vector {first['tuned_index']}: largest |cos| {first['largest']:.2f}, {what}"]
+    text.append(f"{first['name']}, {first['matrix']}")
+    return headed(alt.layer(bars, *reference(EPS, f"ε = {EPS}")), text).properties(width=190, height=120)
 
 
 def _largest(run: pd.DataFrame, matrix: str) -> dict[Any, float]:
     """Return the upper bound of max |cos| over all base vectors of each tuned vector that was counted."""
     rows = tables(run, "vectors", lambda rows: at_end(rows) & finetuned(rows) & (rows["matrix"] == matrix))
-    return {} if rows.empty else dict(zip(rows["index"], rows["cos_u_high"], strict=True))
+    return {} if rows.empty else dict(zip(rows["index"], rows["cos_u"], strict=True))

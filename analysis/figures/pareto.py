@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import altair as alt
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 
-from analysis.drawing.figure import FIGURES, PAGE, Figure
-from analysis.drawing.marks import Handle, frame, handle, legend, names_beside, reference
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.marks import beside, by_method, domain, measured, of, points, reference, values
 from analysis.drawing.page import Page
 from analysis.drawing.probes import forgetting_label, same_probe
-from analysis.drawing.scores import scores_over_seeds
-from analysis.drawing.series import SETTING, over_seeds
-from analysis.drawing.style import GREY, Look, Mark, compact, missing
+from analysis.drawing.scores import effects_over_seeds
+from analysis.drawing.series import SETTING
+from analysis.drawing.style import Look, missing, wrapped
+from analysis.effects.outcomes import FORGETTING, LEARNING
+from analysis.effects.planes import optimal
 
 ENDS = ["value", "low", "high"]
+HEIGHT = 230
+"""Points."""
 
 
 @FIGURES.register("pareto")
@@ -30,8 +31,7 @@ class Pareto(Figure):
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank and further setting, at the rate that its validation score chose."""
         table = same_probe(page.chosen)
-        score = scores_over_seeds(table, SETTING)
-        lost = over_seeds(table, SETTING, "forgetting", "forgetting_low", "forgetting_high")
+        score, lost = (effects_over_seeds(page.effects, table, SETTING, one) for one in (LEARNING, FORGETTING))
         if score.empty:
             return score
         seconds = table.groupby(SETTING, dropna=False, sort=False)["train_seconds"].mean()
@@ -40,31 +40,24 @@ class Pareto(Figure):
         facts = {"metric": table["metric"].iloc[0], "probe": forgetting_label(table), "base": table["base"].mean()}
         return found.assign(**facts, worse=_worse(table), optimal=_optimal(found, table))
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a point a row; right is less forgotten, up is more learned."""
-        axes = canvas.subplots()
-        handles = []
-        for method, rows in data.groupby("method", sort=False):
-            mark = look.method(method)
-            handles.append(handle(method, mark, line=False))
-            for row in rows.to_dict("records"):
-                _point(axes, row, mark, data["seconds"].max())
-            names_beside(axes, rows, "forgetting_value", "value", mark)
-        _steps(axes, data)
-        reference(axes, data["base"].iloc[0], "untouched")
-        axes.axvline(0, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
-        frame(axes, data, data["base"].iloc[0], share=True)
-        frame(axes, data, 0, names=("forgetting_value", "forgetting_low", "forgetting_high"), axis="x")
-        if data["worse"].iloc[0] > 0:
-            axes.invert_xaxis()
-        axes.set(
-            xlabel=f"change of {data['probe'].iloc[0]}: the right forgets less", ylabel=f"test {data['metric'].iloc[0]}"
-        )
-        legend(canvas, [*handles, *(_sized(seconds, data["seconds"]) for seconds in _extremes(data["seconds"]))])
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches of both columns: there are many labels."""
-        return PAGE, 4.4
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.LayerChart:
+        """Return a point a row; right is less forgotten, up is more learned."""
+        base, lost = data["base"].iloc[0], ("forgetting_value", "forgetting_low", "forgetting_high")
+        y = measured(data, f"test {data['metric'].iloc[0]}", base, share=True)
+        ends, worse = domain(data, 0, names=lost), data["worse"].iloc[0] > 0
+        scale = alt.Scale(domain=ends[::-1] if worse else ends, nice=False, zero=False)
+        title = wrapped(f"change of {data['probe'].iloc[0]}: the right forgets less".split(), look.width - 60, " ")
+        x = alt.X(field="forgetting_value", type="quantitative", title=title, scale=scale)
+        rows = _named(data, x, y, look)
+        layers = [
+            *reference(base, "untouched"),
+            _untouched(),
+            _steps(x, y),
+            *_bars(x, y, rows, look),
+            _labels(x, y),
+        ]
+        fields = ("method", "rank", "setting", *ENDS, *lost, "seconds", "optimal", "label", "label_x", "label_y")
+        return alt.layer(*layers, data=values(rows, *fields)).properties(width=look.width - 45, height=HEIGHT)
 
 
 def _worse(table: pd.DataFrame) -> int:
@@ -78,42 +71,49 @@ def _optimal(found: pd.DataFrame, table: pd.DataFrame) -> list[bool]:
     higher = table["higher_is_better"].iloc[0]
     gain = found["value"] * (1 if pd.isna(higher) or higher else -1)
     loss = found["forgetting_value"] * _worse(table)
-    return [
-        not (((gain >= g) & (loss <= f)) & ((gain > g) | (loss < f))).any() for g, f in zip(gain, loss, strict=True)
-    ]
+    return optimal(np.stack([gain, loss], axis=1)).tolist()
 
 
-def _point(axes: Axes, row: dict[str, Any], mark: Mark, longest: float) -> None:
-    """Draw a row with both intervals; the marker's area grows with the seconds."""
-    reach = [
-        [[max(0.0, row[name] - row[low])], [max(0.0, row[high] - row[name])]]
-        for name, low, high in (("forgetting_value", "forgetting_low", "forgetting_high"), ("value", "low", "high"))
-    ]
-    x, y = row["forgetting_value"], row["value"]
-    axes.errorbar(x, y, yerr=reach[1], xerr=reach[0], fmt="none", ecolor=mark.colour, elinewidth=0.6, alpha=0.6)
-    area = 30.0 if missing(row["seconds"]) else _area(row["seconds"], longest)
-    axes.scatter(x, y, s=area, color=mark.colour, marker=mark.marker, edgecolors="white", linewidths=0.4, zorder=3)
+def _bars(x: alt.X, y: alt.Y, data: pd.DataFrame, look: Look) -> list[alt.Chart]:
+    """Return points with both intervals; the marker's area grows with the seconds."""
+    apart = by_method(data, look)
+    most = float(data["seconds"].max())
+    # a marker of no seconds can still be seen; the legend says the shortest and the longest training
+    known = sorted({float(f"{seconds:.2g}") for seconds in (data["seconds"].min(), most) if seconds > 0})
+    scale = alt.Scale(domain=[0, most if most > 0 else 1], range=[14, look.width / 4])
+    size = alt.Size("seconds:Q", scale=scale, legend=alt.Legend(title="seconds", values=known))
+    bar = alt.Chart().mark_rule(style="interval", clip=True, aria=False)
+    bar = bar.encode(y=y, x=of(x, "forgetting_low"), x2="forgetting_high", color=apart["color"])
+    return [bar, *points(x, y, apart, size=size)]
 
 
-def _area(seconds: float, longest: float) -> float:
-    """Return a marker's area in square points: 10 and, for the longest training, 70 more."""
-    return 10 + 70 * seconds / longest if longest > 0 else 30.0
+def _untouched() -> alt.Chart:
+    return alt.Chart(alt.InlineData(values=[{}])).mark_rule(style="reference", aria=False).encode(x=alt.XDatum(0))
 
 
-def _extremes(seconds: pd.Series[float]) -> list[float]:
-    known = seconds.dropna()
-    return sorted({float(known.min()), float(known.max())}) if len(known) else []
-
-
-def _sized(seconds: float, among: pd.Series[float]) -> Handle:
-    """Return a legend's entry that says how long a training a marker of this size is."""
-    size = _area(seconds, float(among.max())) ** 0.5
-    return f"{compact(float(f'{seconds:.2g}'))} s", Line2D(
-        [], [], color=GREY, marker="o", linestyle="none", markersize=size
-    )
-
-
-def _steps(axes: Axes, data: pd.DataFrame) -> None:
+def _steps(x: alt.X, y: alt.Y) -> alt.Chart:
     """Join the optimal points: from each, what forgets more and learns no more is beaten."""
-    front = data[data["optimal"]].sort_values("forgetting_value", ascending=bool(data["worse"].iloc[0] > 0))
-    axes.plot(front["forgetting_value"], front["value"], color=GREY, linewidth=0.8, drawstyle="steps-post", zorder=1)
+    line = alt.Chart().transform_filter("datum.optimal").mark_line(style="front", interpolate="step-after", aria=False)
+    return line.encode(x=x, y=y)
+
+
+def _named(data: pd.DataFrame, x: alt.X, y: alt.Y, look: Look) -> pd.DataFrame:
+    """Return the rows with the place of each one's rank, beside its point and on no other."""
+    apart = data.groupby("method")["setting"].transform("nunique") > 1
+    ranks = ["" if missing(rank) else str(int(rank)) for rank in data["rank"]]
+    settings = data["setting"].where(apart, "")
+    names = [f"{rank} {setting}".strip() for rank, setting in zip(ranks, settings, strict=True)]
+    left, right = x["scale"]["domain"]
+    bottom, top = y["scale"]["domain"]
+    across, up = (right - left) / (look.width - 45), (top - bottom) / HEIGHT
+    spots = [((row.forgetting_value - left) / across, (row.value - bottom) / up) for row in data.itertuples()]
+    placed = beside(spots, names, marker=9.0)
+    label = [name if spot else None for name, spot in zip(names, placed, strict=True)]
+    rows = data.assign(label=label, label_x=[left + spot[0] * across if spot else None for spot in placed])
+    return rows.assign(label_y=[bottom + spot[1] * up if spot else None for spot in placed])
+
+
+def _labels(x: alt.X, y: alt.Y) -> alt.Chart:
+    text = alt.Chart().transform_filter("isValid(datum.label)").mark_text(style="rank", aria=False)
+    colour = alt.Color("method:N")
+    return text.encode(x=of(x, "label_x"), y=of(y, "label_y"), text="label:N", color=colour)

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
+import altair as alt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 
 from analysis.configurations import UNIT
 from analysis.drawing.figure import FIGURES, Figure
-from analysis.drawing.marks import Handle, bars, frame, handle, height, labels, legend, log_axis, panels, reference
+from analysis.drawing.marks import by_rank, log, measured, panels, points, ranked, reference, values
 from analysis.drawing.page import Page
-from analysis.drawing.scores import scores_over_seeds
+from analysis.drawing.scores import effects_over_seeds
 from analysis.drawing.series import SETTING, in_order
-from analysis.drawing.style import GREY, Look, missing
+from analysis.drawing.style import Look
+from analysis.effects.outcomes import LEARNING
 from analysis.searches import searches, tried
 
-COLUMNS = 3
 TEST, VALIDATION = "test", "validation"
-HOLLOW = {"markerfacecolor": "none", "linestyle": "none"}
-RING = HOLLOW | {"marker": "o", "markersize": 9}
-OPEN = HOLLOW | {"marker": "D", "markersize": 8.5}
-CROSS = HOLLOW | {"marker": "x", "markersize": 5}
 
 
 @FIGURES.register("score_rate")
@@ -33,6 +26,7 @@ class ScoreRate(Figure):
 
     title = "Score against learning rate, by method and rank"
     chosen = False
+    marks = "encircled: the chosen rate (diamond: its optimum is not inside); ×: diverged"
     needs = "search=learning_rate, or more than one rate: python -m harness.run -m train.learning_rate_factor=0.3,1,3"
 
     def data(self, page: Page) -> pd.DataFrame:
@@ -49,25 +43,42 @@ class ScoreRate(Figure):
         both = found["split"].nunique() > 1
         return found.assign(panel=methods + (" (" + found["split"] + ")" if both else ""))
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a panel a method and a line a rank."""
-        places = panels(canvas, list(dict.fromkeys(data["panel"])), COLUMNS)
-        handles: dict[str, Any] = {}
-        for name, axes in places.items():
-            own = data[data["panel"] == name]
-            handles |= dict(_lines(axes, own, look))
-            for value in own["base"].dropna().unique():
-                reference(axes, value, "untouched")
-            frame(axes, data[data["value"].notna()], *data["base"].dropna().unique(), share=True)
-            log_axis(axes.xaxis, data["learning_rate"])
-        splits = data["split"].unique()
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.FacetChart:
+        """Return a panel a method and a line a rank, the chosen rate of each encircled."""
+        rows = ranked(data)
+        splits, bases = rows["split"].unique(), [float(value) for value in rows["base"].dropna().unique()]
         split = f"{splits[0]} " if len(splits) == 1 else ""  # else each panel's title says it
-        labels(places, COLUMNS, "learning rate", f"{split}{data['metric'].iloc[0]}")
-        legend(canvas, [*handles.items(), *_marked(data)])
+        x = alt.X(field="learning_rate", type="quantitative", title="learning rate", **log(rows["learning_rate"]))
+        y = measured(rows[rows["value"].notna()], f"{split}{rows['metric'].iloc[0]}", *bases, share=True)
+        apart = by_rank(rows, look)
+        layers = [line for base in bases for line in reference(base, "untouched")]
+        layers += [_line(x, y, apart), *points(x, y, apart), *_rings(x, y, apart), _lost(x, apart)]
+        fields = ("panel", "of_rank", "setting", "learning_rate", "value", "low", "high", "chosen", "warning")
+        return panels(layers, values(rows, *fields), list(dict.fromkeys(rows["panel"])), look)
 
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches for a panel a method."""
-        return 6.9, height(data["panel"].nunique(), COLUMNS)
+
+def _line(x: alt.X, y: alt.Y, apart: dict[str, Any]) -> alt.Chart:
+    shown = {key: apart[key] for key in ("color", "strokeDash") if key in apart}
+    line = alt.Chart().transform_filter("isValid(datum.value)").mark_line(clip=True, aria=False)
+    return line.encode(x=x, y=y, detail="setting:N", **shown)
+
+
+def _rings(x: alt.X, y: alt.Y, apart: dict[str, Any]) -> list[alt.Chart]:
+    """Return what encircles a chosen rate: a diamond where the search did not find the optimum inside."""
+    rings = {"circle": "datum.chosen && !datum.warning", "diamond": "datum.chosen && datum.warning"}
+    return [
+        alt.Chart()
+        .transform_filter(f"isValid(datum.value) && {which}")
+        .mark_point(style="ring", shape=shape, clip=True, aria=False)
+        .encode(x=x, y=y, color=apart["color"])
+        for shape, which in rings.items()
+    ]
+
+
+def _lost(x: alt.X, apart: dict[str, Any]) -> alt.Chart:
+    """Return a cross at the bottom for each rate without a score."""
+    lost = alt.Chart().transform_filter("!isValid(datum.value)").mark_text(style="lost", text="×")
+    return lost.encode(x=x, y=alt.value("height"), color=apart["color"])
 
 
 def _searched(page: Page) -> pd.DataFrame:
@@ -85,7 +96,7 @@ def _swept(page: Page) -> pd.DataFrame:
     """Return the means over seeds at every rate of the configurations that were not searched."""
     searched = set(page.chosen.loc[page.chosen["searched"].fillna(False), UNIT])
     table = page.every_rate[~page.every_rate[UNIT].isin(searched)]
-    found = scores_over_seeds(table.sort_values("learning_rate", kind="stable"), SETTING)
+    found = effects_over_seeds(page.effects, table.sort_values("learning_rate", kind="stable"), SETTING, LEARNING)
     if found.empty or found.groupby("method")["learning_rate"].nunique().max() < 2:
         return found.iloc[:0]
     # Not in the order of the run folders, whose names are hashes.
@@ -94,33 +105,3 @@ def _swept(page: Page) -> pd.DataFrame:
     chosen = ordered["ids"].map(lambda ids: bool(kept & set(ids.split())))
     said = {"split": TEST, "warning": False, "metric": table["metric"].iloc[0], "base": table["base"].mean()}
     return ordered.assign(chosen=chosen, **said)
-
-
-def _lines(axes: Axes, own: pd.DataFrame, look: Look) -> Iterator[Handle]:
-    """Draw a panel's lines, the chosen rate of each encircled, rates without a score as crosses at the bottom."""
-    groups = own.groupby(["rank", "setting"], dropna=False, sort=True)
-    for number, ((rank, setting), rows) in enumerate(groups):
-        mark = look.rank(rank)
-        known = rows[rows["value"].notna()].sort_values("learning_rate")
-        bars(axes, known, "learning_rate", mark, linestyle=mark.line, linewidth=1)
-        for style, some in ((RING, known[~known["warning"]]), (OPEN, known[known["warning"]])):
-            chosen = some[some["chosen"]]
-            axes.plot(chosen["learning_rate"], chosen["value"], markeredgecolor=mark.colour, zorder=4, **style)
-        lost = rows.loc[rows["value"].isna(), "learning_rate"]
-        level = [0.04 + 0.07 * number] * len(lost)  # one above the other where several ranks lost the same rate
-        axes.plot(lost, level, transform=axes.get_xaxis_transform(), markeredgecolor=mark.colour, **CROSS)
-        name = " ".join(filter(None, ["no rank" if missing(rank) else f"rank {int(rank)}", setting]))
-        yield handle(name, mark)
-
-
-def _marked(data: pd.DataFrame) -> Iterator[Handle]:
-    """Yield the legend's entries of what is marked in any panel."""
-    warned = data["chosen"] & data["warning"]
-    entries = [
-        ("chosen", RING, data["chosen"] & ~warned),
-        ("chosen, optimum not inside", OPEN, warned),
-        ("diverged", CROSS, data["value"].isna()),
-    ]
-    for name, style, rows in entries:
-        if rows.any():
-            yield name, Line2D([], [], markeredgecolor=GREY, **style)

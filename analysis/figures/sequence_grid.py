@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.figure import FIGURES, PAGE, Figure
-from analysis.drawing.heat import bar, grid, heat, ticks
-from analysis.drawing.marks import height, labels, panels
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.heat import Heat
 from analysis.drawing.page import Page
 from analysis.drawing.series import SETTING, named, over_seeds
 from analysis.drawing.sources import CARRIED
@@ -34,19 +33,9 @@ class SequenceGrid(Figure):
         rows = over_seeds(pd.concat(found, ignore_index=True), [*SETTING, "stage", "after", "task"], "score")
         return rows.assign(name=named(rows), interval="")
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a panel for each method and rank."""
-        places = panels(canvas, list(dict.fromkeys(data["name"])), COLUMNS)
-        for name, axes in places.items():
-            cells = grid(data[data["name"] == name], "after", "task")
-            image = heat(axes, cells, 0.0, 1.0, "{:.2f}")
-            ticks(axes, cells.index, cells.columns)
-        labels(places, COLUMNS, "score on", "after training on")
-        bar(canvas, image, list(places.values()), "R[i, j]")
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches for a panel for each method and rank."""
-        return PAGE, height(data["name"].nunique(), COLUMNS, 2.2, 0.8)
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.FacetChart:
+        """Return a panel for each method and rank."""
+        return Heat("after", "task", ("after training on", "score on"), "R[i, j]", (0.0, 1.0), ".2f").chart(data, look)
 
 
 def _scores(run: dict[str, object]) -> pd.DataFrame:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import altair as alt
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.figure import FIGURES, PAGE, Figure
-from analysis.drawing.heat import bar, grid, heat
-from analysis.drawing.marks import height, labels, panels
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.heat import Heat
 from analysis.drawing.page import Page
 from analysis.drawing.series import named
 from analysis.drawing.similarity import TOP, clearest, similarities
@@ -39,17 +38,9 @@ class SimilarityMap(Figure):
         rows = rows[rows["id"].isin(runs)]
         return rows.assign(name=named(rows, rate=True), value=rows["cos"], ids=rows["id"]).drop(columns=["cos", "id"])
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a panel a method."""
-        places = panels(canvas, list(dict.fromkeys(data["name"])), COLUMNS)
-        for name, axes in places.items():
-            cells = grid(data[data["name"] == name], "base_index", "tuned_index")
-            image = heat(axes, cells.sort_index().sort_index(axis=1), 0, 1)
-            axes.set_aspect("equal")
-        labels(places, COLUMNS, "tuned vector", "base vector")
-        bar(canvas, image, list(places.values()), "|cos|")
-        canvas.supxlabel(data["matrix"].iloc[0], fontsize=7, x=0.01, ha="left")
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches for a panel a method."""
-        return PAGE, height(data["name"].nunique(), COLUMNS, 2.1, 0.8)
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.FacetChart:
+        """Return a panel a method."""
+        rows = data.sort_values(["base_index", "tuned_index"], kind="stable")
+        titles = ("base vector", "tuned vector")
+        heat = Heat("base_index", "tuned_index", titles, "|cos|", (0.0, 1.0), height=120)
+        return heat.chart(rows, look)

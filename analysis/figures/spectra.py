@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import altair as alt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure as Canvas
 
-from analysis.drawing.figure import FIGURES, PAGE, Figure
-from analysis.drawing.marks import handle, height, labels, legend, log_axis, panels
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.marks import DASHED, log, panels, values
 from analysis.drawing.page import Page
 from analysis.drawing.series import named
 from analysis.drawing.sources import CARRIED, learned, tables
-from analysis.drawing.style import GREY, Look, Mark
+from analysis.drawing.style import DASHES, Look
 
 COLUMNS = 3
-MARKS = {
-    "base": ("W0", Mark("#000000", "none", "-")),
-    "tuned": ("W", Mark("#E69F00", "none", (0, (4, 2)))),
-    "change": ("ΔW", Mark("#0072B2", "none", "-")),
-    "gaussian": ("Gaussian of ΔW's norm", Mark(GREY, "none", (0, (1, 1)))),
-}
+SPECTRA = {"base": "W0", "tuned": "W", "change": "ΔW", "gaussian": "Gaussian of ΔW's norm"}
 
 
 @FIGURES.register("spectra")
@@ -51,21 +46,25 @@ class Spectra(Figure):
         found = found[found["sigma"] > 1e-6 * found.groupby(["id", "of"])["sigma"].transform("max")]
         return found.assign(value=found["sigma"], ids=found["id"], name=named(found)).drop(columns=["sigma", "id"])
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw a panel a method."""
-        places = panels(canvas, list(dict.fromkeys(data["name"])), COLUMNS)
-        for name, axes in places.items():
-            for of, (_, mark) in MARKS.items():
-                rows = data[(data["name"] == name) & (data["of"] == of)].sort_values("index")
-                axes.plot(rows["index"] + 1, rows["value"], color=mark.colour, linestyle=mark.line)
-            log_axis(axes.xaxis, data["index"] + 1)
-            log_axis(axes.yaxis, data["value"])
-        labels(places, COLUMNS, "index", "singular value")
-        legend(canvas, [handle(text, mark) for text, mark in MARKS.values()], title=data["matrix"].iloc[0])
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches for a panel a method."""
-        return PAGE, height(data["name"].nunique(), COLUMNS, rest=1.1)
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.FacetChart:
+        """Return a panel a method."""
+        rows = data.assign(panel=data["name"], place=data["index"] + 1, spectrum=data["of"].map(SPECTRA))
+        names = list(SPECTRA.values())
+        legend = alt.Legend(title=data["matrix"].iloc[0], columns=look.columns(names), **DASHED)
+        dash = alt.Scale(domain=names, range=[DASHES[0], DASHES[1], DASHES[0], DASHES[2]])
+        line = (
+            alt.Chart()
+            .mark_line(clip=True)
+            .encode(
+                x=alt.X(field="place", type="quantitative", title="index", **log(rows["place"], 1.0)),
+                y=alt.Y(field="value", type="quantitative", title="singular value", **log(rows["value"])),
+                color=alt.Color("spectrum:N", scale=alt.Scale(domain=names), legend=legend),
+                strokeDash=alt.StrokeDash("spectrum:N", scale=dash, legend=legend),
+            )
+        )
+        return panels(
+            [line], values(rows, "panel", "place", "value", "spectrum"), list(dict.fromkeys(rows["panel"])), look
+        )
 
 
 def one_a_method(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+import altair as alt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 from analysis.drawing.curves import along
-from analysis.drawing.figure import FIGURES, PAGE, Figure
-from analysis.drawing.marks import Handle, curve, handle, legend, log_axis
+from analysis.drawing.figure import FIGURES, Figure
+from analysis.drawing.marks import by_rank, curves, log, panels, ranked, spread, values
 from analysis.drawing.page import Page
-from analysis.drawing.series import SETTING
 from analysis.drawing.sources import binned, histories
-from analysis.drawing.style import Look, shorten
+from analysis.drawing.style import Look
 
 SHOWN = {"loss": "training loss", "grad_norm": "gradient norm"}
 ACROSS = 4
@@ -38,41 +34,17 @@ class TrainingCurves(Figure):
                 parts.append(along(binned(rows)).assign(measure=measure))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
-    def draw(self, data: pd.DataFrame, canvas: Canvas, look: Look) -> None:
-        """Draw two panels a method, one above the other, a line a rank."""
-        methods = list(dict.fromkeys(data["method"]))
-        across, blocks = min(ACROSS, len(methods)), -(-len(methods) // ACROSS)
-        grid = canvas.subplots(2 * blocks, across, sharex=True, sharey="row", squeeze=False)
-        handles: dict[str, Handle] = {}
-        for place in range(blocks * across):
-            top, column = 2 * (place // across), place % across
-            for below, measure in enumerate(SHOWN):
-                axes = grid[top + below, column]
-                if place >= len(methods):
-                    axes.remove()
-                    continue
-                own = data[(data["method"] == methods[place]) & (data["measure"] == measure)]
-                handles |= _lines(axes, own, look)
-                values = data.loc[data["measure"] == measure, "value"]
-                log_axis(axes.yaxis, values)
-                axes.set_ylim(values.min() / 1.6, values.max() * 1.6)  # bands of few seeds run out of the frame
-                if not below:
-                    axes.set_title(shorten(methods[place], 20))
-                if not column:
-                    axes.set_ylabel(SHOWN[measure])
-                if below:
-                    axes.set_xlabel("step")
-        legend(canvas, [handles[name] for name in sorted(handles, key=lambda name: (len(name), name))])
-
-    def size(self, data: pd.DataFrame) -> tuple[float, float]:
-        """Return inches for two panels a method."""
-        return PAGE, 3.0 * -(-data["method"].nunique() // ACROSS) + 1.0
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.VConcatChart:
+        """Return two panels a method, one above the other, a line a rank."""
+        present = [measure for measure in SHOWN if measure in set(data["measure"])]
+        return alt.vconcat(*(_panels(data[data["measure"] == measure], look, SHOWN[measure]) for measure in present))
 
 
-def _lines(axes: Axes, rows: pd.DataFrame, look: Look) -> dict[str, Handle]:
-    handles = {}
-    for (_, rank, _, setting), own in rows.groupby(SETTING, dropna=False, sort=False):
-        name = " ".join(filter(None, [f"rank {int(rank)}", setting]))
-        curve(axes, own, "step", look.rank(rank), marker=False, linewidth=0.9)
-        handles[name] = handle(name, replace(look.rank(rank), marker="none"))
-    return handles
+def _panels(data: pd.DataFrame, look: Look, title: str) -> alt.FacetChart:
+    rows = ranked(data.assign(panel=data["method"].astype(str)))
+    # bands of few seeds run out of the frame
+    y = alt.Y(field="value", type="quantitative", title=title, **log(rows["value"], 1.5))
+    x = alt.X(field="step", type="quantitative", title="step", scale=spread(rows["step"]), axis=alt.Axis(tickCount=3))
+    fields = ("panel", "of_rank", "setting", "step", "value", "low", "high")
+    names = list(dict.fromkeys(rows["panel"]))
+    return panels(curves(x, y, by_rank(rows, look), False), values(rows, *fields), names, look, columns=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -14,7 +15,8 @@ from analysis.interventions.scaling import Weights
 from analysis.interventions.settings import Settings
 from analysis.interventions.store import Store
 from analysis.interventions.summary import summary
-from analysis.interventions.vectors import Chosen, Scaling, choose
+from analysis.interventions.vectors import EQUAL, Chosen, Scaling, choose
+from analysis.interventions.verdict import INTRUDER, UNCHANGED, verdicts
 from analysis.intruders.settings import Settings as Counting
 from analysis.intruders.sources import Job, jobs
 from analysis.weights import Pair
@@ -23,8 +25,6 @@ from harness.export import find_run
 from harness.forgetting.base import Items
 from harness.storage.files import require_writable
 
-UNCHANGED = "unchanged"
-"""The curve that λ = 1 is kept under: it is the same model in every curve."""
 Curves = dict[str, list[Scaling]]
 
 
@@ -50,13 +50,20 @@ def intervene(settings: Settings) -> str | None:
     found = _answers(pair, examination, curves, store, settings)
     table = _tables(examination, store, curves, found, chosen, settings)
     summary(job.name, table, curves, len(chosen), examination, settings)
+    if settings.mode == "top":
+        _judge(examination, store, found)
     print(f"tables: {store.analysis}")
     return None
 
 
 def _counting(folder: Path, settings: Settings) -> Counting:
     return Counting(
-        runs=(str(folder),), k=settings.k, eps=settings.eps, modules=settings.modules, algorithm=settings.algorithm
+        runs=(str(folder),),
+        k=settings.k,
+        eps=settings.eps,
+        modules=settings.modules,
+        algorithm=settings.algorithm,
+        seed=settings.seed,
     )
 
 
@@ -97,7 +104,8 @@ def _curves(chosen: Sequence[Chosen], settings: Settings) -> Curves:
     if settings.mode == "mitigation":
         return {"intruders": intruders}
     neighbours = [one.neighbour for one in chosen if one.neighbour]
-    return {"intruder": intruders} | ({"neighbour": neighbours} if neighbours else {})
+    equal = {name: [one.equal[name] for one in chosen if one.equal] for name in EQUAL}
+    return {INTRUDER: intruders} | ({"neighbour": neighbours} if neighbours else {}) | equal
 
 
 def _answers(
@@ -141,9 +149,11 @@ def _tables(
     said |= {"modules": ",".join(settings.modules)}
     table: list[Row] = []
     for curve, scalings in curves.items():
+        size = math.sqrt(sum(scaling.removed.squared_norm() for scaling in scalings))
         for factor in sorted({*settings.scales, 1.0}):
             items = one if factor == 1 else found[curve, factor]
-            place = labels | said | {"curve": curve, "lambda": factor, "matrices": len(scalings)}
+            place = labels | said | {"curve": curve, "lambda": factor, "removed": (1 - factor) * size}
+            place |= {"matrices": len(scalings)}
             table.extend(place | row for row in rows(examination, one, items))
     outcomes = [
         labels | {"curve": curve, "lambda": factor, "split": split} | asdict(outcome)
@@ -155,10 +165,20 @@ def _tables(
     return table
 
 
+def _judge(examination: Examination, store: Store, found: dict[tuple[str, float], Items]) -> None:
+    """Print and keep what the curves show of each probe, of this setting."""
+    probing = examination.probing
+    probes = {label: fitted.probe for label, fitted in probing.fitted.items()}
+    judged = verdicts(probes, {label: measured.items for label, measured in probing.base.items()}, found)
+    for one in judged:
+        print(one)
+    store.write_verdicts([asdict(one) for one in judged])
+
+
 def _vector_rows(curves: Curves, chosen: Sequence[Chosen]) -> Iterator[Row]:
     labels = {one.matrix: {"matrix": one.matrix, "kind": one.kind, "layer": one.layer} for one in chosen}
     for curve, scalings in curves.items():
         for scaling in scalings:
             place = {"curve": curve} | labels[scaling.matrix]
-            for index, sigma, cos in zip(scaling.indices, scaling.s.tolist(), scaling.cos, strict=True):
+            for index, sigma, cos in zip(scaling.indices, scaling.sigmas, scaling.cos, strict=True):
                 yield place | {"index": index, "sigma": sigma, "cos": cos}

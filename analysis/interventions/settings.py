@@ -6,12 +6,16 @@ import math
 from dataclasses import dataclass
 
 from analysis.arguments import read, require, require_choice
+from analysis.intruders.settings import ALGORITHMS, WITHDRAWN
 
 USAGE = """\
 Scale the intruder dimensions of a finished run, and see what becomes of its task and of what it forgot.
 
-  python -m analysis.interventions run=<id or folder>    the causal test: the top intruder of each matrix, and beside
-                                                         it a neighbouring vector that is none
+  python -m analysis.interventions run=<id or folder>    the causal test: the top intruder of each matrix; beside it a
+                                                         neighbouring vector that is none, and three controls that
+                                                         remove as much: of ΔW as a whole (shrunk), along a random
+                                                         direction in its span (span), along its own singular
+                                                         direction of the intruder's index (own)
   python -m analysis.interventions run=<id> mode=mitigation
                                                          all intruders among the top k, cut back to the rank, as PEFT
 
@@ -25,16 +29,16 @@ not computed again; the same command goes on where it was cut off.
   k            how many of the largest singular vectors of each tuned matrix are looked at (default: 10)
   eps          an intruder's largest |cos| with every base vector is below this (default: 0.5)
   reference    w0, or dequantised: what intruders of a run over a quantised base are told by (default: w0)
-  algorithm    certified, eigen, svd, or auto by the size of each matrix (default: auto)
+  algorithm    eigen or svd (default: eigen)
   modules      parts of names of the matrices to scale, separated by commas (default: all linear layers of blocks)
   split        of the run's task: test or validation (default: test)
   probes       false: leave what the run forgot out (default: true)
   cut          false: do not cut back to the rank in mode=mitigation (default: true)
+  seed         of the random direction (default: 0)
 """
 MODES = ("top", "mitigation")
 SPLITS = ("test", "validation")
 REFERENCES = ("w0", "dequantised")
-ALGORITHMS = ("auto", "certified", "eigen", "svd")
 GRIDS = (0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 0.75, 0.9, 1.0, 1.5, 2.0)
 """{0, .25, .5, .75, 1, 1.5, 2} and {.1, .3, .5, .7, .9} of arXiv 2410.21228."""
 
@@ -50,16 +54,18 @@ class Settings:
     k: int = 10
     eps: float = 0.5
     reference: str = "w0"
-    algorithm: str = "auto"
+    algorithm: str = "eigen"
     modules: tuple[str, ...] = ()
     split: str = "test"
     probes: bool = True
     cut: bool = True
+    seed: int = 0
 
     def __post_init__(self) -> None:
         require(bool(self.run), "run", "", "must be given: run=<id or folder>; --help shows all options")
         require(self.k >= 1, "k", self.k, "must be at least 1")
         require(0 < self.eps < 1, "eps", self.eps, "must be above 0 and below 1")
+        require(self.algorithm != "certified", "algorithm", "certified", WITHDRAWN)
         require(bool(self.lambdas), "lambdas", "", "needs at least one number")
         require(all(map(math.isfinite, self.lambdas)), "lambdas", self.lambdas, "must be numbers")
         for key, allowed in (

@@ -4,6 +4,7 @@ analysis/interventions/<key>/   one for each setting that changes an answer
     settings.json               that setting
     <curve>-<λ>.parquet         every item's outcome, under the names that ``items.parquet`` has
 analysis/lambda.parquet         a row for each setting, curve, λ and metric: the curves; columns in `CURVES`
+analysis/interventions/<key>/verdicts.json  whether the top intruder carries the forgetting, by each probe
 analysis/lambda_vectors.parquet a row for each scaled vector
 analysis/lambda_items.parquet   a row for each setting, curve, λ, split or probe's series, and item
 """
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 CURVES: dict[str, str] = (
     dict.fromkeys(("run", "key", "mode", "curve"), "string")
-    | {"lambda": "float64", "matrices": "int64", "k": "int64", "eps": "float64"}
+    | {"lambda": "float64", "removed": "float64", "matrices": "int64", "k": "int64", "eps": "float64"}
     | dict.fromkeys(("reference", "modules", "split", "of", "metric"), "string")
     | {"headline": "bool_", "value": "float64", "low": "float64", "high": "float64", "items": "int64"}
     | {"higher_is_better": "bool_"}
@@ -37,9 +38,10 @@ CURVES: dict[str, str] = (
 )
 """Column → Arrow type of ``lambda.parquet``.
 
-``of`` is ``task`` or a probe's label; ``base`` the untouched model's value, ``at_one`` the tuned model's, ``delta``
-the change against that one over the same items; ``percent`` of the score or of what was forgotten (``percent_of``),
-or why there is none (``undefined``).
+``removed`` is the Frobenius norm over all matrices of what λ takes out, below 0 where it adds; ``of`` is ``task`` or
+a probe's label; ``base`` the untouched model's value, ``at_one`` the tuned model's, ``delta`` the change against that
+one over the same items; ``percent`` of the score or of what was forgotten (``percent_of``), or why there is none
+(``undefined``).
 """
 VECTORS: dict[str, str] = dict.fromkeys(("run", "key", "mode", "curve", "matrix", "kind"), "string") | {
     "layer": "int64",
@@ -89,6 +91,10 @@ class Store:
         write_json(self.folder / "settings.json", self.setting)
         rows = [{"split": name, **asdict(outcome)} for name, outcomes in found.items() for outcome in outcomes]
         write_bytes(self._path(curve, factor), parquet(rows, {name: ITEMS[name] for name in ITEMS if name in rows[0]}))
+
+    def write_verdicts(self, verdicts: list[Row]) -> None:
+        """Keep what the curves of this setting show."""
+        write_json(self.folder / "verdicts.json", verdicts)
 
     def write_tables(self, curves: list[Row], vectors: list[Row], items: list[Row]) -> None:
         """Put this setting's rows into the run's tables, in the place of those from before."""

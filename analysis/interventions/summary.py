@@ -49,9 +49,9 @@ def _headline(name: str, curves: Mapping[str, Sequence[Scaling]], matrices: int,
     beside = len(curves.get("neighbour", ()))
     intruders = len(curves["intruder"])
     without = f"; {intruders - beside} have no neighbour that is none" if beside < intruders else ""
-    return (
-        f"{name}: the top intruder of {intruders} of {matrices} matrices, and a neighbour of {beside} ({what}){without}"
-    )
+    controls = "three controls that remove as much"
+    intruding = f"the top intruder of {intruders} of {matrices} matrices"
+    return f"{name}: {intruding}, {controls} and a neighbour of {beside} ({what}){without}"
 
 
 def _value(row: Row) -> str:

@@ -1,1 +1,1 @@
-"""Intruder dimensions: three algorithms that agree, null controls, tables (arXiv 2410.21228)."""
+"""Intruder dimensions: counts with bounds, null controls, tables (arXiv 2410.21228)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ import torch
 
 from analysis import spectra
 from analysis.changes import Change, Dense, LowRank, Matrix
-from analysis.intruders.certified import Certified
-from analysis.intruders.controls import controls
+from analysis.intruders.bounds import Numbers
+from analysis.intruders.controls import Null, drawn
 from analysis.intruders.detection import Detection, Detector, Side
 from analysis.intruders.eigen import Eigen
 from analysis.intruders.reference import Reference
 from analysis.intruders.settings import Settings
-from analysis.krylov import Product
 from analysis.processes import each
 from analysis.weights import Pair
 from harness.errors import ConfigError
@@ -28,16 +27,14 @@ from harness.storage.privacy import expanded
 Row = dict[str, Any]
 
 
-LARGE = 2048
-"""The smaller side from which ``auto`` proves: at 2048 that takes a quarter of a decomposition's time and five times a
-kept one's, over SmolLM2's matrices six times a decomposition's."""
-
-
 @dataclass
 class Rows:
     """Rows for each table."""
 
     vectors: list[Row] = field(default_factory=list)
+    counted: list[Row] = field(default_factory=list)
+    """What is counted: a row for each matrix and change, its ``cosines`` of shape (draws, 4, k): left, left by
+    clusters, right, right by clusters; one draw where the change is not random."""
     matrices: list[Row] = field(default_factory=list)
     spectra: list[Row] = field(default_factory=list)
     similarity: list[Row] = field(default_factory=list)
@@ -45,8 +42,12 @@ class Rows:
 
     def extend(self, other: Rows) -> None:
         """Append another's rows."""
-        for name in ("vectors", "matrices", "spectra", "similarity", "angles"):
-            getattr(self, name).extend(getattr(other, name))
+        for name, rows in self.each():
+            rows.extend(getattr(other, name))
+
+    def each(self) -> Iterator[tuple[str, list[Row]]]:
+        """Yield the name and the rows of each table."""
+        yield from ((one.name, getattr(self, one.name)) for one in fields(self))
 
 
 def device_of(settings: Settings) -> torch.device:
@@ -63,49 +64,61 @@ def cache_folder(settings: Settings) -> Path:
     return expanded(settings.cache) if settings.cache else cache_root(None) / "spectra"
 
 
-def algorithm_for(matrix: Matrix, settings: Settings) -> str:
-    """Return the algorithm asked for; ``auto`` decomposes what is small, and proves where that would take long."""
-    if settings.algorithm != "auto":
-        return settings.algorithm
-    return "eigen" if min(matrix.shape) < LARGE else "certified"
-
-
 def detector(matrix: Matrix, settings: Settings) -> Detector:
     """Return the chosen algorithm over a matrix."""
-    k, eps, width = settings.k, settings.eps, settings.cluster
-    algorithm = algorithm_for(matrix, settings)
-    if algorithm == "svd":
-        return Reference(matrix.base, k, width)
-    if algorithm == "eigen":
-        return Eigen(matrix.base, k, eps, width, cache_folder(settings))
-    return Certified(matrix.base, k, eps, width)
+    if settings.algorithm == "svd":
+        return Reference(matrix.base, settings.k, settings.cluster)
+    return Eigen(matrix.base, settings.k, settings.eps, settings.cluster, cache_folder(settings))
 
 
-def measure(pair: Pair, settings: Settings, name: str) -> Rows:
-    """Return all rows of one of a pair's matrices."""
+def measure(pair: Pair, settings: Settings, run: str, name: str) -> Rows:
+    """Return all rows of one of a pair's matrices; the random controls depend on the seed, the run and the matrix."""
     rows = Rows()
     for stored in pair.load(name):
         matrix = stored.to(device_of(settings))
         rows.matrices.append(_matrix_row(matrix, settings))
         if matrix.change.squared_norm() > 0:
-            rows.extend(_detected(matrix, settings))
+            rows.extend(_detected(matrix, settings, run))
         if settings.spectra:
             rows.spectra.extend(_spectra(matrix))
     return rows
 
 
-def _detected(matrix: Matrix, settings: Settings) -> Rows:
+def _detected(matrix: Matrix, settings: Settings, run: str) -> Rows:
     """Return the tuned vectors of a matrix, and those of its null controls."""
     found, rows = detector(matrix, settings), Rows()
     changes: dict[str, Change] = {"none": matrix.change}
-    if settings.controls:
-        changes |= controls(matrix, settings.seed)
+    if settings.controls and matrix.floor is not None:
+        changes["quantisation"] = matrix.floor
     for control, change in changes.items():
         detection = found.detect(change)
         rows.vectors.extend(_vector_rows(matrix, control, change, detection, settings))
+        rows.counted.append(_counted(matrix, control, _cosines(detection.left, detection.right)[None]))
+    if settings.controls:
+        random = _random(matrix, found.sigma, settings, run)
+        rows.counted.extend(_counted(matrix, control, cosines) for control, cosines in random.items())
     if settings.similarity != 0:
         rows.extend(_similarity(matrix, settings.similarity))
     return rows
+
+
+def _random(matrix: Matrix, sigma: torch.Tensor, settings: Settings, run: str) -> dict[str, Numbers]:
+    """Return the cosines of each random control, left before right."""
+    change, (out, inner) = matrix.change, matrix.shape
+    rank = change.a.shape[0] if isinstance(change, LowRank) else None
+    null = Null(sigma, max(out, inner), change_spectrum(change).double().cpu(), rank)
+    stream = f"{settings.seed} {run} {matrix.name} {matrix.reference}"
+    found = drawn(null, stream, settings.draws, settings.k, settings.cluster)
+    # near and far of a tall matrix are right and left
+    return {control: cosines[:, [2, 3, 0, 1]] if out > inner else cosines for control, cosines in found.items()}
+
+
+def _cosines(*sides: Side) -> Numbers:
+    return np.stack([row for side in sides for row in (side.cos, side.cluster)])
+
+
+def _counted(matrix: Matrix, control: str, cosines: Numbers) -> Row:
+    return _labels(matrix) | {"control": control, "cosines": cosines}
 
 
 def _labels(matrix: Matrix) -> Row:
@@ -114,8 +127,9 @@ def _labels(matrix: Matrix) -> Row:
 
 def _vector_rows(matrix: Matrix, control: str, change: Change, found: Detection, settings: Settings) -> list[Row]:
     norm = change.squared_norm() or 1.0
-    along_u = change.transposed_times(found.top.u).double().square().sum(0) / norm
-    along_v = change.times(found.top.v).double().square().sum(0) / norm
+    exact = change.double()
+    along_u = exact.transposed_times(found.top.u).square().sum(0) / norm
+    along_v = exact.times(found.top.v).square().sum(0) / norm
     return [
         _labels(matrix)
         | {"control": control, "index": j, "sigma": float(found.top.s[j])}
@@ -128,13 +142,11 @@ def _vector_rows(matrix: Matrix, control: str, change: Change, found: Detection,
 
 def _side_row(side: Side, j: int, name: str, eps: float) -> Row:
     return {
-        f"cos_{name}_low": float(side.low[j]),
-        f"cos_{name}_high": float(side.high[j]),
-        f"cluster_{name}_low": float(side.cluster_low[j]),
-        f"cluster_{name}_high": float(side.cluster_high[j]),
-        f"intruder_{name}": bool(side.high[j] < eps),
+        f"cos_{name}": float(side.cos[j]),
+        f"bound_{name}": float(side.bound[j]),
+        f"cluster_{name}": float(side.cluster[j]),
+        f"intruder_{name}": bool(side.cos[j] < eps),
         f"decided_{name}": side.decided[j],
-        f"steps_{name}": side.steps[j],
     }
 
 
@@ -146,7 +158,7 @@ def _matrix_row(matrix: Matrix, settings: Settings) -> Row:
         "columns": matrix.shape[1],
         "dtype": matrix.dtype,
         "rank": change.a.shape[0] if isinstance(change, LowRank) else None,
-        "algorithm": algorithm_for(matrix, settings),
+        "algorithm": settings.algorithm,
         "base_norm": base,
         "change_norm": change.squared_norm() ** 0.5,
         "relative_norm": change.squared_norm() ** 0.5 / base,
@@ -172,7 +184,7 @@ def change_spectrum(change: Change) -> torch.Tensor:
 
 def _spectra(matrix: Matrix) -> list[Row]:
     """Return every singular value of W0, W and the change."""
-    tuned = Product.of(matrix.base, matrix.change).dense()
+    tuned = matrix.base + matrix.change.dense()
     values = {
         "base": spectra.singular_values(matrix.base),
         "tuned": spectra.singular_values(tuned),
@@ -187,9 +199,7 @@ def _spectra(matrix: Matrix) -> list[Row]:
 
 def _similarity(matrix: Matrix, n: int | None) -> Rows:
     """Return |cos| of the first n base with the first n tuned left vectors, and the angles between their spans."""
-    base, tuned = (
-        torch.linalg.svd(w, full_matrices=False) for w in (matrix.base, Product.of(matrix.base, matrix.change).dense())
-    )
+    base, tuned = (torch.linalg.svd(w, full_matrices=False) for w in (matrix.base, matrix.base + matrix.change.dense()))
     cosines = spectra.similarity_matrix(base.U[:, :n], tuned.U[:, :n]).cpu().numpy()
     rows = Rows()
     rows.similarity = [
@@ -211,6 +221,6 @@ def angle_rows(cosines: torch.Tensor) -> list[Row]:
     ]
 
 
-def measure_all(pair: Pair, settings: Settings) -> Iterator[Rows]:
+def measure_all(pair: Pair, settings: Settings, run: str) -> Iterator[Rows]:
     """Yield the rows of each matrix in order, `jobs` processes sharing the work."""
-    return each(partial(measure, pair, settings), pair.names, settings.jobs)
+    return each(partial(measure, pair, settings, run), pair.names, settings.jobs)

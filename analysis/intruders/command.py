@@ -23,11 +23,11 @@ def measure_job(job: Job, settings: Settings) -> Rows:
     rows = Rows()
     for step, pair in job.steps:
         found = _measured(pair, settings, job.name if step is None else f"{job.name} at step {step}")
-        for row in [*found.vectors, *found.matrices, *found.spectra, *found.similarity, *found.angles]:
+        for row in (row for _, some in found.each() for row in some):
             row.update(run=job.name, step=step)
         rows.extend(found)
-    counts = write(rows, job.out, settings)
-    summary(job.name, rows, counts, settings, job.steps[-1][1].unchanged)
+    entries = write(rows, job.out, settings)
+    summary(job.name, rows, entries, settings, job.steps[-1][1].unchanged)
     print(f"tables: {job.out}")
     return rows
 
@@ -45,7 +45,7 @@ def _measured(pair: Pair, settings: Settings, name: str) -> Rows:
 
     rows = Rows()
     console = Console(stderr=True)
-    work = measure_all(pair, settings)
+    work = measure_all(pair, settings, name)
     bar = track(work, name, total=len(pair.names), console=console, disable=not sys.stderr.isatty(), transient=True)
     for found in bar:
         rows.extend(found)

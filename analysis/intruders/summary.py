@@ -1,4 +1,4 @@
-"""What the command line prints: the count beside the null controls, or why there is none."""
+"""What the command line prints: how far the count exceeds its null controls, or why there is none."""
 
 from __future__ import annotations
 
@@ -9,34 +9,40 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.intruders.analyse import Row, Rows
+from analysis.intruders.controls import MAIN
 from analysis.intruders.settings import Settings
 
 CONTROLS = {
     "none": "fine-tuning",
+    "spectrum": "random, same spectrum",
+    "low_rank": "random, equal norm and rank",
     "dense": "random, equal norm",
-    "low_rank": "random, equal rank",
     "quantisation": "quantising alone",
+}
+WAYS = {
+    "intruders_u": "left",
+    "intruders_u_clustered": "clusters",
+    "intruders_v": "right",
+    "intruders_v_clustered": "clusters",
 }
 REFERENCES = {"w0": "W0", "dequantised": "quantised W0"}
 
 
-def summary(name: str, rows: Rows, counts: list[Row], settings: Settings, unchanged: int) -> None:
-    """Print a run's counts at the chosen k and ε: left vectors (the paper's), right ones, and both cluster-aware.
+def summary(name: str, rows: Rows, entries: list[Row], settings: Settings, unchanged: int) -> None:
+    """Print the entries of a run's headline: left vectors (the paper's), right ones, and both cluster-aware.
 
     Of several optimiser steps each is a line of one table; the last is shown in full.
     """
     console = wide_console()
-    chosen = [row for row in counts if row["by"] == "all" and row["k"] == settings.k and row["eps"] == settings.eps]
-    steps = sorted({row["step"] for row in chosen}, key=lambda step: (step is None, step or 0))
+    steps = sorted({entry["step"] for entry in entries}, key=lambda step: (step is None, step or 0))
     if len(steps) > 1:
         console.print(f"{name}: intruder dimensions along training")
-        console.print(_steps(rows, chosen))
+        console.print(_steps(entries))
     for step in steps[-1:]:
-        total = next((row for row in chosen if row["step"] == step and _is(row, "none", "u", False)), None)
-        if total is not None:
-            console.print(_headline(name, total, settings))
-        console.print(_table([row for row in chosen if row["step"] == step]))
-    if not chosen:
+        last = [entry for entry in entries if entry["step"] == step]
+        console.print(_headline(name, last[0], last, settings))
+        console.print(_table(last))
+    if not entries:
         console.print(f"{name}: no matrix was changed")
     _print_changes(console, rows, unchanged)
 
@@ -49,30 +55,28 @@ def wide_console() -> Console:
     return console
 
 
-def _is(row: Row, control: str, side: str, clustered: bool) -> bool:
-    return row["control"] == control and row["side"] == side and row["clustered"] == clustered
-
-
-def _headline(name: str, total: Row, settings: Settings) -> str:
+def _headline(name: str, total: Row, entries: list[Row], settings: Settings) -> str:
     what = f"k = {settings.k}, eps = {settings.eps:g}, {settings.algorithm}, against {REFERENCES[total['reference']]}"
-    count = f"{total['intruders']} intruder dimensions of {total['vectors']} in {total['matrices']} matrices"
-    return f"{name}: {count} ({what})"
+    count = f"{total['intruders_u']} intruder dimensions of {total['vectors']} in {total['matrices']} matrices"
+    beside = next((one for one in entries if (one["control"], one["reference"]) == (MAIN, total["reference"])), None)
+    if beside is None:
+        return f"{name}: {count}, beside no control ({what})"
+    excess = f"{total['intruders_u_excess']:+g} (p = {total['intruders_u_p']:.2g})"
+    null = f"random changes of its spectrum, {_cell(beside, 'intruders_u')}"
+    return f"{name}: {excess} beyond {null}: {count} ({what})"
 
 
-def _steps(rows: Rows, chosen: list[Row]) -> Table:
+def _steps(entries: list[Row]) -> Table:
     """Return a line for each step and reference: the counts, those of the random changes, and the change's size."""
-    controls = [name for name in CONTROLS if name != "none" and any(row["control"] == name for row in chosen)]
-    names = ["left", "clusters", "right", "clusters", *(CONTROLS[name] for name in controls), "‖ΔW‖/‖W0‖"]
-    table = _right_aligned("step", "against", *names)
-    found = {
-        (row["step"], row["reference"], row["control"], row["side"], row["clustered"]): _cell(row) for row in chosen
-    }
-    for step, reference in dict.fromkeys((row["step"], row["reference"]) for row in chosen):
-        sides = [found.get((step, reference, "none", side, c), "-") for side in ("u", "v") for c in (False, True)]
-        random = [found.get((step, reference, name, "u", False), "-") for name in controls]
-        sizes = [row["relative_norm"] for row in rows.matrices if (row["step"], row["reference"]) == (step, reference)]
+    controls = [name for name in CONTROLS if name != "none" and any(entry["control"] == name for entry in entries)]
+    table = _right_aligned("step", "against", *WAYS.values(), *(CONTROLS[name] for name in controls), "‖ΔW‖/‖W0‖")
+    found = {(entry["step"], entry["reference"], entry["control"]): entry for entry in entries}
+    for step, reference in dict.fromkeys((entry["step"], entry["reference"]) for entry in entries):
+        tuned = found[step, reference, "none"]
+        beside = [found.get((step, reference, name)) for name in controls]
+        cells = [_cell(tuned, name) for name in WAYS] + [_cell(one, "intruders_u") for one in beside]
         at = "end" if step is None else str(step)
-        table.add_row(at, REFERENCES[reference], *sides, *random, f"{mean(sizes):.4f}")
+        table.add_row(at, REFERENCES[reference], *cells, f"{tuned['relative_change']:.4f}")
     return table
 
 
@@ -84,20 +88,20 @@ def _right_aligned(*columns: str) -> Table:
     return table
 
 
-def _table(rows: list[Row]) -> Table:
-    table = _right_aligned("change", "against", "left", "clusters", "right", "clusters", "of")
-    found = {(row["reference"], row["control"], row["side"], row["clustered"]): row for row in rows}
-    for reference, control in dict.fromkeys((row["reference"], row["control"]) for row in rows):
-        cells = [found[reference, control, side, clustered] for side in ("u", "v") for clustered in (False, True)]
-        table.add_row(CONTROLS[control], REFERENCES[reference], *map(_cell, cells), str(cells[0]["vectors"]))
+def _table(entries: list[Row]) -> Table:
+    table = _right_aligned("change", "against", *WAYS.values(), "of")
+    for entry in entries:
+        cells = [_cell(entry, name) for name in WAYS]
+        table.add_row(CONTROLS[entry["control"]], REFERENCES[entry["reference"]], *cells, str(entry["vectors"]))
     return table
 
 
-def _cell(row: Row) -> str:
-    """Return a count; where bounds leave vectors open, the least and the most it can be."""
-    if not row["undecided"]:
-        return str(row["intruders"])
-    return f"{row['intruders']}-{row['intruders'] + row['undecided']}"
+def _cell(entry: Row | None, name: str) -> str:
+    """Return a count; of random draws their median with the 5 % and 95 % quantiles."""
+    if entry is None:
+        return "-"
+    low, high = (entry.get(f"{name}_{end}") for end in ("low", "high"))
+    return f"{entry[name]:g}" + ("" if low is None else f" [{low:g}, {high:g}]")
 
 
 def _print_changes(console: Console, rows: Rows, unchanged: int) -> None:
@@ -107,7 +111,7 @@ def _print_changes(console: Console, rows: Rows, unchanged: int) -> None:
     parts = [f"mean ‖ΔW‖/‖W0‖ {mean(row['relative_norm'] for row in last):.4f}"] if last else []
     parts += [f"mean effective rank of ΔW {mean(ranks):.1f}"] if ranks else []
     parts += [f"{unchanged} matrices have no adapter"] if unchanged else []
-    fallbacks = sum((row["decided_u"] == "fallback") + (row["decided_v"] == "fallback") for row in rows.vectors)
-    parts += [f"{fallbacks} vectors decided by the exact decomposition"] if fallbacks else []
+    close = sum((row["decided_u"] == "double") + (row["decided_v"] == "double") for row in rows.vectors)
+    parts += [f"{close} vectors decided in double precision"] if close else []
     if parts:
         console.print("; ".join(parts))

@@ -3,10 +3,12 @@
 In a run's folder they are the files of ``analysis/``, which other modules read by these names:
 
 intruders.json      the headline: a list of one entry for each optimiser step (null: the end of training), reference
-                    (``w0``, ``dequantised``) and change (``none``: fine-tuning itself; the null controls ``dense``,
-                    ``low_rank``, ``quantisation``), with the counts at the chosen k and ε; see :func:`headline`
-counts.parquet      intruders over grids of k and ε, in all and by layer and module kind
-vectors.parquet     each tuned vector: σ, bounds on max |cos|, share of the change
+                    (``w0``, ``dequantised``) and change (``none``: fine-tuning itself; the null controls ``spectrum``,
+                    ``low_rank``, ``dense``, ``quantisation``), with the counts at the chosen k and ε, and what of
+                    them exceeds the control ``spectrum``; see :func:`headline`
+counts.parquet      intruders over grids of k and ε, in all and by layer and module kind; of a random control the
+                    median of its draws, with their 5 % and 95 % quantiles
+vectors.parquet     each tuned vector: σ, max |cos| and how far it can be off, share of the change
 matrices.parquet    each matrix: sizes, norms and ranks of the change
 spectra.parquet     every singular value of W0, W and ΔW, where asked for
 similarity.parquet, angles.parquet    |cos| of base and tuned left vectors, principal angles of their spans, likewise
@@ -27,17 +29,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.intruders.analyse import Row, Rows
+from analysis.intruders.controls import MAIN
 from analysis.intruders.settings import Settings
 from harness.storage.files import write_bytes, write_json
 
 EPS_GRID = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """ε from .05 to .95; by chance alone max|cos| is about √(2 ln n / n), .13 at n = 768: nothing below that means much."""
 GROUPS = ("all", "layer", "kind")
+WAYS = (("u", False), ("u", True), ("v", False), ("v", True))
+"""Side and whether clusters of near-equal values count as one, in the order of ``cosines``."""
+QUANTILES = (0.05, 0.5, 0.95)
+Counts = NDArray[np.int64]
 
 
-def count_rows(vectors: list[Row], settings: Settings) -> list[Row]:
+def count_rows(counted: list[Row], settings: Settings) -> list[Row]:
     """Return the intruders for each k and ε, over all matrices, by layer and by module kind."""
-    frames = _split(vectors, ("run", "step", "reference", "control"))
+    frames = _split(counted, ("run", "step", "reference", "control"))
     return [row for labels, rows in frames for row in _grid(rows, labels, settings)]
 
 
@@ -49,38 +56,30 @@ def _split(rows: list[Row], keys: tuple[str, ...]) -> list[tuple[Row, list[Row]]
 
 
 def _grid(rows: list[Row], labels: Row, settings: Settings) -> Iterator[Row]:
+    grid = np.array(sorted({*EPS_GRID, settings.eps}))
     groups = [("all", "", rows)]
     groups += [(by, str(label[by]), some) for by in GROUPS[1:] for label, some in _split(rows, (by,))]
     for by, value, some in groups:
-        for side in ("u", "v"):
-            for clustered in (False, True):
-                where = labels | {"by": by, "value": value, "side": side, "clustered": clustered}
-                yield from _counts(some, where, settings)
+        found, size = counts_of(some, grid), {"matrices": len(some), "draws": len(some[0]["cosines"])}
+        low, middle, high = np.quantile(found, QUANTILES, axis=0)
+        for way, k, at in np.ndindex(*middle.shape):
+            side, clustered = WAYS[way]
+            where = labels | {"by": by, "value": value, "side": side, "clustered": clustered}
+            count = {"intruders": middle[way, k, at], "low": low[way, k, at], "high": high[way, k, at]}
+            yield where | {"k": k + 1, "eps": grid[at], **count, "vectors": (k + 1) * len(some), **size}
 
 
-def _counts(rows: list[Row], labels: Row, settings: Settings) -> Iterator[Row]:
-    """Count the first k vectors of each matrix below each ε; what bounds leave open is counted apart."""
-    measure = "cluster" if labels["clustered"] else "cos"
-    low, high = (_column(rows, f"{measure}_{labels['side']}_{end}") for end in ("low", "high"))
-    index = _column(rows, "index")
-    eps = np.array(sorted({*EPS_GRID, settings.eps}))
-    below, open_ = high[:, None] < eps, (low[:, None] < eps) & (high[:, None] >= eps)
-    first = (index < np.arange(1, settings.k + 1)[:, None]).astype(int)
-    intruders, undecided, vectors = (first @ below).tolist(), (first @ open_).tolist(), first.sum(1).tolist()
-    matrices = len({row["matrix"] for row in rows})
-    for k in range(settings.k):
-        for at, value in enumerate(eps.tolist()):
-            counts = {"intruders": intruders[k][at], "undecided": undecided[k][at], "vectors": vectors[k]}
-            yield {**labels, "k": k + 1, "eps": value, **counts, "matrices": matrices}
-
-
-def _column(rows: list[Row], name: str) -> NDArray[np.float64]:
-    return np.array([row[name] for row in rows], dtype=np.float64)
+def counts_of(rows: list[Row], grid: NDArray[np.float64]) -> Counts:
+    """Return the intruders of some matrices together, shape (draws, 4, k, ε): below each ε of the first k vectors."""
+    return sum(
+        ((row["cosines"][..., None] < grid).cumsum(axis=2) for row in rows),
+        np.zeros((1, len(WAYS), 1, len(grid)), dtype=np.int64),
+    )
 
 
 def write(rows: Rows, out: Path, settings: Settings) -> list[Row]:
-    """Write the tables and return the rows of the counts."""
-    counts = count_rows(rows.vectors, settings)
+    """Write the tables and return the entries of the headline."""
+    counts = count_rows(rows.counted, settings)
     tables = {"vectors": rows.vectors, "matrices": rows.matrices, "counts": counts}
     if settings.spectra:
         tables["spectra"] = rows.spectra
@@ -88,33 +87,52 @@ def write(rows: Rows, out: Path, settings: Settings) -> list[Row]:
         tables |= {"similarity": rows.similarity, "angles": rows.angles}
     for name, some in tables.items():
         write_bytes(out / f"{name}.parquet", parquet(some, SCHEMAS[name]))
-    write_json(out / "intruders.json", headline(rows.matrices, counts, settings))
-    return counts
+    entries = headline(rows, settings)
+    write_json(out / "intruders.json", entries)
+    return entries
 
 
-def headline(matrices: list[Row], counts: list[Row], settings: Settings) -> list[Row]:
+def headline(rows: Rows, settings: Settings) -> list[Row]:
     """Return the counts at the chosen k and ε in one entry for each step, reference and change.
 
     ``intruders_u`` counts left vectors, the paper's count, ``intruders_v`` right ones; ``_clustered`` is the
-    cluster-aware count and ``_undecided`` how many more it may be, where bounds leave vectors open.
-    ``relative_change`` and ``effective_rank`` are means over matrices of ‖ΔW‖/‖W0‖ and of ΔW's effective rank,
-    null where that was not computed.
+    cluster-aware count. Of a random control these are medians, with ``_low`` and ``_high`` quantiles and every draw's
+    count in ``draws``. Fine-tuning itself has what exceeds the median of the control ``spectrum`` (``_excess``) and
+    the chance that one of its draws counts as many, p = (1 + #{draws ≥ count}) / (1 + draws) (``_p``; Davison &
+    Hinkley 1997, section 4.2). ``relative_change`` and ``effective_rank`` are means over matrices of ‖ΔW‖/‖W0‖ and of
+    ΔW's effective rank, null where that was not computed.
     """
-    chosen = [row for row in counts if row["by"] == "all" and row["k"] == settings.k and row["eps"] == settings.eps]
     said = {name: getattr(settings, name) for name in ("k", "eps", "algorithm", "seed", "cluster")}
-    return [
-        labels
-        | said
-        | {"modules": list(settings.modules), "vectors": rows[0]["vectors"], "matrices": rows[0]["matrices"]}
-        | {name: value for row in rows for name, value in _count(row).items()}
-        | _means([row for row in matrices if all(row[key] == labels[key] for key in ("run", "step", "reference"))])
-        for labels, rows in _split(chosen, ("run", "step", "reference", "control"))
-    ]
+    said |= {"modules": list(settings.modules)}
+    entries = []
+    for place, some in _split(rows.counted, ("run", "step", "reference")):
+        means = _means([row for row in rows.matrices if place.items() <= row.items()])
+        found = {label["control"]: own for label, own in _split(some, ("control",))}
+        totals = {control: _totals(own, settings.eps) for control, own in found.items()}
+        for control, counts in totals.items():
+            size = {"vectors": settings.k * len(found[control]), "matrices": len(found[control])}
+            beside = totals.get(MAIN) if control == "none" else None
+            entries.append(place | {"control": control} | said | size | _counts(counts, beside) | means)
+    return entries
 
 
-def _count(row: Row) -> dict[str, int]:
-    name = f"intruders_{row['side']}{'_clustered' if row['clustered'] else ''}"
-    return {name: row["intruders"], f"{name}_undecided": row["undecided"]}
+def _totals(rows: list[Row], eps: float) -> Counts:
+    """Return the count of each draw, each way: shape (draws, 4)."""
+    return counts_of(rows, np.array([eps]))[:, :, -1, 0]
+
+
+def _counts(counts: Counts, beside: Counts | None) -> Row:
+    found: Row = {}
+    for way, (side, clustered) in enumerate(WAYS):
+        name, own = f"intruders_{side}{'_clustered' if clustered else ''}", counts[:, way]
+        low, middle, high = np.quantile(own, QUANTILES).tolist()
+        found[name] = middle if len(own) > 1 else int(own[0])
+        if len(own) > 1:
+            found |= {f"{name}_low": low, f"{name}_high": high, "draws": found.get("draws", {}) | {name: own.tolist()}}
+        if beside is not None:
+            found[f"{name}_excess"] = middle - float(np.median(beside[:, way]))
+            found[f"{name}_p"] = float((1 + (beside[:, way] >= own[0]).sum()) / (1 + len(beside)))
+    return found
 
 
 def _means(matrices: list[Row]) -> Row:
@@ -145,17 +163,15 @@ _LABELS = {
     "reference": "string",
 }
 _SIDES = {
-    f"{column}_{side}{end}": kind
+    f"{column}_{side}": kind
     for side in ("u", "v")
-    for column, end, kind in (
-        ("cos", "_low", "float64"),
-        ("cos", "_high", "float64"),
-        ("cluster", "_low", "float64"),
-        ("cluster", "_high", "float64"),
-        ("intruder", "", "bool_"),
-        ("decided", "", "string"),
-        ("steps", "", "int64"),
-        ("energy", "", "float64"),
+    for column, kind in (
+        ("cos", "float64"),
+        ("bound", "float64"),
+        ("cluster", "float64"),
+        ("intruder", "bool_"),
+        ("decided", "string"),
+        ("energy", "float64"),
     )
 }
 SCHEMAS: dict[str, dict[str, str]] = {
@@ -166,7 +182,8 @@ SCHEMAS: dict[str, dict[str, str]] = {
     | {"change_effective_rank": "float64", "change_stable_rank": "float64", "change_k90": "int64"},
     "counts": {"run": "string", "step": "int64", "reference": "string", "control": "string", "by": "string"}
     | {"value": "string", "side": "string", "clustered": "bool_", "k": "int64", "eps": "float64"}
-    | dict.fromkeys(("intruders", "undecided", "vectors", "matrices"), "int64"),
+    | dict.fromkeys(("intruders", "low", "high"), "float64")
+    | dict.fromkeys(("vectors", "matrices", "draws"), "int64"),
     "spectra": _LABELS | {"of": "string", "index": "int64", "sigma": "float64"},
     "similarity": _LABELS | {"base_index": "int64", "tuned_index": "int64", "cos": "float64"},
     "angles": _LABELS | {"side": "string", "index": "int64", "cos": "float64", "degrees": "float64"},

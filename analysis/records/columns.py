@@ -34,11 +34,13 @@ ROW: dict[str, str] = {
     "forgetting_name": "text",
     "forgetting_version": "whole",
     "forgetting_higher_is_better": "flag",
+    **dict.fromkeys(("intruders_excess", "intruders_p"), "number"),
     "intruders": "whole",
     "intruders_k": "whole",
     "intruders_eps": "number",
-    **dict.fromkeys(("intruders_clustered", "intruders_clustered_undecided", "intruders_v"), "whole"),
-    **dict.fromkeys(("intruders_null_dense", "intruders_null_rank"), "whole"),
+    **dict.fromkeys(("intruders_clustered", "intruders_v", "intruders_floor"), "whole"),
+    **dict.fromkeys(("intruders_null", "intruders_null_low", "intruders_null_high"), "number"),
+    **dict.fromkeys(("intruders_null_dense", "intruders_null_rank"), "number"),
     **dict.fromkeys(("relative_change", "effective_rank"), "number"),
     **dict.fromkeys(("data_hash", "model_hash", "commit"), "text"),
     "dirty": "flag",
@@ -53,7 +55,9 @@ ROW: dict[str, str] = {
 sign; seconds, bytes, tokens per second as their names say, of optimiser steps alone since schema 2; `mixed` is what
 differed between the attempts that trained a run, missing where nothing did. `searched` is whether a search on a seed of
 its own chose the learning rate; then `rates_tried` counts its rates, `search_rates` are these, `search_why` says why it
-ended and `search_warning` whether it ended too soon. `diverged` is whether the rate was too much for the run."""
+ended and `search_warning` whether it ended too soon. `intruders_excess` are intruder dimensions beyond the median of
+random changes of ΔW's own spectrum (`intruders_null`, with 5 % and 95 % quantiles), `intruders_p` is the chance of as
+many. `diverged` is whether the rate was too much for the run."""
 
 
 PYTHON = {"text": (str,), "whole": (int,), "number": (int, float), "flag": (bool,)}
@@ -253,6 +257,7 @@ def _probes(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{where}.delta", _at(metric, "delta", "value")
             yield f"{where}.low", change.get("low")
             yield f"{where}.high", change.get("high")
+            yield f"{where}.higher_is_better", change.get("higher_is_better")
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,14 +10,19 @@ from harness.compose import register
 from harness.methods.base import METHODS
 
 COUNTS = {
+    "intruders_excess": ("none", "intruders_u_excess"),
+    "intruders_p": ("none", "intruders_u_p"),
     "intruders": ("none", "intruders_u"),
     "intruders_clustered": ("none", "intruders_u_clustered"),
-    "intruders_clustered_undecided": ("none", "intruders_u_clustered_undecided"),
     "intruders_v": ("none", "intruders_v"),
-    "intruders_null_dense": ("dense", "intruders_u"),
+    "intruders_null": ("spectrum", "intruders_u"),
+    "intruders_null_low": ("spectrum", "intruders_u_low"),
+    "intruders_null_high": ("spectrum", "intruders_u_high"),
     "intruders_null_rank": ("low_rank", "intruders_u"),
+    "intruders_null_dense": ("dense", "intruders_u"),
+    "intruders_floor": ("quantisation", "intruders_u"),
 }
-"""Column → the change (fine-tuning itself or a null control) and its count."""
+"""Column → the change (fine-tuning itself or a null control) and its count; of random changes the median of draws."""
 FACTS = {"intruders_k": "k", "intruders_eps": "eps"} | {name: name for name in ("relative_change", "effective_rank")}
 
 

@@ -41,14 +41,17 @@ KNOWN = (
     Column("base", "Base", "share", "the untouched model, test split", "base_low", "base_high", shown=True),
     Column("validation", "Validation", "share", "by which learning rates are chosen"),
     Column("forgetting", "Forgetting", "change", "", "forgetting_low", "forgetting_high", shown=True),
-    Column("intruders", "Intruders", "whole", "intruder dimensions, left vectors, against W0", shown=True),
-    Column("intruders_clustered", "Intruders, clusters", "whole", "near-equal base values count as one subspace"),
     Column(
-        "intruders_clustered_undecided", "More, clusters", "whole", "so many more it may be: bounds leave them open"
+        "intruders_excess", "Intruders beyond chance", "number", "beyond random changes of its spectrum", shown=True
     ),
+    Column("intruders_p", "p, intruders", "number", "that a random change of the same spectrum has as many"),
+    Column("intruders", "Intruders", "whole", "intruder dimensions, left vectors, against W0"),
+    Column("intruders_clustered", "Intruders, clusters", "whole", "near-equal base values count as one subspace"),
     Column("intruders_v", "Intruders, right", "whole", "right singular vectors"),
-    Column("intruders_null_dense", "Null: dense", "whole", "a random dense change of equal norm"),
-    Column("intruders_null_rank", "Null: equal rank", "whole", "a random change of equal norm and rank"),
+    Column("intruders_null", "Null: same spectrum", "number", "median and 5 % to 95 % of random changes with ΔW's σ"),
+    Column("intruders_null_rank", "Null: equal rank", "number", "random changes of equal norm and rank, median"),
+    Column("intruders_null_dense", "Null: dense", "number", "random dense changes of equal norm, median"),
+    Column("intruders_floor", "Null: quantising", "whole", "of quantising the base alone"),
     Column("relative_change", "‖ΔW‖/‖W0‖", "number", "mean over matrices"),
     Column("effective_rank", "Effective rank", "number", "of ΔW, mean over matrices"),
     Column("trainable", "Trainable", "whole", "parameters that train", shown=True),

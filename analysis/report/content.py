@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -72,6 +72,7 @@ def content(runs: Runs, against: str | None = None) -> Content:
         "histories": curves,
         "samples": samples,
         "intruders": each.intruders(table, problems),
+        "answers": [asdict(one) for one in judged.answers],
         "searches": (searched := each.searches(table)),
     }
     return Content(

@@ -175,5 +175,5 @@ def _counts(counts: pd.DataFrame, k: int, eps: float) -> dict[str, Any]:
 
 def _cells(rows: pd.DataFrame, names: tuple[str, ...]) -> dict[str, list[Any]]:
     """Return the columns of some rows; by column they take a third of the page that they take by row."""
-    kept = ["reference", "control", *names, "intruders", "vectors"]
+    kept = ["reference", "control", *names, "intruders", "low", "high", "vectors"]
     return {name: [plain(value) for value in rows[name]] for name in kept}

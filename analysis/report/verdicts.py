@@ -7,13 +7,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.answer import Answer, answers
 from analysis.compare import UNSEARCHED, Comparison, compare, signed
 from analysis.configurations import UNIT
-from analysis.fairness import fair
+from analysis.effects.across import across
+from analysis.effects.blocks import Effects, effects_of
+from analysis.effects.outcomes import FORGETTING
 from analysis.pareto import pareto
 from analysis.table.grouped import DEFAULT, grouped, with_choice
-from analysis.table.writing import shown, shown_pareto
-from harness.errors import HarnessError
+from analysis.table.writing import shown, shown_across, shown_pareto
 
 MOST_PAIRS = 300
 """Every two configurations are compared up to here; nobody reads more."""
@@ -46,8 +48,14 @@ class Pair(NamedTuple):
 class Verdicts:
     """What stands under Comparisons, and what is said against it."""
 
+    answers: list[Answer] = field(default_factory=list)
+    """What the page opens with."""
+    across: Words | None = None
+    """Mean ranks and interquartile means over tasks and models, where there are several."""
     over_seeds: Words | None = None
     pairs: list[Pair] = field(default_factory=list)
+    forgotten: list[Pair] = field(default_factory=list)
+    """The same pairs in what they forgot, a family of their own."""
     unsearched: str = ""
     """What the pairs rank where not every rate was searched for."""
     reference: str | None = None
@@ -62,25 +70,28 @@ class Verdicts:
 def verdicts(table: pd.DataFrame, against: str | None = None) -> Verdicts:
     """Return every verdict about the runs that are done; what could not be compared is among its problems."""
     found = Verdicts()
-    picked = fair(table)
-    found.warnings = list(picked.warnings)
-    if picked.chosen.empty:
+    effects = effects_of(table)
+    found.warnings = list(effects.warnings)
+    if effects.chosen.empty:
         return found
-    found.over_seeds = _over_seeds(picked.chosen, found.problems)
-    found.reference = against or _reference(picked.chosen)
-    made = compare(picked.chosen, found.reference)
-    found.pairs = [_pair(one) for one in made.found]
+    found.over_seeds = _over_seeds(effects, found.problems)
+    found.reference = against or _reference(effects.chosen)
+    made = compare(effects, found.reference)
+    forgot = compare(effects, found.reference, outcome=FORGETTING)
+    found.pairs, found.forgotten = ([_pair(one) for one in some.found] for some in (made, forgot))
+    found.answers = answers(effects, made.found, forgot.found)
+    if (several := across(effects)) is not None:
+        found.across = _words(shown_across(several.rows))
     found.unsearched = UNSEARCHED if made.unsearched else ""
-    found.problems += made.problems
-    _weigh(table, found)
-    found.problems = list(dict.fromkeys(found.problems))
+    _weigh(effects, found)
+    found.problems = list(dict.fromkeys([*found.problems, *effects.problems]))
     return found
 
 
-def _over_seeds(chosen: pd.DataFrame, problems: list[str]) -> Words:
-    rows, more = grouped(chosen, DEFAULT)
+def _over_seeds(effects: Effects, problems: list[str]) -> Words:
+    rows, more = grouped(effects.chosen, DEFAULT, effects)
     problems += more
-    return _words(shown(with_choice(rows, chosen), DEFAULT))
+    return _words(shown(with_choice(rows, effects.chosen), DEFAULT))
 
 
 def _words(table: pd.DataFrame) -> Words:
@@ -116,14 +127,9 @@ def _pair(one: Comparison) -> Pair:
     )
 
 
-def _weigh(table: pd.DataFrame, found: Verdicts) -> None:
+def _weigh(effects: Effects, found: Verdicts) -> None:
     """Add which configurations are Pareto-optimal, and what equal learning costs."""
-    try:
-        made = pareto(table)
-    except HarnessError as error:
-        found.problems.append(str(error))
-        return
-    found.problems += made.problems
+    made = pareto(effects)
     if made.rows.empty:
         return
     found.pareto = _words(shown_pareto(made.rows))

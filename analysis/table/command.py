@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.compare import FORGETTING, UNSEARCHED, Comparisons, compare
-from analysis.fairness import fair
+from analysis.answer import answers
+from analysis.compare import UNSEARCHED, Comparisons, compare
+from analysis.effects.across import across
+from analysis.effects.blocks import Effects, effects_of
+from analysis.effects.outcomes import FORGETTING, LEARNING, outcome_of
 from analysis.pareto import pareto
 from analysis.records import read_runs
 from analysis.table import filtering
 from analysis.table.grouped import DEFAULT, grouped, with_choice
 from analysis.table.settings import Settings
-from analysis.table.writing import show, shown, shown_comparisons, shown_pareto, write
+from analysis.table.writing import show, shown, shown_across, shown_comparisons, shown_pareto, write
 from harness.storage.files import require_writable, write_bytes
 from harness.storage.privacy import expanded
 from harness.storage.record import Status
+
+NOTHING = "nothing to compare: it takes two configurations of one model and task that are done"
+WORDS = {FORGETTING.key: "forgetting, the change of a probe since before tuning"}
 
 
 def run(settings: Settings) -> None:
@@ -27,61 +35,76 @@ def run(settings: Settings) -> None:
     keys = filtering.columns(settings.group, table) or list(DEFAULT)
     out = expanded(settings.out)
     require_writable(out, 2**20)
-    picked = fair(table)
-    problems = [*runs.problems, *print_table(table, picked.chosen, keys, settings, out)]
-    if settings.compare:
-        problems += print_comparisons(compare(picked.chosen, settings.against, settings.margin), out)
-        problems += print_forgetting(compare(picked.chosen, settings.against, settings.margin, FORGETTING), out)
+    found = effects_of(table)
+    problems = [*runs.problems, *print_table(table, found, keys, settings, out)]
+    outcomes = [outcome_of(name) for name in (settings.outcomes if settings.compare else ())]
+    made = {one.key: compare(found, settings.against, settings.margin, one) for one in outcomes}
+    print_answer(found, made)
+    for key, comparisons in made.items():
+        problems += print_comparisons(comparisons, key, out)
     if settings.pareto:
-        problems += print_pareto(table, settings.learning, out)
+        problems += print_pareto(found, settings, out)
+    if settings.across:
+        print_across(found, out)
     write(out, "runs", table)
-    unfair = picked.warnings if settings.compare or settings.rates == "chosen" else ()
+    unfair = found.warnings if settings.compare or settings.rates == "chosen" else ()
     notes = [*(f"not fair: {line}" for line in unfair), *(f"problem: {line}" for line in dict.fromkeys(problems))]
     write_bytes(out / "notes.txt", "".join(f"{line}\n" for line in notes).encode())
     print("\n".join(["", *notes, f"tables: {out}"]))
 
 
-def print_table(
-    table: pd.DataFrame, chosen: pd.DataFrame, keys: list[str], settings: Settings, out: Path
-) -> tuple[str, ...]:
+def print_table(table: pd.DataFrame, found: Effects, keys: list[str], settings: Settings, out: Path) -> tuple[str, ...]:
     """Print and write the rows over seeds; return what could not be used."""
     if settings.rates == "chosen":
         without = table[(table["status"] != Status.done.value) & ~table["foreign"]]
-        table = pd.concat([chosen, without, table[table["foreign"]]])
-    rows, problems = grouped(table, keys)
+        table = pd.concat([found.chosen, without, table[table["foreign"]]])
+    rows, problems = grouped(table, keys, found)
     if settings.rates == "chosen":
-        rows = with_choice(rows, chosen)
+        rows = with_choice(rows, found.chosen)
     text = shown(rows, keys)
     show(text)
     write(out, "table", rows, text)
     return problems
 
 
-def print_comparisons(found: Comparisons, out: Path) -> tuple[str, ...]:
-    """Print and write the verdicts; return what could not be used."""
-    print()
-    for one in found.found:
-        print(f"{one.where}: {one.verdict}" if one.where else one.verdict)
-    if found.unsearched:
+def print_answer(effects: Effects, made: dict[str, Comparisons]) -> None:
+    """Print the paragraph of each model and task that the page opens with."""
+    scored, forgot = (made[one.key].found if one.key in made else () for one in (LEARNING, FORGETTING))
+    for one in answers(effects, scored, forgot):
+        print("\n" + textwrap.fill(" ".join(one.sentences), 120))
+
+
+def print_comparisons(found: Comparisons, outcome: str, out: Path) -> tuple[str, ...]:
+    """Print and write the verdicts in an outcome; return what could not be used."""
+    scored = outcome == LEARNING.key
+    if not found.found and not scored:
+        return found.problems
+    print("" if scored else f"\n{WORDS.get(outcome, outcome)}:")
+    print("\n".join(f"{one.where}: {one.verdict}" if one.where else one.verdict for one in found.found) or NOTHING)
+    if found.unsearched and scored:
         print(UNSEARCHED)
-    if not found.found:
-        print("nothing to compare: it takes two configurations of one model and task that are done")
-    write(out, "comparisons", found.table(), shown_comparisons(found))
+    name = "comparisons" if scored else f"comparisons_{re.sub('[^a-z0-9]+', '_', outcome.lower())}"
+    write(out, name, found.table(), shown_comparisons(found))
     return found.problems
 
 
-def print_forgetting(found: Comparisons, out: Path) -> tuple[str, ...]:
-    """Print and write who forgets less, where a probe's items say; return what could not be used."""
-    if found.found:
-        print("\nforgetting, the change of a probe since before tuning:")
-        print("\n".join(f"{one.where}: {one.verdict}" if one.where else one.verdict for one in found.found))
-        write(out, "comparisons_forgetting", found.table(), shown_comparisons(found))
-    return found.problems
+def print_across(effects: Effects, out: Path) -> None:
+    """Print and write what holds over several tasks and models, where there are several."""
+    found = across(effects)
+    if found is None:
+        return
+    print(f"\nover {found.rows['tasks'].iloc[0]} tasks and models (Agarwal et al. 2021):")
+    show(shown_across(found.rows))
+    for one in found.pairs.itertuples():
+        said = f"{one.first} scores higher than {one.second} with probability {one.probability:.2f}"
+        print(f"{said} [{one.low:.2f}, {one.high:.2f}]: {one.result}")
+    write(out, "across", found.rows, shown_across(found.rows))
+    write(out, "across_pairs", found.pairs)
 
 
-def print_pareto(table: pd.DataFrame, learning: float | None, out: Path) -> tuple[str, ...]:
+def print_pareto(effects: Effects, settings: Settings, out: Path) -> tuple[str, ...]:
     """Print and write the Pareto-optimal configurations and forgetting at equal learning; return what is missing."""
-    found = pareto(table, learning)
+    found = pareto(effects, settings.learning, settings.margin)
     print()
     if found.rows.empty:
         print("nothing to weigh: no run that is done has both a score and forgetting measured")

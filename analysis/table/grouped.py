@@ -7,18 +7,19 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.answers import Answers, answers
 from analysis.conditions import resumed
-from analysis.configurations import UNIT, blocks, configured, newest
-from analysis.effects.estimates import from_intervals
+from analysis.configurations import UNIT, blocks, configured, narrow, newest
+from analysis.effects.blocks import Effects, effects_of
+from analysis.effects.estimates import of_runs
+from analysis.effects.outcomes import FORGETTING, LEARNING, Outcome
 from harness.storage.record import Status
 
 DEFAULT = (UNIT, "learning_rate")
 MEANS = (
     *("base", "validation", "trainable", "total", "trainable_share", "saved_bytes", "tokens", "steps"),
     *("tokens_per_second", "train_seconds", "train_peak_bytes", "train_paged_bytes", "evaluate_peak_bytes"),
-    *("intruders", "intruders_clustered", "intruders_clustered_undecided", "intruders_v"),
-    *("intruders_null_dense", "intruders_null_rank"),
+    *("intruders_excess", "intruders", "intruders_clustered", "intruders_v", "intruders_floor"),
+    *("intruders_null", "intruders_null_low", "intruders_null_high", "intruders_null_dense", "intruders_null_rank"),
     *("relative_change", "effective_rank", "scale"),
 )
 """Columns whose mean over a row's runs is given; NA where none of the runs has it."""
@@ -39,26 +40,23 @@ class Grouped(NamedTuple):
     problems: tuple[str, ...]
 
 
-def grouped(table: pd.DataFrame, keys: Sequence[str] = DEFAULT) -> Grouped:
+def grouped(table: pd.DataFrame, keys: Sequence[str] = DEFAULT, found: Effects | None = None) -> Grouped:
     """Return the runs of a tidy table in rows over seeds, within each model, task, metric and data.
 
-    The interval of a mean over seeds is that of the hierarchical bootstrap
-    (:class:`analysis.effects.estimates.Estimate`), of a single run the record's own. Where a
-    row's runs differ by more than their seeds, `problems` says so.
+    Scores and forgetting are those of `found`, computed of the table unless given; of a single run among others with
+    one seed the interval is the record's own. Where a row's runs differ by more than their seeds, `problems` says so.
     """
+    found = effects_of(table) if found is None else found
     problems: list[str] = []
     rows: list[Row] = []
     order = ["method", "rank", "learning_rate", "seed"]
-    for _, block in blocks(_placed(configured(table.sort_values(order, na_position="first")))):
-        found = [(key, runs) for key, runs in block.groupby(list(keys), dropna=False, sort=False)]
-        done = [(str(number), _once(runs)) for number, (_, runs) in enumerate(found)]
-        several = [(name, runs) for name, runs in done if len(runs) > 1 and not runs["foreign"].any()]
-        known = {one.label: one for one in answers(several, problems)}
-        for (name, ended), (key, runs) in zip(done, found, strict=True):
-            labels = dict(zip(keys, key, strict=True))
-            rows.append(labels | _row(runs, ended, known.get(name), problems))
+    named = narrow(configured(table.sort_values(order, na_position="first")), keys)
+    for _, block in blocks(_placed(named)):
+        for key, runs in block.groupby(list(keys), dropna=False, sort=False):
+            rows.append(dict(zip(keys, key, strict=True)) | _row(runs, found, problems))
     columns = [*keys, *(name for name in rows[0] if name not in keys)] if rows else list(keys)
-    return Grouped(pd.DataFrame(rows, columns=columns).convert_dtypes(), tuple(dict.fromkeys(problems)))
+    lines = tuple(dict.fromkeys([*problems, *found.problems]))
+    return Grouped(pd.DataFrame(rows, columns=columns).convert_dtypes(), lines)
 
 
 def with_choice(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
@@ -84,7 +82,8 @@ def _once(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _row(runs: pd.DataFrame, done: pd.DataFrame, found: Answers | None, problems: list[str]) -> Row:
+def _row(runs: pd.DataFrame, found: Effects, problems: list[str]) -> Row:
+    done = _once(runs)
     problems += _mixture(done)
     return {
         "runs": len(runs),
@@ -92,8 +91,10 @@ def _row(runs: pd.DataFrame, done: pd.DataFrame, found: Answers | None, problems
         "status": _status(runs),
         "reason": _reason(runs),
         "resumed": resumed(done) or None,
-        **_score(done, None if found is None or len(found.rows) < len(done) else found),
-        **_forgetting(done, problems),
+        **_shown(done, found, LEARNING),
+        "score_sd": done["score"].std() if len(done) > 1 else None,
+        **_shown(done, found, FORGETTING),
+        **{name: _only(done[name]) for name in ("forgetting_name", "forgetting_higher_is_better")},
         **{name: _only(runs[name]) for name in SHARED},
         **{name: done[name].mean() if done[name].notna().any() else None for name in MEANS},
         "folders": ", ".join(done["folder"] if len(done) else runs["folder"]),
@@ -124,35 +125,17 @@ def _reason(runs: pd.DataFrame) -> str | None:
     return said if len(others) == len(runs) else f"{len(others)} of {len(runs)} {said}"
 
 
-def _score(done: pd.DataFrame, found: Answers | None) -> Row:
-    """Return the score with the interval that its items give, where they were read."""
-    apart = {"score_sd": done["score"].std() if len(done) > 1 else None}
-    if found is None:
-        return _interval("score", done) | apart
-    return (
-        dict(zip(("score", "score_low", "score_high"), (found.estimate.value, *found.interval()), strict=True)) | apart
-    )
-
-
-def _interval(name: str, done: pd.DataFrame) -> Row:
-    """Return a mean over seeds with an interval made of the runs' own ones."""
-    known = done[done[name].notna()]
-    ends = (f"{name}_low", f"{name}_high")
-    if len(known) <= 1:
-        only = known.iloc[0] if len(known) else {}
-        return {column: only.get(column) for column in (name, *ends)}
-    values, lows, highs = (known[column].to_numpy(dtype=float) for column in (name, *ends))
-    found = from_intervals(values, lows, highs)
-    return {name: found.value} | dict(zip(ends, found.interval(), strict=True))
-
-
-def _forgetting(done: pd.DataFrame, problems: list[str]) -> Row:
-    probes = done[["forgetting_name", "forgetting_version"]].dropna().drop_duplicates()
-    facts = {name: _only(done[name]) for name in ("forgetting_name", "forgetting_higher_is_better")}
-    if len(probes) > 1:
-        problems.append(f"{done['label'].iloc[0]}: forgetting was measured by different probes or versions of one")
-        return dict.fromkeys(("forgetting", "forgetting_low", "forgetting_high")) | facts
-    return _interval("forgetting", done) | facts
+def _shown(done: pd.DataFrame, found: Effects, outcome: Outcome) -> Row:
+    """Return an outcome with its interval, from the runs' own numbers where no items could be read."""
+    names = (outcome.column, f"{outcome.column}_low", f"{outcome.column}_high")
+    effect = found.of(done, outcome)
+    if effect is not None:
+        return dict(zip(names, (effect.estimate.value, *effect.interval()), strict=True))
+    known = done[done[outcome.column].notna()]
+    if known.empty or any(known[name].nunique(dropna=False) > 1 for name in outcome.same):
+        return dict.fromkeys(names)
+    values, lows, highs = (known[name].to_numpy(dtype=float) for name in names)
+    return dict(zip(names, (float(values.mean()), *of_runs(values, lows, highs)), strict=True))
 
 
 def _only(column: pd.Series[Any]) -> Any:

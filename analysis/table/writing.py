@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def _cells(row: pd.Series[Any], keys: list[str] | tuple[str, ...]) -> dict[str, 
         "rates tried": _text(row.get("rates")),
         "trainable": "" if _missing(row["trainable"]) else f"{row['trainable']:,.0f} ({_percent(row)})",
         "score [95 %]": f"{row['metric']} {interval(row, 'score')}" if done else status,
-        "base": _number(row["base"]),
+        "base": number(row["base"]),
         "forgetting [95 %]": _forgetting(row),
         "intruders": _intruders(row),
         "train s": _rounded(row["train_seconds"]),
@@ -75,19 +76,19 @@ def _percent(row: pd.Series[Any]) -> str:
     return "?" if _missing(row["trainable_share"]) else f"{100 * row['trainable_share']:.3g} %"
 
 
-def _number(value: Any, sign: str = "") -> str:
+def number(value: Any, sign: str = "") -> str:
     """Write a share as .825 and anything larger with one decimal."""
     if _missing(value):
         return ""
     return f"{value:{sign}.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:{sign}.3g}"
 
 
-def interval(row: pd.Series[Any], name: str, sign: str = "") -> str:
+def interval(row: Mapping[Any, Any] | pd.Series[Any], name: str, sign: str = "") -> str:
     """Return a number with its interval, such as ``.825 [.780, .861]``; empty where it is missing."""
     if _missing(row[name]):
         return "undefined" if name == "score" else ""
-    low, high = (_number(row[f"{name}_{end}"], sign) or "?" for end in ("low", "high"))
-    return f"{_number(row[name], sign)} [{low}, {high}]"
+    low, high = (number(row[f"{name}_{end}"], sign) or "?" for end in ("low", "high"))
+    return f"{number(row[name], sign)} [{low}, {high}]"
 
 
 def _forgetting(row: pd.Series[Any]) -> str:
@@ -96,12 +97,13 @@ def _forgetting(row: pd.Series[Any]) -> str:
 
 
 def _intruders(row: pd.Series[Any]) -> str:
-    """Return the count beside its null controls, random changes of equal norm: alone it means nothing."""
+    """Return what exceeds random changes of the same spectrum, then the count and theirs: alone it means nothing."""
     if _missing(row["intruders"]):
         return "n/a" if row["status"] == Status.done.value and changes_no_matrix(str(row["method"])) else ""
-    controls = {"intruders_null_dense": "random", "intruders_null_rank": "of equal rank"}
-    said = [f"{name} {row[key]:.3g}" for key, name in controls.items() if not _missing(row[key])]
-    return f"{row['intruders']:.3g}" + (f" ({', '.join(said)})" if said else "")
+    if _missing(row["intruders_excess"]):
+        return f"{row['intruders']:.3g} beside no control"
+    null, low, high = (f"{row[f'intruders_null{end}']:.3g}" for end in ("", "_low", "_high"))
+    return f"{row['intruders_excess']:+.3g} ({row['intruders']:.3g}, random {null} [{low}, {high}])"
 
 
 def shown_comparisons(found: Comparisons) -> pd.DataFrame:
@@ -128,13 +130,27 @@ def shown_pareto(rows: pd.DataFrame) -> pd.DataFrame:
         "where": rows["where"],
         "configuration": rows["configuration"],
         "seeds": rows["seeds"].map(str),
-        "learning": rows["learning"].map(_number),
-        "forgetting": rows["forgetting"].map(lambda value: _number(value, "+")),
+        "learning": rows["learning"].map(number),
+        "forgetting": rows["forgetting"].map(lambda value: number(value, "+")),
         "Pareto-optimal": rows["optimal"].map({True: "yes", False: "no"}),
         "in draws": rows["frequency"].map(lambda share: f"{100 * share:.0f} %"),
         "note": rows["note"],
     }
     return pd.DataFrame(text).drop(columns=[name for name in ("where", "note") if not rows[name].any()])
+
+
+def shown_across(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what holds over several tasks as text: mean ranks, 1 the best, and interquartile means."""
+    cells = [
+        {
+            "configuration": row["configuration"],
+            "tasks": str(row["tasks"]),
+            "mean rank [95 %]": interval(row, "mean_rank"),
+            "interquartile mean [95 %]": interval(row, "iqm"),
+        }
+        for row in rows.to_dict("records")
+    ]
+    return pd.DataFrame(cells, dtype="str")
 
 
 def show(table: pd.DataFrame, title: str = "") -> None:

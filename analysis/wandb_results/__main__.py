@@ -47,7 +47,7 @@ def add(paths: list[Path]) -> list[str]:
 
     runs = read_runs(*paths)
     problems, done = list(runs.problems), runs.done()
-    compared = verdicts(done)
+    compared = verdicts(runs.table)
     for _, run in done[~done["foreign"]].iterrows():
         try:
             print(add_findings(run, compared.get(run["id"])))

@@ -10,26 +10,23 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.effects.outcomes import FORGETTING, LEARNING
 from analysis.records import intruder_tables
 from analysis.wandb_results.verdicts import summary
 
 PREFIX = "analysis/"
 """Before the name of everything that comes from the analysis and not from training."""
 FROM_TABLE = (
-    "intruders",
-    "intruders_k",
-    "intruders_eps",
-    "intruders_clustered",
-    "intruders_clustered_undecided",
-    "intruders_v",
-    "intruders_null_dense",
-    "intruders_null_rank",
+    *("intruders_excess", "intruders_p", "intruders", "intruders_k", "intruders_eps", "intruders_clustered"),
+    *("intruders_v", "intruders_null", "intruders_null_low", "intruders_null_high"),
+    *("intruders_null_rank", "intruders_null_dense", "intruders_floor"),
     "relative_change",
     "effective_rank",
     "mixed",
 )
 """Columns of the tidy table that go to the summary where a run has them; training's own numbers are there already."""
 VERDICT = f"{PREFIX}verdict"
+FORGOTTEN = f"{PREFIX}verdict_forgetting"
 VERDICTS = f"{PREFIX}verdicts"
 SINGULAR_VALUES = 32
 """So many of each spectrum are sent: 210 matrices of a 30-layer decoder, W0, W and ΔW, make 20,160 rows; W&B takes
@@ -61,7 +58,10 @@ def findings(run: pd.Series[Any], verdicts: pd.DataFrame | None = None) -> Findi
     found = Findings({PREFIX + name: _plain(run[name]) for name in FROM_TABLE if pd.notna(run[name])})
     found.tables = {PREFIX + name: table for name, table in _tables(Path(run["folder"])).items() if len(table)}
     if verdicts is not None and len(verdicts):
-        found.summary[VERDICT] = summary(verdicts)
+        for name, outcome in ((VERDICT, LEARNING), (FORGOTTEN, FORGETTING)):
+            rows = verdicts[verdicts["outcome"] == outcome.key]
+            if len(rows):
+                found.summary[name] = summary(rows)
         found.tables[VERDICTS] = verdicts
     return found
 

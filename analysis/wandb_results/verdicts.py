@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.compare import PAIRS, compare
-from analysis.configurations import UNIT, blocks
-from analysis.fairness import fair
+from analysis.effects.blocks import Effects, effects_of
+from analysis.effects.outcomes import FORGETTING, LEARNING
 
 KEPT = (
+    "outcome",
     "first",
     "second",
     "metric",
@@ -28,22 +29,24 @@ KEPT = (
 
 
 def verdicts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return run id → its configuration's comparisons with all others, a row each, of runs in the tidy table.
+    """Return run id → its configuration's comparisons with all others, in score and in forgetting, a row each.
 
-    All comparisons of the table are one family. A run at another rate than the chosen one, or
-    with nothing beside it, has none.
+    All comparisons of the table in one outcome are one family. A run at another rate than the chosen one, or with
+    nothing beside it, has none.
     """
-    chosen = fair(table).chosen
-    compared = compare(chosen).table()
-    return {str(run): rows for run, rows in _of_each(chosen, compared) if len(rows)}
+    found = effects_of(table)
+    parts = [compare(found, outcome=one).table().assign(outcome=one.key) for one in (LEARNING, FORGETTING)]
+    compared = pd.concat([part for part in parts if len(part)] or parts[:1])
+    return {str(run): rows for run, rows in _of_each(found, compared) if len(rows)}
 
 
-def _of_each(chosen: pd.DataFrame, compared: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    for where, rows in blocks(chosen):
-        here = compared[compared["where"] == where]
-        for run, name in zip(rows["id"], rows[UNIT], strict=True):
+def _of_each(found: Effects, compared: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    for block in found.blocks:
+        here = compared[compared["where"] == block.where]
+        for name, runs in block.configurations.items():
             named = here[(here["first"] == name) | (here["second"] == name)]
-            yield run, named[[*KEPT, "verdict"]].assign(this=name).reset_index(drop=True)
+            for run in runs["id"]:
+                yield run, named[[*KEPT, "verdict"]].assign(this=name).reset_index(drop=True)
 
 
 def summary(rows: pd.DataFrame) -> str:

@@ -12,7 +12,7 @@ from harness.execution.evaluate import HELD_OUT, Outcomes, scores
 from harness.forgetting.events import Events
 from harness.forgetting.sequence import DEFINITIONS, HEADLINE, VERSION, intervals
 from harness.storage.files import write_bytes
-from harness.tasks.base import Outcome
+from harness.tasks.base import Outcome, clusters
 from harness.training.watch import STEPS
 
 SAMPLES = 8
@@ -37,7 +37,8 @@ def results(run: Run, forgotten: Forgotten) -> dict[str, Any]:
             "before": run.probing.items(run.probing.base),
             "after": forgotten.items | event_items | (stage_items(run) if run.config.sequence else {}),
         }
-        run.folder.write_items({"before": before | probed["before"], "after": after | probed["after"]})
+        alike = clusters(last.prepared.splits.test)
+        run.folder.write_items({"before": before | probed["before"], "after": after | probed["after"]}, alike)
         shown = samples(run, before, after) if "test" in after else []
         run.folder.write_samples(shown)
         if run.config.sequence:

@@ -37,7 +37,7 @@ class HoulsbyAdapter(PeftMethod):
     mergeable: ClassVar[bool] = False
     leaves_matrices: ClassVar[str | None] = "bottleneck adapters are new layers; the base's matrices stay as they were"
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 3.16e-3
     size: int = 64
     """m, the width of the bottleneck."""
     activation: Activation = Activation.gelu

@@ -21,7 +21,7 @@ class BitFit(DirectMethod):
 
     leaves_matrices: ClassVar[str | None] = "BitFit changes biases and no weight matrix"
 
-    learning_rate: float = 1e-2
+    learning_rate: float = 5.62e-3
     add_biases: bool = False
     """Give each linear layer without a bias one of zeros to train."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Full(DirectMethod):
     """Train every weight of the model."""
 
-    learning_rate: float = 1e-4
+    learning_rate: float = 1.78e-4
 
     def trains(self, name: str, parameter: nn.Parameter, backbone: Backbone) -> bool:
         """Everything trains."""

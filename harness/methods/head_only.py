@@ -20,7 +20,7 @@ class HeadOnly(DirectMethod):
 
     leaves_matrices: ClassVar[str | None] = "only the head was trained; the base's matrices stay as they were"
 
-    learning_rate: float = 3.16e-2
+    learning_rate: float = 1e-1
 
     def unsuitable(self, backbone: Backbone) -> str | None:
         """A tied output layer is the input embedding too, so training it alone changes the base's input."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -50,7 +51,8 @@ DECOMPOSED = (*MOVING, Initialisation.loftq)
 class LoRA(PeftMethod):
     """Train a low-rank update of each target layer, W0 + (alpha / r) B A."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None  # type: ignore[assignment]  # filled in below, so that readers see a number
+    """None is the default of rank and scale, :meth:`own_rate`."""
     rank: int = field(default="${rank}")  # type: ignore[assignment]  # Hydra fills in the top-level rank
     alpha: float | None = None
     """Scale of the update; None is 2 * rank, which keeps alpha / r = 2 at every rank."""
@@ -65,19 +67,33 @@ class LoRA(PeftMethod):
     """Learning rate of B over that of A (LoRA+, arXiv 2402.12354)."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         require_at_least("rank", self.rank, 1)
         require_share("method.dropout", self.dropout)
         if self.alpha is not None:
             require_positive("method.alpha", self.alpha)
         if self.lora_plus_ratio is not None:
             require_positive("method.lora_plus_ratio", self.lora_plus_ratio)
+        if self.learning_rate is None:
+            self.learning_rate = self.own_rate()
+        super().__post_init__()
         require(
             not (self.dora and self.init is Initialisation.loftq),
             "method.dora",
             True,
             "cannot be combined with method.init=loftq",
         )
+
+    def own_rate(self) -> float:
+        """Return the default learning rate, 3.16e-3 · (2 / s) · √(8 / r) with the scale s, to a quarter of a decade.
+
+        A step of Adam changes s B A by about s √r times the rate, so that the best rate falls as 1 / (s √r).
+        """
+        exact = 3.16e-3 * (2 / self.scale()) * math.sqrt(8 / self.rank)
+        return float(f"{10 ** (round(4 * math.log10(exact)) / 4):.3g}")
+
+    def scale(self) -> float:
+        """Return what B A is multiplied by, alpha / r."""
+        return self.alpha_used() / self.rank
 
     def alpha_used(self) -> float:
         """Return alpha; 2r unless given, the default of "Illusion of Equivalence" (arXiv 2410.21228)."""

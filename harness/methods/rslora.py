@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,10 @@ class RsLoRA(LoRA):
     """
 
     alpha: float | None = 8.0
+
+    def scale(self) -> float:
+        """Return what B A is multiplied by, alpha / √r."""
+        return self.alpha_used() / math.sqrt(self.rank)
 
     def variant(self) -> dict[str, Any]:
         """Switch PEFT's scale to alpha / √r."""

@@ -43,7 +43,7 @@ def read_series(path: Path, phase: str | None = None) -> dict[str, list[Outcome]
     for row in pq.read_table(path).to_pylist():
         name = str(row.pop("split"))
         if phase is None or (row.pop("phase") == phase and name.startswith("forgetting/")):
-            found.setdefault(name, []).append(Outcome(**row))
+            found.setdefault(name, []).append(_outcome(row))
     return found
 
 
@@ -54,5 +54,10 @@ def read_items(path: Path) -> dict[str, dict[str, list[Outcome]]]:
     found: dict[str, dict[str, list[Outcome]]] = {}
     for row in pq.read_table(path).to_pylist():
         phase, split = row.pop("phase"), row.pop("split")
-        found.setdefault(phase, {}).setdefault(split, []).append(Outcome(**row))
+        found.setdefault(phase, {}).setdefault(split, []).append(_outcome(row))
     return {phase: {split: splits[split] for split in SPLITS if split in splits} for phase, splits in found.items()}
+
+
+def _outcome(row: dict[str, Any]) -> Outcome:
+    """Return a row's outcome; what an item shares with others is a fact of the task, and no part of it."""
+    return Outcome(**{name: value for name, value in row.items() if name != "cluster"})

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -206,9 +206,15 @@ class RunFolder:
         if path.exists():
             flush(path)
 
-    def write_items(self, outcomes: dict[str, dict[str, list[Outcome]]]) -> None:
-        """Write ``items.parquet`` from outcomes by phase (before, after) and split."""
+    def write_items(
+        self, outcomes: dict[str, dict[str, list[Outcome]]], clusters: Mapping[str, str] | None = None
+    ) -> None:
+        """Write ``items.parquet`` from outcomes by phase (before, after) and split.
+
+        `clusters` says by item what it shares with others, such as a passage; an item without one stands for itself.
+        """
         rows = [row for phase, series in outcomes.items() for row in rows_of(series, phase=phase)]
+        rows = [row | {"cluster": (clusters or {}).get(row["item"], row["item"])} for row in rows]
         write_bytes(self.path / "items.parquet", parquet(rows))
 
     def write_samples(self, rows: list[dict[str, Any]]) -> None:

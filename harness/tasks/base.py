@@ -6,7 +6,7 @@ import hashlib
 import re
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -275,6 +275,17 @@ class Task(ABC):
         if position < test:
             return "test"
         return "validation" if position < test + validation else "train"
+
+
+def clusters(items: Sequence[Item]) -> dict[str, str]:
+    """Return item → a hash of its longest text: questions on one passage share it, and a sample of passages drew them.
+
+    Longest on the mean of all items, for a passage is longer than what is asked of it; items of one text stand alone.
+    """
+    if not items:
+        return {}
+    longest = max(items[0].fields, key=lambda name: sum(len(item.fields[name]) for item in items), default=None)
+    return {} if longest is None else {item.id: _digest(item.fields[longest])[:16] for item in items}
 
 
 def _digest(text: str) -> str:

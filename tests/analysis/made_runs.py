@@ -273,8 +273,8 @@ def write_intruders(folder: Path, intruders: int, layers: int = 3, k: int = 10, 
     for number, (matrix, layer, kind) in enumerate(names):
         where = {"run": folder.name, "step": None, "matrix": matrix, "layer": layer, "kind": kind, "reference": "w0"}
         here = min(k, max(0, intruders - number * k))
-        for control, count in (("none", here), ("dense", 0), ("low_rank", 0)):
-            rows.vectors += [where | {"control": control} | _vector(j, j < count, eps) for j in range(k)]
+        rows.vectors += [where | {"control": "none"} | _vector(j, j < here, eps) for j in range(k)]
+        rows.counted += [where | {"control": control, "cosines": c} for control, c in _cosines(here, k, eps).items()]
         rows.matrices.append(where | _matrix(number))
         rows.spectra += [
             where | {"of": of, "index": j, "sigma": scale * 0.8**j}
@@ -294,11 +294,22 @@ def write_intruders(folder: Path, intruders: int, layers: int = 3, k: int = 10, 
     return out
 
 
+DRAWS = 20
+
+
+def _cosines(intruders: int, k: int, eps: float) -> dict[str, np.ndarray]:
+    """Return what is counted of one matrix; of random changes the last draw has an intruder, the others none."""
+    below, above = eps / 2, (1 + eps) / 2
+    own = np.where(np.arange(k) < intruders, below, above)
+    random = np.full((DRAWS, 4, k), above)
+    random[-1, :, 0] = below
+    return {"none": np.tile(own, (1, 4, 1)), **dict.fromkeys(("spectrum", "low_rank", "dense"), random)}
+
+
 def _vector(index: int, intruder: bool, eps: float) -> dict[str, Any]:
     cos = eps / 2 if intruder else (1 + eps) / 2
-    sides = {f"{name}_{side}_{end}": cos for name in ("cos", "cluster") for side in "uv" for end in ("low", "high")}
-    facts = {"intruder": intruder, "decided": "eigen", "steps": 0, "energy": 0.1}
-    return {"index": index, "sigma": 10 * 0.8**index} | sides | {f"{n}_{s}": v for n, v in facts.items() for s in "uv"}
+    facts = {"cos": cos, "cluster": cos, "bound": 1e-6, "intruder": intruder, "decided": "eigen", "energy": 0.1}
+    return {"index": index, "sigma": 10 * 0.8**index} | {f"{n}_{s}": v for n, v in facts.items() for s in "uv"}
 
 
 def _matrix(number: int) -> dict[str, Any]:

@@ -49,14 +49,14 @@ def assert_same_but_for_rounding(one: list[dict[str, Any]], other: list[dict[str
 def _bound(name: str, cosine: float) -> float:
     if name == "degrees":  # arccos is steepest at 1: a cosine off by δ is an angle of up to √(2δ)
         return math.degrees(math.sqrt(2 * cosine))
-    return cosine if name.startswith(("cos", "cluster", "energy", "phi")) else ROUNDING
+    return cosine if name.startswith(("cos", "bound", "cluster", "energy", "phi")) else ROUNDING
 
 
 def without_flags(rows: list[dict[str, Any]], eps: float, cosine: float) -> list[dict[str, Any]]:
     """Return rows of vectors, the intruder flags of those whose cosine is within its bound of ε left out."""
     return [
         {
-            name: None if name.startswith("intruder") and abs(row[f"cos_{name[-1]}_high"] - eps) <= cosine else value
+            name: None if name.startswith("intruder") and abs(row[f"cos_{name[-1]}"] - eps) <= cosine else value
             for name, value in row.items()
         }
         for row in rows

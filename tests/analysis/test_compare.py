@@ -12,8 +12,9 @@ import pytest
 from made_runs import Made, make_run, make_sweep, search_record
 from scipy.stats import binomtest
 
-from analysis.answers import draws_of
-from analysis.compare import FORGETTING, Comparison, compare, signed
+from analysis.compare import Comparison, compare, signed
+from analysis.effects.blocks import draws_of, effects_of
+from analysis.effects.outcomes import FORGETTING
 from analysis.effects.verdicts import Verdict
 from analysis.records import items, read_runs
 from harness.errors import ConfigError
@@ -30,7 +31,7 @@ def _right(folder: Path) -> np.ndarray:
 def test_one_run_each_is_nearly_mcnemars_test_of_their_items(tmp_path: Path) -> None:
     one = make_run(tmp_path, "method=lora", made=Made(accuracy=0.8, agreement=0.6))
     other = make_run(tmp_path, "method=full", made=Made(accuracy=0.72, agreement=0.6))
-    (found,) = compare(read_runs(tmp_path).table).found
+    (found,) = compare(effects_of(read_runs(tmp_path).table)).found
     a, b = _right(one), _right(other)
     only = int((a > b).sum()), int((a < b).sum())
     assert found.p == pytest.approx(binomtest(only[0], sum(only)).pvalue, rel=0.25)
@@ -48,7 +49,7 @@ def _searched(folder: Path, method: str, accuracy: float, rate: float = 1e-3) ->
 def test_a_large_difference_is_called_better_and_a_single_seed_is_said(tmp_path: Path) -> None:
     _searched(tmp_path, "lora", 0.9)
     _searched(tmp_path, "full", 0.6, rate=1e-4)
-    comparisons = compare(read_runs(tmp_path).table)
+    comparisons = compare(effects_of(read_runs(tmp_path).table))
     (found,) = comparisons.found
     assert found.ahead == "lora r8"
     assert found.verdict.startswith("lora r8 is better than full: accuracy +.300 [")
@@ -60,7 +61,7 @@ def test_a_large_difference_is_called_better_and_a_single_seed_is_said(tmp_path:
 def test_where_a_rate_was_not_searched_for_pairs_of_method_and_rate_are_ranked(tmp_path: Path, accuracy: float) -> None:
     _searched(tmp_path, "lora", accuracy)
     make_run(tmp_path, "method=full", rate=1e-4, made=Made(accuracy=0.6))
-    comparisons = compare(read_runs(tmp_path).table)
+    comparisons = compare(effects_of(read_runs(tmp_path).table))
     (found,) = comparisons.found
     pair = "lora r8 at 0.001 scores higher than full at 0.0001 (pairs of method and rate): accuracy +.300 ["
     none = "full at 0.0001 and lora r8 at 0.001 (pairs of method and rate): undecided, accuracy -.010 ["
@@ -70,17 +71,17 @@ def test_where_a_rate_was_not_searched_for_pairs_of_method_and_rate_are_ranked(t
     assert (found.first_rate, found.second_rate, found.searched) == (1e-4, 1e-3, False)
 
 
-def test_a_rate_that_a_name_has_already_is_not_said_twice(tmp_path: Path) -> None:
-    for rate, accuracy in ((1e-3, 0.9), (1e-4, 0.6)):
-        make_run(tmp_path, "method=full", rate=rate, made=Made(accuracy=accuracy))
-    (found,) = compare(read_runs(tmp_path).table).found
-    assert found.verdict.startswith("full lr=0.001 scores higher than full lr=0.0001 (pairs of method and rate): ")
+def test_shares_never_differ_by_more_than_one(tmp_path: Path) -> None:
+    scores = {"lora": (0.95, 0.05), "full": (0.9, 0.1)}
+    make_sweep(tmp_path, seeds=(0, 1), made=lambda method, rank, rate, seed: Made(accuracy=scores[method][seed]))
+    (found,) = compare(effects_of(read_runs(tmp_path).table)).found
+    assert (found.low, found.high) == (-1.0, 1.0)
 
 
 def test_several_seeds_speak_of_the_methods(tmp_path: Path) -> None:
     scores = {"lora": (0.90, 0.88, 0.89), "full": (0.70, 0.72, 0.69)}
     make_sweep(tmp_path, made=lambda method, rank, rate, seed: Made(accuracy=scores[method][seed]))
-    (found,) = compare(read_runs(tmp_path).table).found
+    (found,) = compare(effects_of(read_runs(tmp_path).table)).found
     assert (found.seeds_first, found.seeds_second) == (3, 3)
     assert found.ahead == "lora r8"
     assert "another seed" not in found.verdict
@@ -89,7 +90,7 @@ def test_several_seeds_speak_of_the_methods(tmp_path: Path) -> None:
 def test_seeds_that_differ_more_than_the_methods_leave_it_undecided(tmp_path: Path) -> None:
     scores = {"lora": (0.90, 0.60, 0.75), "full": (0.65, 0.80, 0.70)}
     make_sweep(tmp_path, made=lambda method, rank, rate, seed: Made(accuracy=scores[method][seed]))
-    (found,) = compare(read_runs(tmp_path).table).found
+    (found,) = compare(effects_of(read_runs(tmp_path).table)).found
     assert found.ahead is None
     assert ": undecided, accuracy -.033 [" in found.verdict
     assert re.search(r"; n needed: more than 100 seeds each for 0.02$", found.verdict)
@@ -98,14 +99,14 @@ def test_seeds_that_differ_more_than_the_methods_leave_it_undecided(tmp_path: Pa
 def test_equal_runs_are_equivalent_within_the_margin(tmp_path: Path) -> None:
     make_sweep(tmp_path, seeds=(0,), made=lambda *_: Made(agreement=1.0))
     table = read_runs(tmp_path).table
-    (found,) = compare(table).found
+    (found,) = compare(effects_of(table)).found
     assert (found.difference, found.p, found.ahead) == (0, 1, None)
     assert found.verdict.startswith(
         "full at 0.001 and lora r8 at 0.001 (pairs of method and rate): equivalent within 0.02"
     )
     assert "another seed may say otherwise" in found.verdict
     # 200 items that agree leave room for 3 that do not: 1.4 points
-    (strict,) = compare(table, margin=0.01).found
+    (strict,) = compare(effects_of(table), margin=0.01).found
     assert strict.result is Verdict.undecided
     assert "items for 0.01" in strict.verdict
 
@@ -115,7 +116,7 @@ def test_interval_and_p_of_a_family_say_the_same_and_are_wider_than_alone(tmp_pa
     scores = {"lora": 0.82, "full": 0.74, "bitfit": 0.7, "rslora": 0.78}
     made = lambda method, rank, rate, seed: Made(scores[method] + 0.01 * seed, agreement=0.7)  # noqa: E731
     make_sweep(tmp_path, scores, made=made)
-    found = compare(read_runs(tmp_path).table).found
+    found = compare(effects_of(read_runs(tmp_path).table)).found
     assert len(found) == 6
     for one in found:
         assert (one.p_family < 0.05) == (not one.low <= 0 <= one.high) == (one.ahead is not None)
@@ -131,7 +132,7 @@ def test_noise_between_many_configurations_is_never_called_better(tmp_path: Path
     noise = {(rank, seed): float(rng.normal(0.75, 0.02)) for rank in range(1, 13) for seed in range(3)}
     made = lambda method, rank, rate, seed: Made(noise[rank, seed], agreement=0.7, forgetting=None)  # noqa: E731
     make_sweep(tmp_path, ("lora",), ranks=range(1, 13), made=made)
-    found = compare(read_runs(tmp_path).table).found
+    found = compare(effects_of(read_runs(tmp_path).table)).found
     assert len(found) == 66
     assert [one.verdict for one in found if one.ahead] == []
     assert all(one.p_family >= one.p for one in found)
@@ -141,11 +142,11 @@ def test_noise_between_many_configurations_is_never_called_better(tmp_path: Path
 def test_a_smaller_family_corrects_less(tmp_path: Path) -> None:
     make_sweep(tmp_path, ("lora", "rslora", "full"), seeds=(0,), made=lambda m, *_: Made(0.8 if m == "full" else 0.7))
     table = read_runs(tmp_path).table
-    every, few = compare(table).found, compare(table, against="full").found
+    every, few = compare(effects_of(table)).found, compare(effects_of(table), against="full").found
     assert (len(every), len(few)) == (3, 2)
     assert all(one.second == "full" and one.family == 2 for one in few)
     with pytest.raises(ConfigError, match="did you mean full"):
-        compare(table, against="ful")
+        compare(effects_of(table), against="ful")
 
 
 def test_lower_can_be_better() -> None:
@@ -169,7 +170,7 @@ def test_other_metrics_are_compared_on_the_same_draws_of_items(tmp_path: Path) -
     for method, shift in (("lora", 0.0), ("full", 0.4)):
         folder = make_run(tmp_path, f"method={method}", made=Made(forgetting=None))
         _regression(folder, shift)
-    (found,) = compare(read_runs(tmp_path).table).found
+    (found,) = compare(effects_of(read_runs(tmp_path).table)).found
     assert found.metric == "pearson"
     assert found.ahead == "lora r16"
 
@@ -199,7 +200,7 @@ def test_runs_of_different_data_are_compared_within_each(tmp_path: Path) -> None
         for method, accuracy in (("lora", 0.9), ("full", 0.6)):
             made = Made(accuracy, data=data * 64, items=200 if data == "a" else 150)
             make_run(tmp_path / data, f"method={method}", made=made)
-    found = compare(read_runs(tmp_path).table).found
+    found = compare(effects_of(read_runs(tmp_path).table)).found
     assert len(found) == 2
     assert {one.items for one in found} == {200, 150}
     assert {one.where for one in found} == {"bert_tiny on trec (data aaaaaaaa)", "bert_tiny on trec (data bbbbbbbb)"}
@@ -208,7 +209,7 @@ def test_runs_of_different_data_are_compared_within_each(tmp_path: Path) -> None
 def test_a_pair_with_different_items_is_refused(tmp_path: Path) -> None:
     sizes = {"lora": 200, "full": 150}
     make_sweep(tmp_path, seeds=(0,), made=lambda method, *_: Made(items=sizes[method]))
-    found = compare(read_runs(tmp_path).table)
+    found = compare(effects_of(read_runs(tmp_path).table))
     assert found.found == ()
     assert "answered other items" in found.problems[0]
 
@@ -216,7 +217,7 @@ def test_a_pair_with_different_items_is_refused(tmp_path: Path) -> None:
 def test_a_run_without_items_is_left_out_and_said(tmp_path: Path) -> None:
     folders = make_sweep(tmp_path, ("lora", "full", "bitfit"), seeds=(0,))
     (folders[0] / "items.parquet").unlink()
-    found = compare(read_runs(tmp_path).table)
+    found = compare(effects_of(read_runs(tmp_path).table))
     assert len(found.found) == 1
     assert "there is no such file" in found.problems[0]
 
@@ -225,7 +226,7 @@ def test_items_that_are_not_the_records_are_refused(tmp_path: Path) -> None:
     folders = make_sweep(tmp_path, ("lora", "full", "bitfit"), seeds=(0,))
     frame = items(folders[0])
     frame.assign(score=1 - frame["score"]).to_parquet(folders[0] / "items.parquet")
-    found = compare(read_runs(tmp_path).table)
+    found = compare(effects_of(read_runs(tmp_path).table))
     assert len(found.found) == 1
     assert "the items give accuracy" in found.problems[0]
 
@@ -233,17 +234,17 @@ def test_items_that_are_not_the_records_are_refused(tmp_path: Path) -> None:
 def test_failed_and_foreign_runs_are_never_compared(tmp_path: Path) -> None:
     make_run(tmp_path, "method=lora", made=Made(0.9))
     make_run(tmp_path, "method=full", made=Made(status="failed", reason="out of memory"))
-    assert compare(read_runs(tmp_path).table).found == ()
+    assert compare(effects_of(read_runs(tmp_path).table)).found == ()
     make_run(tmp_path, "method=bitfit", made=Made(0.6))
     table = read_runs(tmp_path).table
     table["foreign"] = table["method"] == "bitfit"
-    assert compare(table).found == ()
-    assert compare(table).table().empty
+    assert compare(effects_of(table)).found == ()
+    assert compare(effects_of(table)).table().empty
 
 
 def test_the_table_has_a_column_for_each_field_and_the_verdict(tmp_path: Path) -> None:
     make_sweep(tmp_path, seeds=(0,))
-    table = compare(read_runs(tmp_path).table).table()
+    table = compare(effects_of(read_runs(tmp_path).table)).table()
     assert {"first", "second", "difference", "low", "high", "p", "p_family", "result", "ahead", "verdict"} <= {
         *table.columns
     }
@@ -268,7 +269,9 @@ def test_forgetting_is_compared_like_learning_item_by_item(tmp_path: Path) -> No
     """Changes of .3 and 2.7 nats with seeds of no spread of their own: shown, though only 30 texts were read."""
     forgotten = {"lora": 0.3, "full": 2.7, "bitfit": 0.3}
     make_sweep(tmp_path, forgotten, made=lambda method, *_: Made(forgetting=forgotten[method]))
-    found = {(one.first, one.second): one for one in compare(read_runs(tmp_path).table, outcome=FORGETTING).found}
+    found = {
+        (one.first, one.second): one for one in compare(effects_of(read_runs(tmp_path).table), outcome=FORGETTING).found
+    }
     assert len(found) == 3
     one = found["full", "lora r8"]
     assert (one.metric, one.higher_is_better, one.items) == ("lm_loss made/loss", False, 30)
@@ -285,7 +288,7 @@ def test_forgetting_that_its_items_do_not_give_is_left_out_and_said(tmp_path: Pa
     make_sweep(tmp_path, ("lora", "full", "bitfit"), seeds=(0,))
     table = read_runs(tmp_path).table
     table.loc[table["method"] == "lora", "forgetting"] = 0.5
-    found = compare(table, outcome=FORGETTING)
+    found = compare(effects_of(table), outcome=FORGETTING)
     assert len(found.found) == 1
     assert "no items give lm_loss made/loss +0.5, as the record says" in found.problems[0]
-    assert compare(table.assign(forgetting_name=None), outcome=FORGETTING).found == ()
+    assert compare(effects_of(table.assign(forgetting_name=None)), outcome=FORGETTING).found == ()

@@ -9,6 +9,9 @@ import pandas as pd
 import pytest
 from made_runs import Made, make_old, make_run, make_sweep, search_record
 
+from analysis.compare import compare
+from analysis.effects.blocks import effects_of
+from analysis.effects.verdicts import Verdict
 from analysis.fairness import fair
 from analysis.records import read_runs
 
@@ -300,6 +303,33 @@ def test_a_rate_at_which_a_seed_diverged_is_never_chosen_by_the_others(tmp_path:
     chosen, warnings = fair(read_runs(tmp_path).table)
     assert set(chosen["learning_rate"]) == {1e-3}
     assert not [line for line in warnings if "edge" in line]  # the optimum is inside: what lies beyond diverges
+
+
+def test_two_diverged_seeds_of_three_never_win(tmp_path: Path) -> None:
+    """At .01 one survivor has .85, at .001 three seeds have .8; where .01 is the only rate, it wins nothing either."""
+    make_sweep(tmp_path / "a", ("lora",), rates=(1e-3,), made=lambda *_: Made(0.8, validation=0.8))
+    make_sweep(tmp_path / "b", ("lora",), rates=(1e-2,), seeds=(0,), made=lambda *_: Made(0.95, validation=0.85))
+    for seed in (1, 2):
+        _diverged(tmp_path / "b", 1e-2, seed)
+    assert set(fair(read_runs(tmp_path).table).chosen["learning_rate"]) == {1e-3}
+    make_sweep(tmp_path / "b", ("full",), rates=(1e-2,), made=lambda *_: Made(0.5))
+    table = read_runs(tmp_path / "b").table
+    assert set(fair(table).chosen["diverged_seeds"]) == {"", "1, 2"}
+    (found,) = compare(effects_of(table)).found
+    assert found.low > 0 or found.high < 0  # the survivor alone would be better
+    assert found.ahead is None and found.result is Verdict.undecided
+    assert "lora r8: seed 1, 2 diverged, which counts as worst" in found.verdict
+
+
+def test_a_sweep_of_one_methods_option_renames_no_other(tmp_path: Path) -> None:
+    for alpha in (8, 32):
+        make_run(tmp_path, "method=lora", f"method.alpha={alpha}", "rank=8")
+    make_run(tmp_path, "method=lora", "rank=16")
+    make_run(tmp_path, "method=full")
+    effects = effects_of(read_runs(tmp_path).table)
+    names = {"lora r8 alpha=8", "lora r8 alpha=32", "lora r16", "full"}
+    assert set(effects.chosen["configuration"]) == names
+    assert {one.second for one in compare(effects, against="full").found} == {"full"}
 
 
 def test_a_rate_at_which_all_seeds_diverged_was_tried(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from analysis.interventions.examine import Examination
 from analysis.interventions.results import percent
 from analysis.interventions.settings import Settings, parse
 from analysis.interventions.store import CURVES
-from analysis.interventions.vectors import Chosen, choose, neighbour
+from analysis.interventions.vectors import EQUAL, Chosen, choose, neighbour
 from analysis.intruders.settings import Settings as Counting
 from analysis.intruders.sources import jobs
 from analysis.weights import Pair
@@ -230,7 +231,7 @@ def test_curves_are_what_evaluating_by_hand_gives(tested):
     rows = numbers(tested, "lambda")
     assert pq.read_schema(tested / "analysis" / "lambda.parquet").names == list(CURVES)
     assert {(row["curve"], row["lambda"]) for row in rows} == {
-        (curve, value) for curve in ("intruder", "neighbour") for value in (0.0, 0.5, 1.0, 2.0)
+        (curve, value) for curve in ("intruder", "neighbour", *EQUAL) for value in (0.0, 0.5, 1.0, 2.0)
     }
     model, _, prepared = load_run(tested)
     config = config_of(small_runs.read_record(tested))
@@ -247,6 +248,32 @@ def test_curves_are_what_evaluating_by_hand_gives(tested):
     assert row["value"] == config.task.score(outcomes["test"])[config.task.metric].value
     items = [row for row in numbers(tested, "lambda_items") if row["split"] == "test" and here.items() <= row.items()]
     assert [item["loss"] for item in items] == pytest.approx(expected_loss, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_controls_remove_what_the_intruder_does(tested):
+    rows = [row for row in numbers(tested, "lambda") if row["of"] == "task" and row["headline"]]
+    removed = {(row["curve"], row["lambda"]): row["removed"] for row in rows}
+    sigmas = [row["sigma"] for row in numbers(tested, "lambda_vectors") if row["curve"] == "intruder"]
+    for curve in ("intruder", *EQUAL):
+        for factor in (0.0, 0.5, 1.0, 2.0):
+            assert removed[curve, factor] == pytest.approx((1 - factor) * np.linalg.norm(sigmas), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_verdict_is_kept_beside_the_answers(tested):
+    (path,) = (tested / "analysis" / "interventions").glob("*/verdicts.json")
+    (verdict,) = json.loads(path.read_text())
+    assert (verdict["label"], verdict["metric"]) == ("lm_loss", "loss")
+    rows = [row for row in numbers(tested, "lambda") if (row["of"], row["metric"]) == ("lm_loss", "loss")]
+    means = {
+        curve: np.mean([row["value"] for row in rows if row["curve"] == curve and row["lambda"] < 1])
+        for curve in ("intruder", *EQUAL)
+    }
+    for one in verdict["against"]:
+        other = rows[0]["at_one"] if one["curve"] == "unchanged" else means[one["curve"]]
+        assert one["difference"] == pytest.approx(means["intruder"] - other, abs=1e-6)
+        assert one["low"] <= one["difference"] <= one["high"]
 
 
 @pytest.mark.slow
@@ -307,7 +334,7 @@ def test_the_same_command_computes_nothing_twice_and_mends_what_is_damaged(teste
     assert len(asked) == 1
     assert_kept(before, tested, asked_again=(("intruder", 0.5),))
     intervene(Settings(run=str(tested), lambdas=(*LAMBDAS, 0.25), k=5, eps=EPS))
-    assert len(asked) == 3  # one λ more, on two curves
+    assert len(asked) == 6  # one λ more, on five curves
     assert "of 14 matrices" in capsys.readouterr().out
 
 

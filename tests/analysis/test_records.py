@@ -138,19 +138,19 @@ def test_intruder_tables_are_read(tmp_path: Path) -> None:
     row = read_runs(tmp_path).table.iloc[0]
     counted = row[["intruders", "intruders_clustered", "intruders_v", "intruders_null_dense", "intruders_null_rank"]]
     assert counted.tolist() == [14, 14, 14, 0, 0]
+    beside = row[["intruders_excess", "intruders_null", "intruders_null_low", "intruders_null_high"]]
+    assert beside.tolist() == pytest.approx([14, 0, 0, 0.3])  # 19 draws without an intruder, one with 6
+    assert row["intruders_p"] == pytest.approx(1 / 21) and pd.isna(row["intruders_floor"])
     assert (row["intruders_k"], row["intruders_eps"]) == (10, 0.5)
     assert row["relative_change"] == pytest.approx(0.05)
     assert row["effective_rank"] == pytest.approx(np.mean([4, 5, 6, 7, 8, 9]))
     assert set(intruder_tables(folder)) == set(SCHEMAS)
 
 
-def test_a_cluster_aware_count_left_open_says_how_many_more_it_may_be(tmp_path: Path) -> None:
-    path = make_run(tmp_path, made=Made(intruders=14)) / "analysis" / "intruders.json"
-    entries = json.loads(path.read_text())
-    entries[0]["intruders_u_clustered"], entries[0]["intruders_u_clustered_undecided"] = 11, 3
-    path.write_text(json.dumps(entries))
+def test_a_count_that_random_changes_reach_is_no_excess(tmp_path: Path) -> None:
+    make_run(tmp_path, made=Made(intruders=6))
     row = read_runs(tmp_path).table.iloc[0]
-    assert (row["intruders_clustered"], row["intruders_clustered_undecided"]) == (11, 3)
+    assert row["intruders_p"] == pytest.approx(2 / 21)  # one draw of 20 has 6 too
 
 
 def test_another_threshold_is_the_headlines(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from analysis import subspaces
 from analysis.changes import Dense, LowRank
 from analysis.intruders.settings import Settings as Counting
 from analysis.intruders.sources import jobs
-from analysis.subspaces import Settings, factors, parse
+from analysis.spectra import change_factors
+from analysis.subspaces import Settings, parse
 from harness.errors import ConfigError, NotApplicable
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -98,8 +99,8 @@ def subspaces_of(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def test_directions_that_are_rounding_are_left_out():
     generator = torch.Generator().manual_seed(0)
     b, a = torch.randn(12, 2, generator=generator), torch.randn(2, 9, generator=generator)
-    assert factors(LowRank(torch.cat([b, b], 1), torch.cat([a, a])), 4).u.shape == (12, 2)
-    assert factors(Dense(b @ a), 4).v.shape == (9, 2)
+    assert change_factors(LowRank(torch.cat([b, b], 1), torch.cat([a, a])), 4).u.shape == (12, 2)
+    assert change_factors(Dense(b @ a), 4).v.shape == (9, 2)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from harness.errors import ConfigError, HarnessError
 from harness.storage.record import read_record
 
 pytestmark = pytest.mark.usefixtures("quick")
-TABLES = ("table", "comparisons", "comparisons_forgetting", "pareto")
+TABLES = ("table", "comparisons", "comparisons_forgetting", "comparisons_gain_per_gib", "pareto")
 
 
 @pytest.fixture
@@ -126,6 +126,7 @@ def test_a_filter_that_fits_nothing_says_what_there_is(tmp_path: Path, condition
         ([".", "where=method"], "must be column=value"),
         ([".", "against=full"], "needs compare=true"),
         ([".", "learning=.5"], "needs pareto=true"),
+        ([".", "outcome=gain"], "did you mean outcomes"),
         ([".", "group=method", "rates=chosen"], "needs rates=all"),
         ([".", "--out"], "needs a value"),
     ],
@@ -145,11 +146,12 @@ def test_everything_is_printed_and_written(tmp_path: Path, command) -> None:
     made = lambda m, r, rate, s: Made(0.9 if m == "lora" else 0.6, intruders=3, forgetting=0.2)  # noqa: E731
     make_sweep(runs, rates=(1e-4, 1e-3), made=made)
     make_run(runs, "method=bitfit", made=Made(status="failed", reason="boom"))
-    code, printed = command(runs, "rates=chosen", "compare=true", "pareto=true", "--out", out)
+    outcomes = "outcomes=score,forgetting,gain_per_gib"
+    code, printed = command(runs, "rates=chosen", "compare=true", "pareto=true", outcomes, "--out", out)
     assert code == 0
     assert "lora r8 at 0.0001 scores higher than full at 0.0001 (pairs of method and rate): " in printed
     assert f"\n{UNSEARCHED}\n" in printed
-    assert printed.count("these seeds chose the rate: the score is flattered") == 2
+    assert printed.count("these seeds chose the rate: the score is flattered") == 4  # in the table and in the front
     assert "failed: boom" in printed
     assert "not fair: the best learning rate is at the edge" in printed
     assert "0.0001, 0.001" in printed
@@ -172,7 +174,7 @@ def test_a_method_that_changes_no_matrix_has_no_count(tmp_path: Path, counted: i
     assert ("intruders" in text) is (counted is not None)
     if counted is not None:
         said = dict(zip(text["configuration"], text["intruders"], strict=True))
-        assert said["prompt"] == "n/a" and said["lora r16"].startswith("3 (random")
+        assert said["prompt"] == "n/a" and said["lora r16"] == "+3 (3, random 0 [0, 0.3])"
 
 
 def test_names_are_escaped_in_markdown_and_latex() -> None:

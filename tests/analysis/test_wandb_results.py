@@ -18,13 +18,22 @@ from small_runs import configure
 from wandb_server import Server, own_session, read_file, serve
 
 from analysis.compare import compare
+from analysis.effects.blocks import effects_of
 from analysis.errors import AnalysisError
-from analysis.fairness import fair
 from analysis.peft_suite.importing import import_results
 from analysis.records import read_runs, record, samples
 from analysis.wandb_results import __main__ as program
 from analysis.wandb_results.__main__ import add
-from analysis.wandb_results.findings import FROM_TABLE, PREFIX, SINGULAR_VALUES, VERDICT, VERDICTS, Findings, findings
+from analysis.wandb_results.findings import (
+    FORGOTTEN,
+    FROM_TABLE,
+    PREFIX,
+    SINGULAR_VALUES,
+    VERDICT,
+    VERDICTS,
+    Findings,
+    findings,
+)
 from analysis.wandb_results.sending import NOTE, place, send
 from analysis.wandb_results.verdicts import summary, verdicts
 from harness import track
@@ -76,7 +85,8 @@ def test_findings_are_the_table_s_numbers_and_the_analysis_tables(tmp_path: Path
     run = make_run(tmp_path, "method=lora", made=Made(intruders=7))
     cells, found = row(run), findings(row(run))
     assert found.summary[f"{PREFIX}intruders"] == 7 == cells["intruders"]
-    known = [name for name in FROM_TABLE if name != "mixed"]  # which a run has only where it was resumed
+    # which a run has only where it was resumed, and where its base was quantised
+    known = [name for name in FROM_TABLE if name not in ("mixed", "intruders_floor")]
     assert {name: found.summary[PREFIX + name] for name in known} == {name: cells[name] for name in known}
     assert f"{PREFIX}mixed" not in found.summary
     assert set(found.tables) == {f"{PREFIX}{name}" for name in ("counts", "matrices", "spectra")}
@@ -107,13 +117,14 @@ def test_verdicts_are_of_the_chosen_rate_and_name_the_run(tmp_path: Path) -> Non
     table = read_runs(tmp_path).table
     found = verdicts(table)
     assert set(found) == set(table.loc[table["learning_rate"] == 1e-3, "id"])
-    lines = {table.set_index("id").loc[run, "method"]: summary(rows) for run, rows in found.items()}
+    scored = {run: rows[rows["outcome"] == "score"] for run, rows in found.items()}
+    lines = {table.set_index("id").loc[run, "method"]: summary(rows) for run, rows in scored.items()}
     worse = "behind 1, undecided against 1 (pairs of method and rate)"
     assert lines == {"lora": "ahead of 2 (pairs of method and rate)", "full": worse, "bitfit": worse}
-    searched = {summary(rows.assign(searched=True)) for rows in found.values()}
+    searched = {summary(rows.assign(searched=True)) for rows in scored.values()}
     assert searched == {"better than 2", "worse than 1, undecided against 1"}
-    every = {line for rows in found.values() for line in rows["verdict"]}
-    assert every == {one.verdict for one in compare(fair(table).chosen).found}
+    every = {line for rows in scored.values() for line in rows["verdict"]}
+    assert every == {one.verdict for one in compare(effects_of(table)).found}
 
 
 def test_verdicts_never_speak_of_foreign_rows(tmp_path: Path) -> None:
@@ -130,7 +141,8 @@ def test_verdicts_are_sent(tmp_path: Path) -> None:
     run = tracked(tmp_path, made=shown("lora", 0, 1e-3, 0))
     add([tmp_path])
     sent = read_file(offline(run)[-1]).summary
-    assert sent[VERDICT] == "ahead of 1 (pairs of method and rate)" and sent[VERDICTS]["nrows"] == 1
+    assert sent[VERDICT] == "ahead of 1 (pairs of method and rate)" and sent[VERDICTS]["nrows"] == 2
+    assert sent[FORGOTTEN] == "undecided against 1 (pairs of method and rate)"  # both forgot .1
 
 
 @pytest.mark.slow

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from harness.methods.full import Full
 from harness.methods.lora import Initialisation, LoRA, Targets
 from harness.methods.prefix import PrefixTuning
 from harness.methods.prompt import PromptInit, PromptTuning
+from harness.methods.qlora import QLoRA
 from harness.methods.rslora import RsLoRA
 
 MISTAKES: list[tuple[Any, str]] = [
@@ -90,10 +91,23 @@ def test_rslora_keeps_alpha_whatever_the_rank() -> None:
     assert [LoRA(rank=rank).alpha_used() for rank in (4, 16, 64)] == [8, 32, 128]
 
 
+@pytest.mark.parametrize("rank", [1, 4, 8, 16, 32, 64, 256])
+def test_the_default_rate_falls_with_what_a_step_changes(rank: int) -> None:
+    """Half a rung of the ladder is an eighth of a decade."""
+    for method in (LoRA(rank=rank), QLoRA(rank=rank), RsLoRA(rank=rank), LoRA(rank=rank, alpha=16.0)):
+        step = method.learning_rate * method.scale() * math.sqrt(rank)
+        assert abs(math.log10(step / (3.16e-3 * 2 * math.sqrt(8)))) < 0.126
+
+
+def test_default_rates_of_ranks() -> None:
+    assert [LoRA(rank=rank).learning_rate for rank in (1, 8, 16, 64)] == [1e-2, 3.16e-3, 1.78e-3, 1e-3]
+    assert {RsLoRA(rank=rank).learning_rate for rank in (1, 8, 64)} == {1.78e-3}  # its scale falls as the rank grows
+    assert LoRA(rank=64, learning_rate=0.5).learning_rate == 0.5
+
+
 def test_no_two_kinds_of_method_share_one_learning_rate_by_accident() -> None:
-    rates = {
-        name: next(f.default for f in fields(METHODS[name]) if f.name == "learning_rate") for name in METHODS.names()
-    }
+    ranked = ("lora", "qlora", "rslora")
+    rates = {name: METHODS[name](**({"rank": 8} if name in ranked else {})).learning_rate for name in METHODS.names()}
     assert rates["full"] < rates["lora"] < rates["bitfit"] <= rates["prompt"]
 
 

@@ -25,7 +25,15 @@ def _nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def base(tmp_path: Path) -> list[str]:
-    return ["search=learning_rate", "model=bert_tiny", "task=trec", "tracker=none", f"output_dir={tmp_path / 'runs'}"]
+    # At rank 64 LoRA's default rate is 1e-3.
+    return [
+        "search=learning_rate",
+        "rank=64",
+        "model=bert_tiny",
+        "task=trec",
+        "tracker=none",
+        f"output_dir={tmp_path / 'runs'}",
+    ]
 
 
 def jobs(base: list[str], *choices: str, seeds: tuple[int, ...] = (0, 1)) -> list[list[str]]:
@@ -44,12 +52,12 @@ def record(config: RunConfig) -> dict[str, Any]:
 
 
 def test_each_configuration_is_searched_and_reported_on_fresh_seeds(base: list[str]) -> None:
-    cluster = Cluster(lambda config: bell(1e-2 if config.method.name == "lora" else 1e-4)(config))
-    assert cluster.sweep(*jobs(base, "method=lora rank=8", "method=full")) == 0
+    cluster = Cluster(lambda config: bell(1e-2 if config.method.name == "lora" else 1.78e-4)(config))
+    assert cluster.sweep(*jobs(base, "method=lora", "method=full")) == 0
     assert {config.seed for config in cluster.searched()} == {1000}
     assert sorted(config.seed for config in cluster.reported()) == [0, 0, 1, 1]
-    assert rates(cluster.reported()) == {"lora": {1e-2}, "full": {1e-4}}
-    assert rates(cluster.searched())["full"] == {3.16e-5, 1e-4, 3.16e-4}
+    assert rates(cluster.reported()) == {"lora": {1e-2}, "full": {1.78e-4}}
+    assert rates(cluster.searched())["full"] == {5.62e-5, 1.78e-4, 5.62e-4}
     assert rates(cluster.searched())["lora"] == {3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2}
     assert cluster.rounds == [6, 1, 1, 4]  # of independent runs
 
@@ -144,7 +152,7 @@ def test_what_is_swept_besides_gets_its_own_search(base: list[str], tmp_path: Pa
     reported = {(config.method.alpha, learning_rate(config)) for config in cluster.reported()}
     assert reported == {(4, 1e-2), (64, 1e-3)}
     names = {json.loads(path.read_text())["configuration"] for path in (tmp_path / "runs/.search").iterdir()}
-    assert names == {"lora r16 method.alpha=4", "lora r16 method.alpha=64"}
+    assert names == {"lora r64 method.alpha=4", "lora r64 method.alpha=64"}
 
 
 def diverging(config: RunConfig) -> float | str:
@@ -193,7 +201,7 @@ def test_a_damaged_record_ends_its_own_search_alone_and_is_left_as_it_is(
     assert cluster.sweep(*asked) == 1
     assert rates(cluster.reported()) == {"full": {1e-4}}
     assert damaged.read_text() == "{"
-    assert f"not trained: lora r16: no learning rate found: {damaged}: damaged" in capsys.readouterr().err
+    assert f"not trained: lora r64: no learning rate found: {damaged}: damaged" in capsys.readouterr().err
 
 
 def test_a_method_that_does_not_apply_is_reported_as_such(base: list[str]) -> None:
@@ -251,7 +259,7 @@ def test_dry_run_says_the_plan_the_most_it_costs_and_the_time(
     asked = jobs([*base, "dry_run=true"], "method=lora", "method=full")
     Cluster(bell(1e-3)).sweep(*asked)
     said = capsys.readouterr().out
-    assert "10  lora r16: 0 rates tried, next 0.001, 0.00316, 0.000316" in said
+    assert "10  lora r64: 0 rates tried, next 0.001, 0.00316, 0.000316" in said
     assert "configurations: 2, runs at most: 20, time not known before a first run" in said
     cluster = Cluster(bell(1e-3), dies_before=6)
     with pytest.raises(Killed):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.errors import ConfigError, DataError
-from harness.tasks.base import SPLITS, Splits
+from harness.tasks.base import SPLITS, Item, Splits, clusters
 from harness.tasks.classification import Classification
 from harness.tasks.instruction import Instruction
 from harness.tasks.multiple_choice import MultipleChoice
@@ -188,3 +188,12 @@ def test_the_final_answer_of_a_worked_solution(text: str, final: str) -> None:
         data=Sources(all=Source(path="x.jsonl")), columns={"text": "q", "answer": "a"}, answer_pattern=pattern
     )
     assert task.final_answer(text) == final
+
+
+def test_items_on_one_passage_are_a_cluster_and_single_texts_are_none() -> None:
+    passage = "a passage of many words, number "
+    pairs = [Item(str(k), {"text": f"question {k}", "text_pair": f"{passage}{k // 2}"}, 0) for k in range(4)]
+    found = clusters(pairs)
+    assert found["0"] == found["1"] != found["2"] == found["3"]
+    assert len(set(clusters([Item(str(k), {"text": f"question {k}"}, 0) for k in range(4)]).values())) == 4
+    assert clusters([]) == {}

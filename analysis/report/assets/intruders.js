@@ -11,6 +11,7 @@
   );
   const CHANGES = {
     none: "fine-tuning",
+    spectrum: "random, same spectrum",
     dense: "random, equal norm",
     low_rank: "random, equal norm and rank",
     quantisation: "quantising alone",
@@ -40,9 +41,13 @@
           x: entry.value ?? entry.eps ?? entry.k,
           change: CHANGES[entry.control] ?? entry.control,
           count: entry.intruders,
+          low: entry.low,
+          high: entry.high,
           vectors: entry.vectors,
         }));
     };
+    const random = new Set([CHANGES.spectrum, CHANGES.dense, CHANGES.low_rank]);
+    const between = ({ change, low, high }) => (random.has(change) ? ` [${[low, high].map((end) => Number(end.toPrecision(3))).join(", ")}]` : "");
     const title = { layer: "Layer", kind: "Kind of matrix", over_eps: "ε", over_k: "k" };
     const caption = () => {
       const { k, eps } = found[chosen.run];
@@ -54,7 +59,7 @@
         caption: caption(),
         lines: (datum) => [
           `${title[chosen.view]} ${datum.x}`,
-          `${datum.change}: ${datum.count} of ${datum.vectors} vectors`,
+          `${datum.change}: ${datum.count}${between(datum)} of ${datum.vectors} vectors`,
         ],
         spec: () => {
           const { color } = report.coloured("change", "Change", Object.values(CHANGES));
@@ -83,8 +88,13 @@
           return { data: { values: entries() }, ...(lineUp ? line : bars) };
         },
         table: () => ({
-          head: [title[chosen.view], "Change", "Intruders", "Of"],
-          rows: entries().map((entry) => [String(entry.x), entry.change, String(entry.count), String(entry.vectors)]),
+          head: [title[chosen.view], "Change", "Intruders (random: median [5 %, 95 %])", "Of"],
+          rows: entries().map((entry) => [
+            String(entry.x),
+            entry.change,
+            `${entry.count}${between(entry)}`,
+            String(entry.vectors),
+          ]),
         }),
       });
     const references_ = { w0: "the base", dequantised: "the quantised base" };

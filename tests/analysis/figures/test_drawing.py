@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import html
 import logging
+import re
+from itertools import combinations
 
-import matplotlib as mpl
+import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
+import vl_convert
 from fontTools.ttLib import TTFont
-from matplotlib.figure import Figure as Canvas
 from scipy import stats
 
 from analysis.drawing import fonts
-from analysis.drawing.marks import bars, frame, handle, legend
+from analysis.drawing.marks import beside, by_method, domain, points, ticks, values
 from analysis.drawing.page import slug
+from analysis.drawing.picture import _svg
 from analysis.drawing.series import in_order, over_seeds
 from analysis.drawing.settings import joined
-from analysis.drawing.style import COLOURS, RC, Look, Mark, compact, shorten, width, wrapped
+from analysis.drawing.style import COMPACT, DARK, LIGHT, Look, Theme, compact, config, width, wrapped
 from analysis.figures.intruders_forgetting import spearman
 from analysis.figures.spectra import gaussian_spectrum
 
@@ -62,46 +66,64 @@ def test_methods_keep_the_order_of_the_records_and_ranks_rise() -> None:
 
 
 def test_a_method_looks_the_same_whatever_part_of_the_runs_is_shown() -> None:
-    names = [f"method {number}" for number in range(24)]
-    look = Look.of(pd.DataFrame({"method": names, "rank": pd.array([8, 64] * 12, dtype="Int64")}))
-    marks = [look.method(name) for name in names]
-    assert len({(mark.colour, mark.marker) for mark in marks}) == 24
-    assert look.rank(8).colour != look.rank(64).colour and look.rank(pd.NA) == look.rank(None)
+    names = [f"method {number}" for number in range(40)]
+    rows = pd.DataFrame({"method": names, "rank": pd.array([8, 64] * 20, dtype="Int64")})
+    look = Look.of(rows)
+    marks = {}
+    for some in (rows, rows.iloc[5:7]):
+        apart = by_method(some, look, line=True)
+        domain, shapes = apart["color"].to_dict()["scale"]["domain"], apart["shape"].to_dict()["scale"]["range"]
+        dashes = [one["value"] for one in apart["strokeDash"]["condition"]]
+        colours = [LIGHT.methods[place % len(LIGHT.methods)] for place in range(len(domain))]  # as Vega goes round
+        found = list(zip(domain, colours, shapes, map(tuple, dashes), strict=True))
+        marks |= {len(some): found}
+        assert apart["color"].to_dict()["legend"]["values"] == some["method"].tolist()
+    assert marks[40] == marks[2]
+    assert len({(colour, shape) for _, colour, shape, _ in marks[40]}) == 40
+    assert len({(colour, dash) for _, colour, _, dash in marks[40]}) == 40
 
 
-def contrast(colour: str) -> float:
-    """Return the contrast with white (WCAG 2.1, relative luminance)."""
+def luminance(colour: str) -> float:
+    """Return the relative luminance (WCAG 2.1)."""
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 1.05 / (0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05)
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_every_colour_can_be_seen_on_white_paper() -> None:
-    assert all(contrast(colour) > 2 for colour in COLOURS)
+@pytest.mark.parametrize(("theme", "ground"), [(LIGHT, "#FFFFFF"), (DARK, "#14171C")])
+def test_marks_and_words_can_be_seen_on_paper_and_in_the_dark(theme: Theme, ground: str) -> None:
+    def contrast(colour: str) -> float:
+        low, high = sorted((luminance(colour), luminance(ground)))
+        return (high + 0.05) / (low + 0.05)
+
+    assert {colour: contrast(colour) for colour in theme.methods if contrast(colour) < 3} == {}
+    assert min(contrast(theme.text), contrast(theme.quiet)) > 4.5
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"),
-        (1e-4, "1e-4"),
-        (3e-4, "3e-4"),
-        (0.01, "0.01"),
-        (250, "250"),
-        (12_500, "12.5k"),
-        (4.4e6, "4.4M"),
-        (7e9, "7B"),
-    ],
-)
+NUMBERS = {0: "0", 1e-4: "1e-4", 3e-4: "3e-4", 0.01: "0.01", 250: "250", 12_500: "12.5k", 4.4e6: "4.4M", 7e9: "7B"}
+
+
+@pytest.mark.parametrize(("value", "text"), NUMBERS.items())
 def test_numbers_in_few_characters(value: float, text: str) -> None:
     assert compact(value) == text
 
 
-def test_long_names_keep_both_ends_and_fit() -> None:
-    short = shorten("a very long name of a method " * 4 + "r64", 30)
-    assert width(short) <= 30 and short.startswith("a very") and short.endswith("r64")
-    assert width(shorten(KOREAN * 9, 30)) <= 30
-    assert max(width(line) for line in wrapped([KOREAN, "lora", "3 seeds", "12 runs"] * 3, 3.3).splitlines()) <= 49
+def rendered(chart: alt.TopLevelMixin) -> str:
+    spec = chart.to_dict() | {"config": config(LIGHT, fonts.families(KOREAN))}
+    return _svg(spec)
+
+
+@pytest.mark.slow
+def test_axes_write_numbers_as_sentences_do() -> None:
+    rows = alt.InlineData(values=[{"x": value} for value in NUMBERS])
+    axis = alt.Axis(labelExpr=COMPACT)
+    svg = rendered(alt.Chart(rows).mark_point().encode(x=alt.X("x:O", axis=axis)).properties(width=600))
+    assert [text for text in NUMBERS.values() if f">{text}</text>" not in svg] == []
+
+
+def test_lines_of_a_heading_fit_whatever_their_script() -> None:
+    assert max(width(line) for line in wrapped([KOREAN, "lora", "3 seeds", "12 runs"] * 3, 238)) <= 238 / 3.7
+    assert wrapped(["one", "two"], 238) == ["one · two"]
 
 
 def test_slugs_keep_letters_of_any_script_and_nothing_that_a_path_minds() -> None:
@@ -110,53 +132,73 @@ def test_slugs_keep_letters_of_any_script_and_nothing_that_a_path_minds() -> Non
     assert slug("///") == "unnamed"
 
 
-def test_korean_is_drawn_by_a_font_that_has_it(caplog: pytest.LogCaptureFixture) -> None:
-    """A glyph that is missing is a warning of matplotlib's, which is an error here."""
-    with mpl.rc_context(RC | {"font.family": fonts.families(KOREAN)}):
-        canvas = Canvas(layout="constrained")
-        canvas.text(0.5, 0.5, KOREAN)
-        canvas.draw_without_rendering()
-    assert fonts.families(KOREAN) == ["DejaVu Sans", "NanumGothic"] and not caplog.records
+def test_korean_has_a_font_that_came_with_the_project(caplog: pytest.LogCaptureFixture) -> None:
+    assert fonts.lacking(KOREAN + " λ ε ΔW ‖ − ≥") == "" and not caplog.records
     assert {ord(letter) for letter in "가힣ㄱ"} <= set(TTFont(fonts.packaged()[0]).getBestCmap())
+
+
+@pytest.mark.slow
+def test_korean_is_drawn_and_not_as_boxes() -> None:
+    """A box is the same for every letter that a font lacks."""
+    drawn = {vl_convert.svg_to_png(rendered(lettered(letter))) for letter in "한국어"}
+    assert len(drawn) == 3
+
+
+def lettered(text: str) -> alt.Chart:
+    return alt.Chart(alt.InlineData(values=[{}])).mark_text().encode(text=alt.value(text))
 
 
 def test_a_letter_that_no_font_has_is_one_line_that_says_what_to_install(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert fonts.families("lora 𐎠") == ["DejaVu Sans"]
+        assert fonts.lacking("lora 𐎠") == fonts.lacking("𐎠") == "𐎠"
     assert len(caplog.records) == 1 and "fonts-noto" in caplog.text and "Old" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["a $x_1$ \\frac{", "_hidden", '<b>"quotes"</b> & more', "two\nlines", ""])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a $x_1$ \\frac{", "_hidden", '<b>"quotes"</b> & more', "null", "a.b[c]"])
 def test_names_are_text_whatever_is_in_them(name: str) -> None:
-    with mpl.rc_context(RC):
-        canvas = Canvas(layout="constrained")
-        canvas.subplots()
-        legend(canvas, [handle(name, Mark("#000000")), handle("other", Mark("#000000"))])
-        canvas.draw_without_rendering()
-    assert [text.get_text() for text in canvas.legends[0].get_texts()] == [" ".join(name.split()), "other"]
+    rows = pd.DataFrame({"method": [name, "other"], "rank": [8, 8], "x": [0, 1], "value": 1.0, "low": 1.0, "high": 1.0})
+    marks = points(alt.X("x:Q"), alt.Y(field="value", type="quantitative"), by_method(rows, Look()))
+    svg = rendered(alt.layer(*marks, data=values(rows, "method", "x", "value", "low", "high")))
+    texts = [html.unescape(text) for text in re.findall(r">([^<>]*)</text>", svg)]
+    assert {name, "other"} <= set(texts)
 
 
-def test_bars_reach_from_low_to_high_and_never_backwards() -> None:
-    axes = Canvas().subplots()
-    rows = pd.DataFrame({"x": [1, 2], "value": [0.5, 0.5], "low": [0.4, 0.6], "high": [0.7, 0.8]})
-    bars(axes, rows, "x", Mark("#000000"))
-    ends = [segment[:, 1].tolist() for segment in axes.collections[0].get_segments()]
-    assert ends == [pytest.approx([0.4, 0.7]), pytest.approx([0.5, 0.8])]
+def test_an_interval_is_a_line_from_its_low_to_its_high_end() -> None:
+    rows = pd.DataFrame({"x": [1], "value": [0.5], "low": [0.4], "high": [0.7], "method": "lora"})
+    marks = points(alt.X("x:Q"), alt.Y(field="value", type="quantitative"), by_method(rows, Look(("lora",))))
+    bar, point = alt.layer(*marks, data=values(rows, "x", "value", "low", "high", "method")).to_dict()["layer"]
+    fields = [bar["encoding"]["y"], bar["encoding"]["y2"], point["encoding"]["y"]]
+    assert [one["field"] for one in fields] == ["low", "high", "value"]
+    assert bar["mark"]["style"] == "interval" and bar["mark"]["clip"]
 
 
-def test_the_frame_shows_all_values_and_cuts_intervals_that_dwarf_them() -> None:
-    axes = Canvas().subplots()
-    frame(axes, pd.DataFrame({"value": [0.5, 0.6], "low": [-3.0, 0.58], "high": [4.0, 0.62]}))
-    bottom, top = axes.get_ylim()
+def test_an_axis_shows_all_values_and_cuts_intervals_that_dwarf_them() -> None:
+    bottom, top = domain(pd.DataFrame({"value": [0.5, 0.6], "low": [-3.0, 0.58], "high": [4.0, 0.62]}))
     assert 0.3 < bottom < 0.5 and 0.6 < top < 0.8
 
 
 def test_an_axis_of_shares_ends_at_0_and_1() -> None:
-    axes = Canvas().subplots()
-    frame(axes, pd.DataFrame({"value": [0.5, 0.9], "low": [0.1, 0.6], "high": [0.9, 1.2]}), share=True)
-    assert axes.get_ylim()[1] < 1.06
-    frame(axes, pd.DataFrame({"value": [5.0, 9.0], "low": [4.0, 8.0], "high": [6.0, 10.0]}), share=True)
-    assert axes.get_ylim()[1] > 10
+    rows = pd.DataFrame({"value": [0.5, 0.9], "low": [0.1, 0.6], "high": [0.9, 1.2]})
+    assert domain(rows, share=True)[1] < 1.06
+    assert domain(rows * 10, share=True)[1] > 10
+
+
+@pytest.mark.parametrize(("ends", "expected"), [((8, 64), [10, 20, 50]), ((1e-4, 1e-2), [1e-4, 1e-3, 1e-2])])
+def test_ticks_of_a_logarithmic_axis_are_few_and_round(ends: tuple[float, float], expected: list[float]) -> None:
+    assert ticks(*ends) == expected
+    assert 3 <= len(ticks(1, 1e12)) <= 12
+
+
+def test_names_stand_beside_their_points_and_on_no_other() -> None:
+    spots = [tuple(spot) for spot in np.random.default_rng(0).uniform(0, 120, (60, 2))]
+    placed = beside(spots, ["64"] * 60)
+    known = [(x, y) for x, y in filter(None, placed)]
+    assert 25 < len(known) < 60  # so dense that some have no room
+    apart = [abs(a[0] - b[0]) >= 7.19 or abs(a[1] - b[1]) >= 5.39 for a, b in combinations(known, 2)]
+    assert all(apart)  # two letters of 6 points are 7.2 wide
+    near = [np.hypot(x - u, y - v) for (x, y), spot in zip(spots, placed, strict=True) if spot for u, v in [spot]]
+    assert max(near) < 15
 
 
 def test_arguments_may_be_written_with_dashes() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,16 +12,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import vl_convert
 from made_runs import Made, make_run, make_sweep
 
 import harness.methods
 from analysis.drawing.command import draw_all, figures
 from analysis.drawing.figure import Figure
 from analysis.drawing.page import Page, pages
-from analysis.drawing.picture import heading
+from analysis.drawing.picture import VERSION, heading, numbered
 from analysis.drawing.settings import FORMATS, Settings, parse
 from analysis.errors import AnalysisError
 from analysis.records import read_runs
+from analysis.report.page import library
 from harness.errors import ConfigError
 from harness.methods.base import METHODS
 
@@ -30,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_each_file_registers_one_figure_of_its_name() -> None:
     names = {path.stem for path in (ROOT / "analysis" / "figures").glob("*.py") if not path.stem.startswith("__")}
     assert {figure.name for figure in figures()} == names
-    assert len(names) == 20
+    assert len(names) == 22
 
 
 def test_no_figure_knows_a_method_or_task_by_name() -> None:
@@ -56,7 +59,8 @@ def test_draws_all_that_there_are_data_for(sweep: Path, tmp_path: Path, capsys: 
     assert all("needs" in line and "python -m " in line for line in lines if "skipped" in line)
     drawn = {path.name.split("-")[0] for path in tmp_path.glob("*.png")}
     assert drawn == {figure.name for figure in figures()} - skipped
-    assert {path.stem for path in tmp_path.glob("*.csv")} == {path.stem for path in tmp_path.glob("*.png")}
+    for kind in ("csv", "json"):
+        assert {path.stem for path in tmp_path.glob(f"*.{kind}")} == {path.stem for path in tmp_path.glob("*.png")}
 
 
 @pytest.mark.slow
@@ -64,9 +68,17 @@ def test_same_runs_give_same_bytes(sweep: Path, tmp_path: Path) -> None:
     for folder in ("one", "two"):
         draw_all(Settings((str(sweep),), str(tmp_path / folder), only=("pareto",)))
     files = sorted((tmp_path / "one").iterdir())
-    assert {path.suffix for path in files} == {f".{kind}" for kind in (*FORMATS, "csv")}
+    assert {path.suffix for path in files} == {f".{kind}" for kind in (*FORMATS, "csv", "json")}
     for path in files:
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_altair_the_converter_and_the_page_speak_one_version_of_vega_lite() -> None:
+    import altair
+
+    assert altair.SCHEMA_VERSION.startswith(f"v{VERSION}.")
+    assert VERSION in vl_convert.get_vegalite_versions()
+    assert f'"{altair.SCHEMA_VERSION.removeprefix("v")}"' in library()
 
 
 def test_one_page_for_each_model_and_task(sweep: Path) -> None:
@@ -93,6 +105,7 @@ def test_all_runs_failed_is_one_line(tmp_path: Path) -> None:
         ([], "runs=: give run folders"),
         (["nowhere"], "runs=nowhere: there is no such folder"),
         ([".", "formats=gif"], "formats=gif: no such format"),
+        ([".", "size=poster"], "size=poster: must be column or page"),
         ([".", "--only"], "only=: needs a value"),
         ([".", "where=lora"], "where=lora: must be column=value"),
         ([".", "olny=pareto"], "olny=pareto: no such option; did you mean only?"),
@@ -110,8 +123,8 @@ def test_an_unknown_figure_is_refused_with_the_nearest_name() -> None:
         figures(("paretto",))
 
 
-def test_the_command_answers_a_mistake_without_loading_matplotlib() -> None:
-    heavy = ("matplotlib", "pandas", "torch")
+def test_the_command_answers_a_mistake_without_loading_altair() -> None:
+    heavy = ("altair", "pandas", "torch")
     code = f"import sys, analysis.drawing.settings; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"
@@ -139,7 +152,7 @@ def test_one_seed_odd_names_and_damaged_files_leave_the_rest(
     renamed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     only = ("score_parameters", "intruders_rank", "effective_rank")
-    assert draw_all(Settings((str(renamed),), str(tmp_path / "out"), only=only)) == 8
+    assert draw_all(Settings((str(renamed),), str(tmp_path / "out"), only=only)) == 10
     said = capsys.readouterr().out
     assert "damaged" in said and "effective_rank: skipped" in said and NAME in said
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -150,18 +163,30 @@ def test_one_seed_odd_names_and_damaged_files_leave_the_rest(
 
 def test_the_heading_says_task_model_seeds_runs_and_what_the_bars_are(renamed: Path, page: Page) -> None:
     (figure,) = figures(("score_parameters",))
-    text = heading(figure, page, figure.data(page), 6.9)
-    assert "bert_tiny · trec · 2 seeds · 6 runs · learning rates chosen by validation" in text
-    assert "95 % of the mean over seeds" in text
+    said = heading(figure, page, figure.data(page))
+    assert said[:5] == ["bert_tiny", "trec", "2 seeds", "6 runs", "learning rates chosen by validation"]
+    assert said[5] == "intervals: 95 % of the mean over seeds"
     (odd,) = pages(read_runs(renamed).table)
-    assert NAME in heading(figure, odd, figure.data(odd), 6.9) and "1 seed · 1 run" in heading(
-        figure, odd, figure.data(odd), 6.9
-    )
+    assert {NAME, "1 seed", "1 run"} <= set(heading(figure, odd, figure.data(odd)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["column", "page"])
+def test_a_figure_is_as_wide_as_asked_and_its_specification_draws_it_again(
+    sweep: Path, tmp_path: Path, size: str
+) -> None:
+    only = ("score_parameters", "cost", "learning_tokens", "intruders_rank", "training_curves")
+    draw_all(Settings((str(sweep),), str(tmp_path), only=only, formats=("svg",), size=size))
+    for path in tmp_path.glob("*.json"):
+        svg = path.with_suffix(".svg").read_text(encoding="utf-8")
+        assert float(re.search(r'width="([0-9.]+)', svg)[1]) == pytest.approx({"column": 238, "page": 497}[size], abs=6)
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        assert numbered(vl_convert.vegalite_to_svg(spec, vl_version=VERSION)) == svg
 
 
 def test_a_filter_leaves_the_colours_and_says_what_there_is(sweep: Path, tmp_path: Path) -> None:
     only = Settings((str(sweep),), str(tmp_path), ("method=lora", "rank=8"), ("score_parameters",), ("png",))
-    assert draw_all(only) == 2
+    assert draw_all(only) == 3
     assert pd.read_csv(next(tmp_path.glob("*.csv")))["method"].tolist() == ["lora"]
     with pytest.raises(AnalysisError, match="where=method=prefix: no run has it; there are full, lora"):
         draw_all(replace(only, where=("method=prefix",)))

@@ -152,7 +152,8 @@ def test_intruders_stand_beside_their_null_controls(opened: Opened) -> None:
     opened.page.locator("#intruder-chart table tbody tr").first.wait_for()
     rows = opened.texts("#intruder-chart tbody tr")
     assert rows[:2] == ["0fine-tuning1420", "1fine-tuning020"]  # layer, change, intruders, vectors
-    assert {row[1:-3] for row in rows[3:]} == {"random, equal norm", "random, equal norm and rank"}
+    random = {"random, same spectrum", "random, equal norm", "random, equal norm and rank"}
+    assert set(rows[3:]) == {f"{layer}{name}0 [0, 0.1]20" for layer in range(3) for name in random}
 
 
 def test_text_from_runs_is_only_ever_text(opened: Opened) -> None:

@@ -16,8 +16,9 @@ from browser_page import EVIL, KOREAN
 from command_line import call, module
 from made_runs import Made, make_run
 
-from analysis.compare import UNSEARCHED, compare
-from analysis.fairness import fair
+from analysis.compare import UNSEARCHED, compare, signed
+from analysis.effects.blocks import effects_of
+from analysis.effects.outcomes import FORGETTING
 from analysis.records import read_runs
 from analysis.report import __main__ as program
 from analysis.report.page import embedded, page
@@ -89,14 +90,18 @@ def test_every_run_has_a_command_that_was_read_back(page_file: Path) -> None:
 
 @pytest.mark.slow
 def test_verdicts_on_the_page_are_those_of_the_comparison(runs_folder: Path, page_file: Path) -> None:
-    picked = fair(read_runs(runs_folder).table)
+    effects = effects_of(read_runs(runs_folder).table)
     text = html.unescape(page_file.read_text(encoding="utf-8"))
-    made = compare(picked.chosen)
+    made = compare(effects)
+    forgotten = compare(effects, outcome=FORGETTING).found
+    assert len(forgotten) == text.count("<tr data-forgotten>") >= 3
+    assert all(f"{signed(one.difference)} [{signed(one.low)}, {signed(one.high)}]" in text for one in forgotten)
     assert len(made.found) == text.count("<tr data-pair>") >= 3
     assert text.count(UNSEARCHED) == 1
     assert "scores higher</span>" in text and "is better</span>" not in text
-    assert sum(one.ahead is not None for one in made.found) == text.count('class="verdict"') >= 1
-    assert all(line in text for line in picked.warnings) and picked.warnings
+    ahead = sum(one.ahead is not None for one in [*made.found, *forgotten])
+    assert ahead == text.count('class="verdict"') >= 1
+    assert all(line in text for line in effects.warnings) and effects.warnings
 
 
 @pytest.mark.slow
