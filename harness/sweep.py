@@ -79,26 +79,11 @@ def status_of(folder: RunFolder) -> str:
 
 def describe(runs: Sequence[Planned], jobs: int) -> str:
     """Return the plan as text: a line a run, then what was left out as duplicates."""
-    lines = [f"{'status':<15} {'learning rate':>13} {'peak GiB':>9}  run"]
-    for run in runs:
-        peak = planned_peak(run.config) if run.pending else ""
-        lines.append(f"{_meaning(run):<15} {learning_rate(run.config):>13g} {peak:>9}  {run.folder}")
+    lines = [f"{'status':<15} {'learning rate':>13}  run"]
+    lines += [f"{_meaning(run):<15} {learning_rate(run.config):>13g}  {run.folder}" for run in runs]
     pending = sum(run.pending for run in runs)
     repeated = f", {jobs - len(runs)} duplicates left out" if jobs > len(runs) else ""
     return "\n".join([*lines, f"{len(runs)} runs{repeated}: {pending} to train, {len(runs) - pending} not"])
-
-
-def planned_peak(config: RunConfig) -> str:
-    """Return what a run's training step will hold on the device of this machine, in GiB, ``-`` where none is known.
-
-    A sequence is planned by its last task.
-    """
-    from harness.planning.plan import peak_here
-
-    try:
-        return f"{peak_here(config) / 2**30:.2f}"
-    except Exception:  # a plan is a service: what stops it stops no dry run
-        return "-"
 
 
 def _meaning(run: Planned) -> str:

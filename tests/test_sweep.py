@@ -106,10 +106,6 @@ def test_dry_run_says_all_and_trains_nothing(base: list[str], capsys: pytest.Cap
     text = capsys.readouterr().out
     assert "2 runs, 1 duplicates left out: 1 to train, 1 not" in text
     assert [line.split()[0] for line in text.splitlines()[1:3]] == ["done", "to"]
-    heading, done, left = text.splitlines()[:3]
-    assert heading.split()[3:5] == ["peak", "GiB"]
-    assert len(done.split()) == 3, "what is done is not planned"
-    assert 0 < float(left.split()[3]) < 0.1, "a Llama of two layers"
     assert statuses(base) == {"lora-r2": "done"}
 
 

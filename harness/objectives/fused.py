@@ -34,7 +34,7 @@ def states_for_logits(layer: nn.Linear) -> Iterator[list[Tensor]]:
         seen.append(states)
         return states
 
-    layer.forward = keep  # type: ignore[method-assign]
+    layer.forward = keep  # type: ignore[method-assign, assignment]
     try:
         yield seen
     finally:

@@ -160,11 +160,6 @@ def _next_size(plans: tuple[Plan, Plan], room: int, most: int) -> int:
     return first.batch_size + (room - first.reserved_bytes) * items // taken
 
 
-def peak_here(config: RunConfig) -> int:
-    """Return the peak of a step in bytes, on a GPU where the run would use one of this machine's."""
-    return Planner(config, cuda=resolve(config).cuda).plan().peak_bytes
-
-
 def planned_runtime(config: RunConfig, cuda: bool) -> Runtime:
     """Return the runtime that the run would have on a GPU or on the processor, whatever there is here."""
     here = resolve(replace(config, train=replace(config.train, use_cpu=True, fp16=False)))

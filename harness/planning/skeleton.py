@@ -6,11 +6,11 @@ storage and a device, and no numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
@@ -134,7 +134,7 @@ def _on_fake(config: RunConfig, backbone: Backbone, runtime: Runtime, mode: Fake
 
 
 def _on_meta(config: RunConfig, backbone: Backbone, runtime: Runtime, mode: FakeTensorMode) -> nn.Module:
-    handle: Any = register_module_buffer_registration_hook(_emptied)
+    handle: Any = register_module_buffer_registration_hook(cast(Callable[..., None], _emptied))
     try:
         model = attach(config, backbone, replace(runtime, device=torch.device("meta")))
     finally:
