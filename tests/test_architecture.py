@@ -62,7 +62,9 @@ def test_harness_never_imports_analysis(package: str) -> None:
         assert found == [], path
 
 
-@pytest.mark.parametrize("place", ["training", "execution", "storage", "objectives", "tasks", "run.py", "sweep.py"])
+@pytest.mark.parametrize(
+    "place", ["training", "execution", "storage", "objectives", "tasks", "planning", "run.py", "sweep.py", "plan.py"]
+)
 def test_no_method_is_known_by_name(place: str) -> None:
     found = ROOT / "harness" / place
     for path in [found] if found.is_file() else sorted(found.glob("*.py")):
@@ -80,7 +82,9 @@ def require_no_method(path: Path) -> None:
     assert names & {METHODS[name].__name__ for name in METHODS.names()} == set()
 
 
-@pytest.mark.parametrize("place", ["objectives", "forgetting", "execution", "training", "storage", "export.py"])
+@pytest.mark.parametrize(
+    "place", ["objectives", "forgetting", "execution", "training", "storage", "planning", "export.py"]
+)
 def test_no_kind_of_task_is_known(place: str) -> None:
     """A kind of task is one file: what trains, answers and measures asks its contract and never what it is."""
     TASKS.discover(harness.tasks)
@@ -127,7 +131,7 @@ def _name(node: ast.Name | ast.Attribute) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr
 
 
-@pytest.mark.parametrize("module", ["run", "compose", "sweep", "config", "storage.record", "identity", "track"])
+@pytest.mark.parametrize("module", ["run", "plan", "compose", "sweep", "config", "storage.record", "identity", "track"])
 def test_configuration_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, harness.{module}; print([name for name in {HEAVY} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

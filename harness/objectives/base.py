@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from harness.errors import ConfigError
 from harness.registry import Registry
 from harness.tasks.base import Item, Outcome, Task
 
@@ -33,6 +34,8 @@ class Objective(ABC, Generic[TaskT]):
     """The width of the head an encoder needs."""
     names: tuple[str, ...] = ()
     """What the head's outputs stand for, where each is an answer."""
+    packed: ClassVar[bool] = False
+    """Whether items are blocks of one length, whose batches have no padding and no mask."""
     chooses = False
     """Whether an encoder's head gives a distribution over answers."""
 
@@ -58,6 +61,13 @@ class Objective(ABC, Generic[TaskT]):
     def collate(self, features: Sequence[Features]) -> Batch:
         """Pad features to one batch of tensors."""
 
+    def longest(self) -> Features:
+        """Return a training item as long as ``task.max_length`` allows, of any tokens, for planning memory.
+
+        Raises :class:`ConfigError` where the lengths of such items are not known.
+        """
+        raise ConfigError("task", self.task.name, f"the longest item of its objective {self.name} is not known")
+
     def units(self, batch: Batch) -> int:
         """Return how many targets the batch's loss sums over."""
         return int((batch["labels"] != IGNORED).sum())
@@ -65,6 +75,10 @@ class Objective(ABC, Generic[TaskT]):
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss summed over the batch's targets, in nats."""
+
+    def training_loss(self, model: nn.Module, batch: Batch, fused: bool) -> Tensor:
+        """Return :meth:`loss` as training computes it; `fused` allows a way that makes no logits."""
+        return self.loss(model, batch)
 
     @abstractmethod
     def answer(self, model: nn.Module, questions: Any, batch_size: int, advance: Advance) -> list[Outcome]:

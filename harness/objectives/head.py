@@ -26,6 +26,9 @@ from harness.objectives.base import (
 from harness.tasks.base import Item, Outcome, Task
 from harness.tasks.contracts import ChoiceTask, LabelTask
 
+USUAL_ANSWERS = 5
+"""Answers of a question whose items are not at hand: CommonsenseQA has 5, most others 4 or fewer."""
+
 
 class EncoderObjective(Objective[TaskT]):
     """What encoders with a head share: texts or pairs of texts in, rows of logits out."""
@@ -44,6 +47,10 @@ class EncoderObjective(Objective[TaskT]):
         if "token_type_ids" in features[0]:
             batch["token_type_ids"] = pad([f["token_type_ids"] for f in features], 0)
         return batch
+
+    def longest_text(self) -> Features:
+        """Return a text of ``task.max_length`` tokens."""
+        return {"input_ids": [0] * self.task.max_length, "length": self.task.max_length}
 
     def units(self, batch: Batch) -> int:
         """Every item is one target."""
@@ -95,12 +102,19 @@ class EncoderObjective(Objective[TaskT]):
 class TextHead(EncoderObjective[TaskT]):
     """One text or pair an item, and a label that its logits are compared with."""
 
+    placeholder: ClassVar[float] = 0
+    """A label of the type that the loss takes."""
+
     def features(self, items: Sequence[Item]) -> list[Features]:
         """Tokenise texts; labels become numbers."""
         return [
             {**self.encode(item.id, item.fields["text"], item.fields.get("text_pair")), "label": self.label(item)}
             for item in items
         ]
+
+    def longest(self) -> Features:
+        """Return a whole text; 0 is a label of every task."""
+        return {**self.longest_text(), "label": self.placeholder}
 
     @abstractmethod
     def label(self, item: Item) -> float:
@@ -138,6 +152,7 @@ class RegressionHead(TextHead[Task]):
     """Squared error of one output; targets are numbers, and an item's score is the number predicted."""
 
     outputs = 1
+    placeholder = 0.0
 
     def label(self, item: Item) -> float:
         """Return the number itself."""
@@ -168,6 +183,10 @@ class ChoiceHead(EncoderObjective[ChoiceTask]):
         prompt = self.show(item)
         pairs = [self.encode(item.id, prompt, answer.name) for answer in self.task.answers(item)]
         return {"pairs": pairs, "label": self.task.gold(item), "length": max(pair["length"] for pair in pairs)}
+
+    def longest(self) -> Features:
+        """Return a question with :data:`USUAL_ANSWERS` answers, as long as each pair may be."""
+        return {"pairs": [self.longest_text()] * USUAL_ANSWERS, "label": 0, "length": self.task.max_length}
 
     def collate(self, features: Sequence[Features]) -> Batch:
         """Lay all pairs of all items out as rows; ``counts`` says how many each item has."""

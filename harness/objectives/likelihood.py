@@ -65,6 +65,11 @@ class AnswerObjective(Objective[TaskT]):
             "keep": labels.shape[1] - first + 1,
         }
 
+    def longest(self) -> Features:
+        """Return the shortest prompt and the longest answer: of all items of this length it has the most logits."""
+        length = self.task.max_length
+        return {"prompt": [0], "answer": [0] * (length - 1), "length": length}
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the summed negative log-likelihood of the answers' tokens."""
         logits = last_logits(model, batch, batch["keep"])

@@ -20,12 +20,15 @@ from harness.objectives.base import (
     pad,
     to_device,
 )
+from harness.objectives.fused import output_layer, states, summed_cross_entropy
 from harness.tasks.base import Item, Outcome, Task
 
 
 @OBJECTIVES.register("next_token")
 class NextToken(Objective[Task]):
     """Texts joined by end-of-sequence tokens and cut into blocks of ``task.max_length``."""
+
+    packed = True
 
     def features(self, items: Sequence[Item]) -> list[Features]:
         """Pack all texts; the last block may be shorter, one of a single token is left out."""
@@ -50,16 +53,38 @@ class NextToken(Objective[Task]):
             "labels": labels,
         }
 
+    def longest(self) -> Features:
+        """Return a whole block."""
+        return {"input_ids": [0] * self.task.max_length, "length": self.task.max_length}
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the summed negative log-likelihood of all tokens."""
         return self._losses(model, batch).sum()
 
+    def training_loss(self, model: nn.Module, batch: Batch, fused: bool) -> Tensor:
+        """Return the same without making logits, where the model allows: of 16 x 512 they take 1.5 GiB in SmolLM2.
+
+        Every position carries loss, so a chunked product does no work in vain.
+        """
+        layer = output_layer(model) if fused else None
+        hidden = states(lambda: self._logits(model, batch), layer) if layer is not None else None
+        if layer is None or hidden is None:
+            return self.loss(model, batch)
+        length = batch["input_ids"].shape[1]
+        read = hidden[:, -length:-1].flatten(0, 1)
+        return summed_cross_entropy(read, layer.weight, batch["labels"][:, 1:].flatten(), IGNORED)
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits: Tensor = model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        ).logits
+        return logits
+
     def _losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return each block's summed loss, of shape (blocks,)."""
         length = batch["input_ids"].shape[1]
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
         # Counted from the end: prompt tuning's virtual tokens come first and have logits too.
-        logits = output.logits[:, -length:-1].float()
+        logits = self._logits(model, batch)[:, -length:-1].float()
         losses = F.cross_entropy(logits.transpose(1, 2), batch["labels"][:, 1:], ignore_index=IGNORED, reduction="none")
         return losses.sum(-1)
 

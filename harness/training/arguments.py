@@ -16,6 +16,7 @@ from harness.identity import learning_rate
 from harness.runtime import BACKENDS, Runtime, settings_kept
 
 OURS = {
+    "fused_loss",
     "keep_checkpoints",
     "master_weights",
     "other",

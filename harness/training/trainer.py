@@ -78,7 +78,8 @@ class HarnessTrainer(Trainer):
     ) -> Tensor:
         """Return the loss per target over the whole accumulated step."""
         with self.job.runtime.autocast():
-            loss = self.objective.loss(model, inputs) / num_items_in_batch
+            fused = self.job.config.train.fused_loss
+            loss = self.objective.training_loss(model, inputs, fused) / num_items_in_batch
         if not torch.isfinite(loss):
             raise DivergedError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}; lower train.learning_rate or use fp32"

@@ -1,0 +1,1 @@
+"""What a training step takes of a GPU's memory, found without a GPU, without weights and without data."""

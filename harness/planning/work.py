@@ -1,0 +1,71 @@
+"""What a step computes and moves, operation by operation, and between what times a card takes for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from harness.planning.cards import Card
+
+LAUNCH = 8e-6
+"""Seconds from one small kernel to the next: eager PyTorch asks for none sooner."""
+USED = 0.75
+"""Share of a data sheet's rates that large products and copies reach."""
+
+NO_KERNEL = {torch.ops.aten._unsafe_view, torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.detach}
+"""What makes a tensor and computes nothing."""
+
+
+@dataclass
+class Work:
+    """The floating-point operations and the bytes of each kernel; a view is no kernel."""
+
+    kernels: list[tuple[int, int]] = field(default_factory=list)
+    """(operations, bytes read and written) of each."""
+
+    def note(self, func: Any, args: Any, kwargs: Any, found: Any) -> None:
+        """Add an operation that returned `found`."""
+        if not func.is_view and func._overloadpacket not in NO_KERNEL:
+            moved = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor)]
+            self.kernels.append((_flops(func, args, kwargs, found), sum(map(_bytes, moved))))
+
+    @property
+    def flops(self) -> int:
+        """Return the floating-point operations of all kernels; a product of two numbers and a sum are two."""
+        return sum(flops for flops, _ in self.kernels)
+
+    def seconds(self, card: Card) -> tuple[float, float] | None:
+        """Return the least and the most that the card takes, None where its speed is not known.
+
+        A kernel takes what it computes or its launch, whichever is longer; at most it also waits for all that it reads
+        and writes, as in the roofline model (Williams et al. 2009, CACM 52(4)). Caches lie between.
+        """
+        if card.teraflops is None or card.bandwidth is None:
+            return None
+        rate, width = USED * card.teraflops * 1e12, USED * card.bandwidth * 1e9
+        least = sum(max(flops / rate, LAUNCH) for flops, _ in self.kernels)
+        most = sum(max(flops / rate, moved / width, LAUNCH) for flops, moved in self.kernels)
+        return least, most
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _flops(func: Any, args: Any, kwargs: Any, found: Any) -> int:
+    """Return an operation's floating-point operations, 0 where it is no product."""
+    name = func._overloadpacket
+    if name in flop_registry:
+        return int(flop_registry[name](*args, **kwargs, out_val=found))
+    if name is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
+    if name is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        return int(sdpa_backward_flop_count(*(tensor.shape for tensor in args[:4])))
+    if func.namespace == "bitsandbytes" and "gemm" in str(func):
+        return 2 * int(args[0].numel()) * int(found.shape[-1])
+    return 0
