@@ -35,7 +35,7 @@ class Heat:
         legend = alt.Legend(title=self.said, type="gradient", orient="right", direction="vertical", gradientLength=90)
         colour = {"color": alt.Color("value:Q", scale=scale, legend=legend)}
         # the line of a cell in its own colour closes the gaps that two smoothed edges leave between cells
-        seam = {"stroke": alt.Stroke("value:Q", scale=scale, legend=None)}
+        seam = {"stroke": alt.Stroke("value:Q", scale=scale, legend=legend)}
         layers = [alt.Chart().mark_rect(strokeWidth=0.4).encode(x=x, y=y, **colour, **seam)]
         layers += [self._numbers(x, y)] if self.form else []
         rows = values(data.assign(panel=data["name"]), "panel", self.row, self.column, "value")

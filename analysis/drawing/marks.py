@@ -70,7 +70,7 @@ def _apart(field: str, kind: Any, domain: list[str], legend: alt.Legend, line: b
     shape = alt.Scale(domain=domain, range=cycled(SHAPES, len(domain)))
     found = {
         "color": alt.Color(field, type=kind, scale=alt.Scale(domain=domain), legend=legend),
-        "shape": alt.Shape(field, type=kind, scale=shape, legend=legend),
+        "shape": alt.Shape(field, type="nominal", scale=shape, legend=legend),  # of a rank too: no shape is more
     }
     if line:
         # not by a scale, whose legend would dash the edges of the markers

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.records import Runs
 from analysis.report import runs as each
+from analysis.report.charts import charts
 from analysis.report.citation import Citation, citations
 from analysis.report.columns import columns
 from analysis.report.verdicts import Verdicts, verdicts
@@ -48,10 +49,8 @@ class Content:
 MISSING = {
     "leaderboard": "No run has ended yet; see the runs that are not done below.",
     "forgetting": "No run measured forgetting: train without forgetting=none.",
-    "intruders": "No run has intruder counts: python -m analysis.intruders {folder}, then this report again.",
     "samples": "No run left samples: a run writes them when it is done.",
     "curves": "No run left a history: a run writes it while it trains.",
-    "rates": "No learning rate was searched for: train with search=learning_rate.",
     "seeds": "One seed only: how far a result hangs on the seed is not known; sweep seed=0,1,2.",
 }
 
@@ -71,9 +70,9 @@ def content(runs: Runs, against: str | None = None) -> Content:
         "tracebacks": [record.get("traceback") if record else None for record in found],
         "histories": curves,
         "samples": samples,
-        "intruders": each.intruders(table, problems),
         "answers": [asdict(one) for one in judged.answers],
-        "searches": (searched := each.searches(table)),
+        "searches": each.searches(table),
+        "charts": charts(table),
     }
     return Content(
         data=data,
@@ -81,7 +80,7 @@ def content(runs: Runs, against: str | None = None) -> Content:
         failures=_failures(table),
         problems=list(dict.fromkeys(problems)),
         verdicts=judged,
-        missing=_missing(table, samples, curves, searched),
+        missing=_missing(table, samples, curves),
         searches=runs.searches,
         citations=citations(found),
     )
@@ -100,19 +99,14 @@ def _failures(table: pd.DataFrame) -> list[Failure]:
     return [Failure(row=int(at), **row) for at, row in zip(rows.index, cells, strict=True)]  # type: ignore[misc]
 
 
-def _missing(
-    table: pd.DataFrame, samples: list[Any], curves: list[Any], searched: list[dict[str, Any]]
-) -> dict[str, str]:
+def _missing(table: pd.DataFrame, samples: list[Any], curves: list[Any]) -> dict[str, str]:
     """Return the lines for what these runs do not have."""
     done = table[table["status"] == Status.done.value]
     absent = {
         "leaderboard": done.empty,
         "forgetting": not table["forgetting"].notna().any(),
-        "intruders": not table["intruders"].notna().any(),
         "samples": not any(samples),
         "curves": not any(curves),
-        "rates": not searched,
         "seeds": done["seed"].nunique() == 1,
     }
-    folder = str(table["folder"].iloc[0]).rpartition("/")[0] or "runs/"
-    return {name: MISSING[name].format(folder=folder) for name, lacks in absent.items() if lacks}
+    return {name: MISSING[name] for name, lacks in absent.items() if lacks}

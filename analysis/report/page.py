@@ -17,6 +17,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from analysis.drawing.picture import VERSION
 from analysis.records import Runs
 from analysis.report.content import Content, content
 from harness import __version__
@@ -26,10 +27,9 @@ SCRIPTS = (
     "charts",
     "leaderboard",
     "pairs",
+    "figures",
     "explorer",
     "curves",
-    "rates",
-    "intruders",
     "samples",
     "run",
     "main",
@@ -63,7 +63,7 @@ def library() -> str:
     """Return Vega-Lite and Vega as one script, 0.9 MB: from the wheel of vl-convert, no network."""
     import vl_convert
 
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VERSION)
     if "</script" in bundle.lower():
         raise AssertionError("the plotting library cannot stand inside a script element")
     return f"{{{bundle}}}"  # a block, so that its short names stay its own

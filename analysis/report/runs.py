@@ -10,7 +10,6 @@ import pandas as pd
 
 from analysis import records
 from analysis.configurations import UNIT, configured
-from analysis.errors import AnalysisError
 from analysis.records.columns import flat
 from analysis.report.reproduce import Reproducer, Reproduction
 from analysis.searches import searches as found_searches
@@ -140,40 +139,3 @@ def _sample(entry: dict[str, Any]) -> dict[str, str]:
 def _cut(value: Any) -> str:
     text = "" if value is None else str(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text) - LONGEST:,} characters more)"
-
-
-def intruders(table: pd.DataFrame, problems: list[str]) -> list[dict[str, Any] | None]:
-    """Return each run's intruder counts by layer, by kind, over ε and over k, with those of its null controls.
-
-    A damaged table is a problem, and its run goes without.
-    """
-    found: list[dict[str, Any] | None] = []
-    for folder, k, eps in zip(table["folder"], *(table[f"intruders_{name}"] for name in ("k", "eps")), strict=True):
-        try:
-            found.append(
-                None if pd.isna(k) else _counts(records.intruder_tables(folder, "counts")["counts"], int(k), float(eps))
-            )
-        except (AnalysisError, KeyError) as error:
-            problems.append(str(error))
-            found.append(None)
-    return found
-
-
-def _counts(counts: pd.DataFrame, k: int, eps: float) -> dict[str, Any]:
-    step = counts["step"]
-    end = step.isna() if step.isna().any() else step == step.max()
-    rows = counts[end & (counts["side"] == "u") & ((counts["k"] == k) | (counts["eps"] == eps))]
-    plainly, here = rows[~rows["clustered"]], (rows["k"] == k) & (rows["eps"] == eps)
-    return {
-        "k": k,
-        "eps": eps,
-        "by": [_cells(rows[here & (rows["by"] == by)], ("by", "value", "clustered")) for by in ("layer", "kind")],
-        "over_eps": _cells(plainly[(plainly["by"] == "all") & (plainly["k"] == k)], ("eps",)),
-        "over_k": _cells(plainly[(plainly["by"] == "all") & (plainly["eps"] == eps)], ("k",)),
-    }
-
-
-def _cells(rows: pd.DataFrame, names: tuple[str, ...]) -> dict[str, list[Any]]:
-    """Return the columns of some rows; by column they take a third of the page that they take by row."""
-    kept = ["reference", "control", *names, "intruders", "low", "high", "vectors"]
-    return {name: [plain(value) for value in rows[name]] for name in kept}

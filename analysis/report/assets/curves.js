@@ -37,31 +37,16 @@
       };
       report.draw(document.getElementById("curve"), {
         spec: () => {
-          const found = values();
-          const { color } = report.coloured("group", "Method", report.distinct("method"));
-          const log = chosen.y !== "learning_rate" && report.wantsLog(found.map(({ y }) => y));
-          return {
-            data: { values: found },
-            mark: {
-              type: "line",
-              opacity: runs().length > 12 ? 0.5 : 0.9,
-              strokeWidth: 1.75,
-              tooltip: { content: "data" },
-              cursor: "pointer",
-            },
-            params: [{ name: "zoom", select: "interval", bind: "scales" }],
-            encoding: {
-              x: { field: "x", type: "quantitative", title: LABELS[chosen.x] },
-              y: {
-                field: "y",
-                type: "quantitative",
-                title: LABELS[chosen.y],
-                scale: log ? { type: "log" } : { zero: false },
-              },
-              color,
-              detail: { field: "row" },
-            },
-          };
+          const found = structuredClone(report.data.charts.line);
+          const rows = values();
+          report.apart(found, "Method", report.distinct("method"));
+          found.encoding.x.title = LABELS[chosen.x];
+          found.encoding.y.title = LABELS[chosen.y];
+          if (chosen.y !== "learning_rate" && report.wantsLog(rows.map(({ y }) => y)))
+            found.encoding.y.scale = { type: "log" };
+          if (runs().length > 12) found.mark.opacity = 0.5;
+          found.datasets = { rows: rows.map((one) => ({ ...one, words: report.title(report.rows[one.row]) })) };
+          return found;
         },
         lines: ({ row: at }) => [
           report.title(report.rows[at]),

@@ -115,47 +115,21 @@
     return [report.title(row), row.id, ...keys.map((key) => said(key, row))];
   };
   const spec = () => {
-    const values = points();
-    const { color, shape } = report.coloured(
-      "group",
-      colours.find(([key]) => key === state.colour)[1],
-      report.distinct(
-        "group",
-        report.rows.map((row) => ({ group: groupOf(row, state.colour) })),
-      ),
-    );
-    const scale = (log) => (log ? { type: "log", padding: 14 } : { zero: false, padding: 14 });
-    const x = {
-      field: "x",
-      type: "quantitative",
-      title: report.scaled(report.column(state.x)).title,
-      scale: scale(logFor("x")),
-      axis: { tickCount: 8 },
-    };
-    const y = {
-      field: "y",
-      type: "quantitative",
-      title: report.scaled(report.column(state.y)).title,
-      scale: scale(logFor("y")),
-      axis: { tickCount: 8 },
-    };
-    const rule = (encoding, low, high) => ({
-      transform: [{ filter: `isValid(datum.${low}) && isValid(datum.${high})` }],
-      mark: { type: "rule", opacity: 0.35, aria: false },
-      encoding: { color, ...encoding },
-    });
-    const any = (low) => state.intervals && values.some((value) => value[low] !== null);
-    const rules = [
-      ...(any("yLow") ? [rule({ x, y: { ...y, field: "yLow" }, y2: { field: "yHigh" } }, "yLow", "yHigh")] : []),
-      ...(any("xLow") ? [rule({ y, x: { ...x, field: "xLow" }, x2: { field: "xHigh" } }, "xLow", "xHigh")] : []),
-    ];
-    const described = values.map((value) => ({ ...value, words: lines(value).join("; ") }));
-    const point = {
-      mark: { type: "point", filled: true, size: 90, opacity: 0.85, cursor: "pointer", tooltip: { content: "data" } },
-      params: [{ name: "zoom", select: "interval", bind: "scales" }],
-      encoding: { x, y, color, shape, description: { field: "words" } },
-    };
-    return { data: { values: described }, layer: [...rules, point] };
+    const found = structuredClone(report.data.charts.scatter);
+    const name = colours.find(([key]) => key === state.colour)[1];
+    report.apart(found, name, new Set(report.rows.map((row) => groupOf(row, state.colour))));
+    for (const [channel, encoding] of report.encodings(found))
+      if (channel === "x" || channel === "y") {
+        encoding.title = report.scaled(report.column(state[channel])).title;
+        if (logFor(channel)) encoding.scale = { type: "log", padding: 14 };
+      }
+    const bare = state.intervals ? {} : { xLow: null, yLow: null };
+    const rows = points().map((one) => ({ ...one, ...bare, words: lines(one).join("; ") }));
+    // A layer without rows, as that of intervals may be, has no extent.
+    const absent = ["xLow", "yLow"].filter((name) => rows.every((row) => row[name] === null));
+    found.layer = found.layer.filter(({ encoding: { x, y } }) => !absent.includes(x.field) && !absent.includes(y.field));
+    found.datasets = { rows };
+    return found;
   };
   const scatter = () => {
     const count = points().length;

@@ -75,23 +75,45 @@
     return [...parts, ...block("citation", cited)];
   };
 
+  const RATE = { format: "rate" };
+  const SHARE = { format: "share" };
+  const rateName = (one) => `${format(RATE, one.learning_rate)}${one.chosen ? ", chosen" : ""}`;
+  const rateScore = (one) =>
+    one.value === null
+      ? (one.reason ?? "no score")
+      : `${format(SHARE, one.value)} [${format(SHARE, one.low)}, ${format(SHARE, one.high)}], ${format({ format: "whole" }, one.items)} items`;
   const search = (at) => {
-    const found = report.searchOf(at);
+    const found = data.searches.find(({ rows }) => rows.includes(at));
     if (!found) return [];
     const caption = `Validation ${found.metric} at each rate, seed ${found.seed}, 95 % intervals`;
     return [
       make("h3", { text: "Search for the learning rate" }),
       list(
         caption,
-        found.tried.map((one) => [report.rateName(one), report.rateScore(one)]),
+        found.tried.map((one) => [rateName(one), rateScore(one)]),
       ),
       make("p", { class: found.warning ? "warning" : undefined, text: `Ended: ${found.why}.` }),
     ];
   };
 
+  const show = (title, parts) => {
+    document.getElementById("run-title").textContent = title;
+    document.getElementById("run-body").replaceChildren(...parts);
+    if (!dialog.open) dialog.showModal();
+    dialog.scrollTop = 0;
+    document.getElementById("run-title").tabIndex = -1;
+    document.getElementById("run-title").focus();
+  };
+  // The runs behind a point: one opens, of several its reader chooses.
+  report.openRuns = (rows) => {
+    if (rows.length === 1) report.openRun(rows[0]);
+    else
+      show(`${rows.length} runs`, [
+        make("ul", {}, ...rows.map((at) => make("li", {}, report.runButton(report.rows[at], report.title(report.rows[at]))))),
+      ]);
+  };
   report.openRun = (at) => {
     const row = report.rows[at];
-    document.getElementById("run-title").textContent = report.title(row);
     const parts = [
       make("p", {}, make("span", { class: `status ${row.status}`, text: row.status.replace("_", " ") }), ` ${row.id}`),
     ];
@@ -126,11 +148,7 @@
     parts.push(make("h3", { text: "Environment, data and hashes" }), folded("Of this run", hereOnly));
     if (everywhere.length) parts.push(folded("Of all runs", everywhere));
     if (row.folder) parts.push(make("p", {}, make("small", { text: `Folder: ${row.folder}` })));
-    document.getElementById("run-body").replaceChildren(...parts);
-    if (!dialog.open) dialog.showModal();
-    dialog.scrollTop = 0;
-    document.getElementById("run-title").tabIndex = -1;
-    document.getElementById("run-title").focus();
+    show(report.title(row), parts);
   };
   document.getElementById("run-close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => {

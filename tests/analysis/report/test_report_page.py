@@ -64,9 +64,9 @@ def test_page_asks_for_nothing_and_runs_only_its_own_scripts(page_file: Path) ->
 def test_page_says_what_to_run_where_it_has_nothing_to_show(one_run: Path) -> None:
     text = page(read_runs(one_run), "One")
     assert "No run measured forgetting" in text
-    assert f"python -m analysis.intruders {one_run}" in text
+    assert "needs intruder tables: python -m analysis.intruders" in text
     assert "One seed only" in text
-    assert "No learning rate was searched for: train with search=learning_rate." in text
+    assert "needs search=learning_rate, or more than one rate" in text
 
 
 def test_unreadable_runs_are_named_and_the_rest_stays(page_file: Path) -> None:
