@@ -155,7 +155,7 @@ def test_everything_is_printed_and_written(tmp_path: Path, command) -> None:
     assert "failed: boom" in printed
     assert "not fair: the best learning rate is at the edge" in printed
     assert "0.0001, 0.001" in printed
-    assert "3 (random 0, of equal rank " in printed
+    assert "+3 (3, random 0 [0, 0.3])" in printed
     names = {f"{name}.{end}" for name in TABLES for end in ("csv", "parquet", "md", "tex")}
     names |= {f"{name}.{end}" for name in ("runs", "equal_learning") for end in ("csv", "parquet")} | {"notes.txt"}
     assert {path.name for path in out.iterdir()} == names
@@ -221,8 +221,8 @@ def test_runs_of_two_tasks_are_compared_within_each(tmp_path: Path, command) -> 
     code, printed = command(tmp_path / "runs", "compare=true", f"out={tmp_path / 'out'}")
     assert code == 0
     assert "runs of 2 tasks (boolq, trec): compared within each" in printed
-    assert "bert_tiny on trec: lora r16 at 0.001 scores higher than full at 0.0001" in printed
-    assert "bert_tiny on boolq: lora r16 at 0.001 scores higher than full at 0.0001" in printed
+    assert "bert_tiny on trec: lora r16 at 0.00178 scores higher than full at 0.000178" in printed
+    assert "bert_tiny on boolq: lora r16 at 0.00178 scores higher than full at 0.000178" in printed
 
 
 @pytest.mark.parametrize("extra", [(), ("rates=chosen",), ("compare=true", "pareto=true")])
