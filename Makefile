@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SWEEP ?= method=lora,qlora rank=8,16,64
 ANSWER ?=
-# Runs side by side, a thread each: two of these small models take 0.7 of the time that two threads need for one after the other.
+# Runs side by side, a thread each: no faster than one after the other with two threads (four runs, in turns: 1.00 and 0.95 of
+# the time), but two threads on cores that others use too wait for each other. JOBS=1 measures each run's seconds alone.
 JOBS ?= 2
 # A process a core, each with one thread: two threads on tiny matrices wait for each other longer than they compute.
 # Work stealing gives each process neighbouring tests, so that what a file's tests share is made once, and none waits.
