@@ -85,6 +85,7 @@ def config(theme: Theme, fonts: str, size: float = 1.0, background: str | None =
             **{"labelColor": theme.text, "titleColor": theme.quiet, "titleFontWeight": "normal", "symbolOpacity": 1},
             **{"labelLimit": 190 * size, "offset": 6, "rowPadding": 1, "columnPadding": 8, "titlePadding": 3},
             **{"symbolSize": 30 * size**2, "symbolStrokeWidth": 0, "gradientThickness": 6 * size},
+            "symbolBaseFillColor": theme.quiet,  # of sizes, which have no colour; else black on black
         },
         "range": {
             "category": list(theme.methods),
