@@ -30,10 +30,11 @@ OPERATIONAL = {
     "save_steps": "how often a checkpoint is written; a resumed run ends as one that was not cut",
     "keep_checkpoints": "what stays on disk; a finished run says that it did not keep them",
     "dataloader_num_workers": "who reads the items, whose order is written down before",
-    "fused_loss": "by which kernel the same loss is computed; the last bits may differ, and the record says which",
     "learning_rate_factor": "counts within the learning rate",
 }
 """Fields of ``train`` that change no result, and why."""
+LATER = {"fused_loss": False}
+"""Fields of ``train`` that came after ids were given out, at what every run was before: other values count."""
 OUTSIDE = {
     "tracker": "where numbers are shown",
     "sweep": "a run's place in its sweep",
@@ -123,6 +124,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
     ``method=full rank=8,16`` is one run.
     """
     train = {key: value for key, value in plain(config.train).items() if key not in OPERATIONAL}
+    train = {key: value for key, value in train.items() if key not in LATER or value != LATER[key]}
     method = plain(config.method) | {"name": config.method.name}
     train["learning_rate"] = method["learning_rate"] = learning_rate(config)
     return (
