@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
 from analysis.compare import PAIRS, Comparison
 from analysis.effects.blocks import Block, Effect, Effects
 from analysis.effects.outcomes import COSTS, FORGETTING, LEARNING
-from analysis.effects.verdicts import Verdict
+from analysis.effects.verdicts import Needed, Verdict
 from analysis.table.writing import number
 
 NAMED = 6
@@ -150,11 +148,12 @@ def _open(against: dict[str, Comparison], names: list[str]) -> Iterator[str]:
     """Yield what is not known and what would settle it."""
     if not names:
         return
-    needs = pd.Series([_words(against[name].needed) for name in names]).value_counts()
-    asked = "; ".join(f"{need} ({count})" if len(needs) > 1 else str(need) for need, count in needs.head(3).items())
+    needs = [against[name].needed for name in names]
+    ends = dict.fromkeys((_words(min(needs)), _words(max(needs))))  # once where they are the same
     margin = f"{against[names[0]].margin:.2g}"
-    yield f"{listed(names)} undecided against it; to decide a difference of {margin} takes {asked}."
+    takes = f"from {' to '.join(ends)}" if len(ends) > 1 else next(iter(ends))
+    yield f"{listed(names)} undecided against it; to decide a difference of {margin} takes {takes}."
 
 
-def _words(needed: str) -> str:
-    return needed.replace("n needed: ", "").replace("n needed ≈", "about")
+def _words(needed: Needed) -> str:
+    return str(needed).replace("n needed: ", "").replace("n needed ≈", "about")

@@ -63,7 +63,7 @@ class Comparison:
     items: int
     seeds_first: int
     seeds_second: int
-    needed: str
+    needed: Needed
     """What would decide whether a difference of the margin is there."""
     note: str = ""
     """Which of the two holds runs that were resumed under other conditions, and which these were."""
@@ -133,7 +133,9 @@ class Comparisons:
         """Return a row a comparison; the columns are the fields of :class:`Comparison`."""
         names = [*Comparison.__dataclass_fields__, "ahead", "verdict"]
         rows = [
-            asdict(one) | {"result": one.result.value, "ahead": one.ahead, "verdict": one.verdict} for one in self.found
+            asdict(one)
+            | {"result": one.result.value, "needed": str(one.needed), "ahead": one.ahead, "verdict": one.verdict}
+            for one in self.found
         ]
         return pd.DataFrame(rows, columns=names)
 
@@ -215,7 +217,7 @@ def _compared(parts: list[_Part], whole: Family) -> Iterator[Comparison]:
     for number, (part, pair, more) in enumerate(pairs):
         row = {name: column[number] for name, column in columns.items()}
         sides = part.effects[pair[0]], part.effects[pair[1]]
-        one = Comparison(**_sides(part.where, *sides), **row, family=len(whole), needed=str(more))
+        one = Comparison(**_sides(part.where, *sides), **row, family=len(whole), needed=more)
         yield _survivors(one, *(_lost(side) for side in sides))
 
 

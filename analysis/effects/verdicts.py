@@ -63,7 +63,7 @@ def margin_of(margin: float, bounds: tuple[float, float], level: float) -> float
     return margin * abs(level) if relative else margin
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Needed:
     """How many seeds and items decide a difference: the same interval around 0 and around ±δ then leaves one out."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from scipy.stats import binomtest
 from analysis.compare import Comparison, compare, signed
 from analysis.effects.blocks import draws_of, effects_of
 from analysis.effects.outcomes import FORGETTING
-from analysis.effects.verdicts import Verdict
+from analysis.effects.verdicts import Needed, Verdict
 from analysis.records import items, read_runs
 from harness.errors import ConfigError
 
@@ -151,9 +152,10 @@ def test_a_smaller_family_corrects_less(tmp_path: Path) -> None:
 
 def test_lower_can_be_better() -> None:
     numbers = {"difference": -2, "low": -3, "high": -1, "p": 0.001, "p_family": 0.001, "family": 1, "margin": 0.2}
-    more = {"first_score": 10, "second_score": 12, "items": 9, "seeds_first": 3, "seeds_second": 3, "needed": ""}
+    more = {"first_score": 10, "second_score": 12, "items": 9, "seeds_first": 3, "seeds_second": 3}
     sides = {"where": "", "first": "a", "second": "b", "metric": "perplexity", "within_margin": False}
-    one = Comparison(**sides, **numbers, **more, higher_is_better=False, result=Verdict.better)
+    verdict = {"needed": Needed(math.inf, 0.0), "result": Verdict.better}
+    one = Comparison(**sides, **numbers, **more, **verdict, higher_is_better=False)
     assert one.ahead == "a"
     assert one.verdict.startswith(
         "a scores lower than b (pairs of method and rate): perplexity -2.000 [-3.000, -1.000]"
