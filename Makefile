@@ -31,7 +31,7 @@ answer: $(READY) ## Every method on a small encoder, each at its searched learni
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m harness.run -m experiment=answer output_dir=runs/answer \
 		hydra/launcher=joblib hydra.launcher.n_jobs=$(JOBS) $(ANSWER)
 	$(BIN)/python -m analysis.table runs/answer rates=chosen compare=true
-	$(BIN)/python -m analysis.report runs/answer --out report/answer
+	$(BIN)/python -m analysis.report runs/answer out=report/answer
 
 test: $(READY) ## Run all tests
 	$(PYTEST)

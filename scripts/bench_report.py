@@ -72,7 +72,7 @@ def opened(file: Path, times: int) -> dict[str, list[float]]:
 def main() -> None:
     """Make, open, print."""
     from analysis.records import read_runs
-    from analysis.report.page import page
+    from analysis.views.report.page import page
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="?", type=expanded, help="run folders; made ones unless given")

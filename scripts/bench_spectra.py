@@ -24,13 +24,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
-from analysis.changes import LowRank
-from analysis.checkpoints import Checkpoint
-from analysis.intruders.controls import Null, drawn
-from analysis.intruders.eigen import Eigen
-from analysis.intruders.sources import model_folder
-from analysis.naming import Role, role_of
-from analysis.spectra import low_rank_svd
+from analysis.records.naming import Role, role_of
+from analysis.spectra.changes import LowRank
+from analysis.spectra.checkpoints import Checkpoint
+from analysis.spectra.intruders.controls import Null, drawn
+from analysis.spectra.intruders.eigen import Eigen
+from analysis.spectra.intruders.sources import model_folder
+from analysis.spectra.measures import low_rank_svd
 
 OPTIONS = dict(argument.split("=") for argument in sys.argv[1:] if "=" in argument)
 K, EPS, WIDTH, RANK, DRAWS = 10, 0.5, 1e-3, 8, int(OPTIONS.get("draws", 20))

@@ -20,7 +20,7 @@ from analysis.effects.estimates import drawn_items, estimates, over_seeds, resam
 from analysis.effects.families import Family, contrasts, family
 from analysis.effects.variance import Array
 from analysis.effects.verdicts import Verdict, verdicts
-from analysis.metrics import mean
+from analysis.records.metrics import mean
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "analysis" / "effects"))
 from simulated_answers import simulated, spreads

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import runpy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
@@ -37,20 +36,6 @@ def call(entry: Callable[[], object], *arguments: str | Path, cwd: Path | None =
         around.enter_context(redirect_stderr(error))
         code = _exit_code(entry)
     return Ended(code, out.getvalue(), error.getvalue())
-
-
-def module(name: str) -> Callable[[], object]:
-    """Return what `python -m` does with a package, as an entry function; imported before, it would warn."""
-
-    def entry() -> None:
-        before = sys.modules.pop(f"{name}.__main__", None)
-        try:
-            runpy.run_module(name, run_name="__main__")
-        finally:
-            if before is not None:
-                sys.modules[f"{name}.__main__"] = before
-
-    return entry
 
 
 def _exit_code(entry: Callable[[], object]) -> int:

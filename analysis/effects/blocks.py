@@ -16,7 +16,6 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from analysis.configurations import BLOCK, UNIT, blocks, narrow
 from analysis.effects.estimates import (
     DRAWS,
     Estimate,
@@ -27,10 +26,11 @@ from analysis.effects.estimates import (
     resampled,
     resampled_change,
 )
+from analysis.effects.fairness import fair
 from analysis.effects.outcomes import GAIN, Outcome, Price, Read, Run
 from analysis.effects.variance import Array
 from analysis.errors import AnalysisError
-from analysis.fairness import fair
+from analysis.records.configurations import BLOCK, UNIT, blocks, narrow
 from harness.errors import HarnessError
 
 LEAST = 200
@@ -239,7 +239,7 @@ class Effects:
 
     blocks: tuple[Block, ...]
     chosen: pd.DataFrame
-    """Runs that are done, at the rate that was chosen, as :func:`analysis.fairness.fair` returns them."""
+    """Runs that are done, at the rate that was chosen, as :func:`analysis.effects.fairness.fair` returns them."""
     warnings: tuple[str, ...]
 
     @property

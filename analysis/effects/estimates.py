@@ -19,7 +19,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 from analysis.effects.variance import Array, moderated, scale_of
-from analysis.metrics import Statistic
+from analysis.records.metrics import Statistic
 
 LEVEL = 0.95
 ALPHA = 0.05

@@ -16,8 +16,8 @@ import pandas as pd
 
 from analysis.effects.variance import Array
 from analysis.errors import AnalysisError
-from analysis.metrics import TOLERANCE, Statistic, mean, metric_of, ratio, rows_of
 from analysis.records import items
+from analysis.records.metrics import TOLERANCE, Statistic, mean, metric_of, ratio, rows_of
 from harness.errors import ConfigError, nearest
 
 SPLIT = "test"

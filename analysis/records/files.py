@@ -49,8 +49,8 @@ def samples(folder: str | Path) -> list[dict[str, Any]]:
 def intruder_tables(folder: str | Path, *names: str) -> dict[str, pd.DataFrame]:
     """Return the tables that analyses of the weights left in the run's ``analysis/``, by name; none is an empty dict.
 
-    Names are those of the files, described in :mod:`analysis.intruders.tables`: counts, vectors, matrices and, where
-    asked for, spectra, similarity, lambda and others; only those of `names` are read where some are given. Raises
+    Names are those of the files, described in :mod:`analysis.spectra.intruders.tables`: counts, vectors, matrices and,
+    where asked for, spectra, similarity, lambda and others; only those of `names` are read where some are given. Raises
     :class:`AnalysisError` for a damaged one.
     """
     paths = sorted((Path(folder) / "analysis").glob("*.parquet"))
@@ -58,7 +58,7 @@ def intruder_tables(folder: str | Path, *names: str) -> dict[str, pd.DataFrame]:
 
 
 def intruder_headline(folder: str | Path) -> list[dict[str, Any]]:
-    """Return the entries of ``analysis/intruders.json``, :func:`analysis.intruders.tables.headline`; none is empty.
+    """Return the entries of ``analysis/intruders.json``, made by :mod:`analysis.spectra.intruders.tables`; [] is none.
 
     Raises :class:`AnalysisError` for a damaged file.
     """

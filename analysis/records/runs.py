@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import peft_suite
 from analysis.errors import AnalysisError
+from analysis.exchange import peft_suite
 from analysis.records.columns import ROW, Row, row
 from analysis.records.intruders import intruder_columns
 from harness.errors import HarnessError, RecordError
@@ -33,7 +33,7 @@ class Runs:
     """One line for each folder that could not be read."""
     searches: int = 0
     """How many runs were left out because they only tried a learning rate: what they found stands in the results'
-    records, :func:`analysis.searches.searches`."""
+    records, :func:`analysis.records.searches.searches`."""
 
     def done(self) -> pd.DataFrame:
         """Return the rows of the runs that ended well."""

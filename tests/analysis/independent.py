@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from analysis.changes import Change
+from analysis.spectra.changes import Change
 
 
 def cosines(base: np.ndarray, tuned: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

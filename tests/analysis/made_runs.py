@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import small_runs
 
-from analysis.intruders import tables
-from analysis.intruders.analyse import Rows
-from analysis.intruders.settings import Settings
+from analysis.intruders import Settings
+from analysis.spectra.intruders import tables
+from analysis.spectra.intruders.analyse import Rows
 from harness import runtime
 from harness.config import RunConfig
 from harness.execution import execute, results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from analysis.changes import Change, Dense, LowRank
+from analysis.spectra.changes import Change, Dense, LowRank
 
 
 def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -10,11 +10,11 @@ import torch
 from matrices import orthonormal
 from torch import nn
 
-from analysis.changes import LowRank, Matrix
-from analysis.interventions.scaling import Weights
-from analysis.interventions.vectors import EQUAL, Chosen, choose, controls
-from analysis.interventions.verdict import CARRIES, DOES_NOT, INTRUDER, UNCHANGED, UNDECIDED, Verdict, verdicts
-from analysis.intruders.settings import Settings as Counting
+from analysis.intruders import Settings as Counting
+from analysis.spectra.changes import LowRank, Matrix
+from analysis.spectra.interventions.scaling import Weights
+from analysis.spectra.interventions.vectors import EQUAL, Chosen, choose, controls
+from analysis.spectra.interventions.verdict import CARRIES, DOES_NOT, INTRUDER, UNCHANGED, UNDECIDED, Verdict, verdicts
 from harness.forgetting.base import Items
 from harness.forgetting.probes.lm_loss import LanguageModelLoss
 from harness.tasks.base import Outcome

@@ -13,8 +13,8 @@ import pytest
 from made_runs import Made, make_run, make_sweep, search_record
 from scipy.stats import binomtest
 
-from analysis.compare import Comparison, compare, signed
 from analysis.effects.blocks import draws_of, effects_of
+from analysis.effects.comparisons import Comparison, compare, signed
 from analysis.effects.outcomes import FORGETTING
 from analysis.effects.verdicts import Needed, Verdict
 from analysis.records import items, read_runs

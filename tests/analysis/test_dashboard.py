@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ from command_line import call
 from made_runs import Made, make_run
 from wandb_server import Server, own_session, serve
 
-from analysis.dashboard.build import TITLE, report, runs, specification, workspace
-from analysis.dashboard.library import workspaces
-from analysis.dashboard.names import Shown, everything, measured
-from analysis.dashboard.saving import VIEW, save
 from analysis.errors import AnalysisError
+from analysis.exchange.wandb.board import TITLE, report, runs, specification, workspace
+from analysis.exchange.wandb.findings import VERDICT, VERDICTS, findings
+from analysis.exchange.wandb.names import Shown, everything, measured, workspaces
+from analysis.exchange.wandb.saving import VIEW, save
 from analysis.records import history, read_runs, record
 from analysis.records.columns import flat
-from analysis.wandb_results.findings import VERDICT, VERDICTS, findings
+from analysis.wandb import COMMAND
 from harness import track
 from harness.config import TrackerMode
 
@@ -257,21 +256,13 @@ def test_a_project_that_is_not_there_is_one_line(server: Views) -> None:
 
 def test_without_a_login_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not track.logged_in() and TrackerMode.online
-    with pytest.raises(AnalysisError, match=r"wandb login.*--out spec\.json"):
+    with pytest.raises(AnalysisError, match=r"wandb login.*out=spec\.json"):
         save("me", "proj", SHOWN)
 
 
 @pytest.mark.slow
-def test_the_script_writes_a_specification(run: Path, tmp_path: Path) -> None:
-    script = str(ROOT / "scripts" / "wandb_dashboard.py")
-    ended = call(
-        lambda: runpy.run_path(script, run_name="__main__"),
-        "me/proj",
-        "--runs",
-        str(run),
-        "--out",
-        str(tmp_path / "spec.json"),
-    )
+def test_the_command_writes_a_specification(run: Path, tmp_path: Path) -> None:
+    ended = call(COMMAND.main, run, "dashboard=me/proj", f"out={tmp_path / 'spec.json'}")
     assert ended.returncode == 0 and ended.stderr == "" and "nothing was sent" in ended.stdout
     assert json.loads((tmp_path / "spec.json").read_text()) == specification("me", "proj", SHOWN)
 
@@ -279,16 +270,15 @@ def test_the_script_writes_a_specification(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("me/proj",), "wandb login"),
-        (("proj",), "give entity/project"),
-        ((), "entity/project"),
-        (("me/proj", "--runs", "/nowhere", "--out", "/tmp/x"), "there is no such folder"),
-        (("me/proj", "--out", "/proc/nowhere/spec.json"), "nowhere"),
+        (("dashboard=me/proj",), "wandb login"),
+        (("dashboard=proj",), "must be entity/project"),
+        (("out=x",), "runs=: give run folders"),
+        (("/nowhere", "dashboard=me/proj", "out=/tmp/x"), "there is no such folder"),
+        (("dashboard=me/proj", "out=/proc/nowhere/spec.json"), "nowhere"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_1(arguments: tuple[str, ...], says: str) -> None:
-    script = runpy.run_path(str(ROOT / "scripts" / "wandb_dashboard.py"))
-    ended = call(script["main"], *arguments)
+    ended = call(COMMAND.main, *arguments)
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1), ended.stderr
     assert says in ended.stderr
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from made_runs import Made, make_old, make_run, make_sweep, search_record
 
-from analysis.compare import compare
 from analysis.effects.blocks import effects_of
+from analysis.effects.comparisons import compare
+from analysis.effects.fairness import fair
 from analysis.effects.verdicts import Verdict
-from analysis.fairness import fair
 from analysis.records import read_runs
 
 pytestmark = pytest.mark.usefixtures("quick")

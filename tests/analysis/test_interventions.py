@@ -19,18 +19,17 @@ from peft.tuners.lora.intruders import reduce_intruder_dimension
 from tiny_models import perturb, tiny
 from torch import nn
 
-from analysis.adapters import Adapter
-from analysis.checkpoints import Checkpoint
-from analysis.interventions import __main__ as program
-from analysis.interventions.command import intervene
-from analysis.interventions.examine import Examination
-from analysis.interventions.results import percent
-from analysis.interventions.settings import Settings, parse
-from analysis.interventions.store import CURVES
-from analysis.interventions.vectors import EQUAL, Chosen, choose, neighbour
-from analysis.intruders.settings import Settings as Counting
-from analysis.intruders.sources import jobs
-from analysis.weights import Pair
+from analysis.interventions import COMMAND, Settings
+from analysis.intruders import Settings as Counting
+from analysis.spectra.adapters import Adapter
+from analysis.spectra.checkpoints import Checkpoint
+from analysis.spectra.interventions.command import intervene
+from analysis.spectra.interventions.examine import Examination
+from analysis.spectra.interventions.results import percent
+from analysis.spectra.interventions.store import CURVES
+from analysis.spectra.interventions.vectors import EQUAL, Chosen, choose, neighbour
+from analysis.spectra.intruders.sources import jobs
+from analysis.spectra.weights import Pair
 from harness.errors import ConfigError, HarnessError
 from harness.execution.reload import config_of, load_run
 from harness.methods.peft import quiet_peft
@@ -375,9 +374,9 @@ def test_a_share_of_what_may_be_zero_is_undefined():
 
 BAD = {
     "": "run=: must be given",
-    "run=x lambdas=0,half": "lambdas=half: must be a number",
+    "run=x lambdas=0,half": "half: must be a valid number",
     "run=x lambdas=,": "lambdas=: needs at least one number",
-    "run=x lambdas=nan": "lambdas=nan: must be a number",
+    "run=x lambdas=nan": "lambdas=nan: must be a finite number",
     "run=x eps=1.5": "eps=1.5: must be above 0 and below 1",
     "run=x k=0": "k=0: must be at least 1",
     "run=x mode=tpo": "did you mean top?",
@@ -390,7 +389,7 @@ BAD = {
 @pytest.mark.parametrize("text", BAD)
 def test_bad_arguments_are_named(text):
     with pytest.raises(ConfigError) as caught:
-        parse(text.split())
+        COMMAND.parse(text.split())
     assert BAD[text] in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -435,6 +434,6 @@ def test_settings_that_do_not_fit_the_run_are_refused(trained):
 
 
 def test_the_command_line_exits_with_one_line(tmp_path):
-    done = call(program.main, "run=none", f"output_dir={tmp_path}")
+    done = call(COMMAND.main, "run=none", f"output_dir={tmp_path}")
     assert done.returncode == 1
     assert done.stderr == f"interventions: run=none: no such run in {tmp_path}; it holds none\n"

@@ -17,17 +17,17 @@ from independent import cosines, well_posed
 from matrices import change_of, of_spectrum, orthonormal, spectrum
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from analysis import singular
-from analysis.changes import Change, Dense, LowRank
-from analysis.checkpoints import Checkpoint
-from analysis.intruders import decompositions
-from analysis.intruders.bounds import cosine_bounds
-from analysis.intruders.decompositions import BaseVectors, decompose
-from analysis.intruders.detection import Detection, largest_window
-from analysis.intruders.eigen import Eigen
-from analysis.intruders.reference import Reference
-from analysis.intruders.sources import model_folder
-from analysis.naming import role_of
+from analysis.records.naming import role_of
+from analysis.spectra import singular
+from analysis.spectra.changes import Change, Dense, LowRank
+from analysis.spectra.checkpoints import Checkpoint
+from analysis.spectra.intruders import decompositions
+from analysis.spectra.intruders.bounds import cosine_bounds
+from analysis.spectra.intruders.decompositions import BaseVectors, decompose
+from analysis.spectra.intruders.detection import Detection, largest_window
+from analysis.spectra.intruders.eigen import Eigen
+from analysis.spectra.intruders.reference import Reference
+from analysis.spectra.intruders.sources import model_folder
 
 K, EPS, WIDTH = 4, 0.5, 1e-3
 

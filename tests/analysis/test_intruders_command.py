@@ -25,13 +25,12 @@ from tiny_models import perturb, tiny
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from analysis.intruders import __main__ as program
-from analysis.intruders import analyse
-from analysis.intruders.controls import drawn
-from analysis.intruders.settings import Settings, parse
-from analysis.intruders.sources import jobs
-from analysis.intruders.tables import SCHEMAS
-from analysis.weights import Matrix
+from analysis.intruders import COMMAND, Settings, work
+from analysis.spectra.intruders import analyse
+from analysis.spectra.intruders.controls import drawn
+from analysis.spectra.intruders.sources import jobs
+from analysis.spectra.intruders.tables import SCHEMAS
+from analysis.spectra.weights import Matrix
 from harness.errors import ConfigError
 from harness.execution.reload import config_of, load_run
 from harness.storage.files import write_json
@@ -118,7 +117,7 @@ def test_a_sequence_of_tasks_is_read_as_the_model_it_ends_with(tmp_path, llama_f
 @pytest.mark.slow
 @pytest.mark.parametrize("method", NONE)
 def test_a_method_without_a_weight_change_is_not_applicable(trained, method, capsys):
-    assert not program.run(Settings(runs=(str(trained(method)),)))
+    assert work(Settings(runs=(str(trained(method)),)))
     line = capsys.readouterr().out.strip()
     assert "n/a: " in line and "\n" not in line
     assert not (trained(method) / "analysis").exists()
@@ -133,7 +132,7 @@ def test_a_run_that_failed_is_said_and_is_a_fault(tmp_path, capsys):
         "config": {"method": {"name": "lora"}},
     }
     write_json(tmp_path / "lora-x" / "record.json", record)
-    assert program.run(Settings(runs=(str(tmp_path),)))
+    assert not work(Settings(runs=(str(tmp_path),)))
     assert capsys.readouterr().out == "lora-x: failed: out of memory\n"
 
 
@@ -143,10 +142,10 @@ def test_runs_of_a_search_have_no_weights_to_measure(tmp_path, capsys):
         write_json(tmp_path / name / "record.json", facts | {"id": name, "purpose": "search"})
     with pytest.raises(ConfigError, match=r"holds runs of a learning-rate search alone: .* keeps no weights"):
         list(jobs(Settings(runs=(str(tmp_path),))))
-    assert not program.run(Settings(runs=(str(tmp_path / "lora-a"),)))
+    assert work(Settings(runs=(str(tmp_path / "lora-a"),)))
     assert capsys.readouterr().out == f"lora-a: n/a: {NO_WEIGHTS}\n"
     write_json(tmp_path / "lora-c" / "record.json", facts | {"id": "lora-c", "status": "failed", "reason": "no memory"})
-    assert program.run(Settings(runs=(str(tmp_path),)))
+    assert not work(Settings(runs=(str(tmp_path),)))
     assert capsys.readouterr().out == "lora-c: failed: no memory\n"
 
 
@@ -165,7 +164,7 @@ CLOSE = 1e-3
 @pytest.mark.parametrize("algorithm", ["svd", "eigen"])
 def test_tables_stand_beside_the_record(trained, algorithm, capsys):
     folder = trained("lora")
-    assert not program.run(Settings(runs=(str(folder),), k=5, eps=0.9, algorithm=algorithm))
+    assert work(Settings(runs=(str(folder),), k=5, eps=0.9, algorithm=algorithm))
     out = folder / "analysis"
     for table in ("vectors", "matrices", "counts"):
         stored = pq.read_schema(out / f"{table}.parquet")
@@ -213,9 +212,9 @@ def test_tables_stand_beside_the_record(trained, algorithm, capsys):
 
 def test_tables_of_some_modules_do_not_replace_those_of_all(trained):
     folder = trained("rslora")
-    program.run(Settings(runs=(str(folder),), k=2, controls=False))
+    work(Settings(runs=(str(folder),), k=2, controls=False))
     whole = (folder / "analysis" / "counts.parquet").read_bytes()
-    program.run(Settings(runs=(str(folder),), k=2, controls=False, modules=("q_proj",)))
+    work(Settings(runs=(str(folder),), k=2, controls=False, modules=("q_proj",)))
     assert (folder / "analysis" / "counts.parquet").read_bytes() == whole
     assert {row["kind"] for row in read(folder / "analysis" / "q_proj", "vectors")} == {"q_proj"}
 
@@ -225,7 +224,7 @@ def test_counts_over_the_grid_are_those_of_double_precision(trained, tmp_path):
     """At every ε of the grid that no cosine is within its bound of."""
     folder = trained("full")
     for name in ("svd", "eigen"):
-        program.run(Settings(runs=(str(folder),), k=3, out=str(tmp_path / name), algorithm=name, controls=False))
+        work(Settings(runs=(str(folder),), k=3, out=str(tmp_path / name), algorithm=name, controls=False))
     exact, found = ({_place(row): row["intruders"] for row in read(tmp_path / n, "counts")} for n in ("svd", "eigen"))
     vectors = read(tmp_path / "eigen", "vectors")
     close = [
@@ -255,13 +254,13 @@ def test_energy_shares_are_parts_of_the_whole(trained):
 
 
 def read_or_run(folder: Path) -> list[dict[str, Any]]:
-    program.run(Settings(runs=(str(folder),), k=5))
+    work(Settings(runs=(str(folder),), k=5))
     return read(folder / "analysis", "vectors")
 
 
 @pytest.mark.slow
 def test_a_quantised_base_has_a_floor_and_two_references(trained, tmp_path, capsys):
-    program.run(Settings(runs=(str(trained("qlora")),), k=3, out=str(tmp_path)))
+    work(Settings(runs=(str(trained("qlora")),), k=3, out=str(tmp_path)))
     assert {(row["reference"], row["control"]) for row in read(tmp_path, "counts")} == {
         ("w0", "none"), ("w0", "spectrum"), ("w0", "dense"), ("w0", "quantisation"),
         ("dequantised", "none"), ("dequantised", "spectrum"), ("dequantised", "dense"), ("dequantised", "low_rank"),
@@ -284,7 +283,7 @@ def test_random_changes_are_drawn_anew_for_each_run(trained, tmp_path, monkeypat
         shutil.copytree(trained("lora"), copy)
         record = json.loads((copy / "record.json").read_text()) | {"id": name}
         (copy / "record.json").write_text(json.dumps(record))
-        program.run(Settings(runs=(str(copy),), k=2, draws=2))
+        work(Settings(runs=(str(copy),), k=2, draws=2))
     assert len(streams) == 3 * 14 and len(set(streams)) == 2 * 14
     assert streams[:14] == streams[28:]
     (entry,) = [one for one in json.loads((copy / "analysis" / "intruders.json").read_text()) if "draws" in one][:1]
@@ -298,7 +297,7 @@ def test_processes_share_the_work_and_change_nothing(tmp_path):
     base = save_base("llama", tmp_path / "base")
     save_adapter("llama", tmp_path / "adapter")
     asked = [f"base={base}", f"tuned={tmp_path / 'adapter'}", "k=4", "spectra=true", "similarity=5"]
-    assert not program.run(parse([*asked, "jobs=1", f"out={tmp_path / '1'}"]))
+    assert work(COMMAND.parse([*asked, "jobs=1", f"out={tmp_path / '1'}"]))
     command = [sys.executable, "-W", "error", "-m", "analysis.intruders", *asked, "jobs=2", f"out={tmp_path / '2'}"]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | OTHERWISE)
     cosine = vectors_bound(max(gap(sigmas) for sigmas in spectra_of(tmp_path / "1")))
@@ -326,7 +325,7 @@ def spectra_of(out: Path) -> list[list[float]]:
 def test_spectra_and_similarity_are_written_when_asked_for(tmp_path):
     base = save_base("llama", tmp_path / "base")
     save_adapter("llama", tmp_path / "adapter", target_modules=["q_proj"])
-    program.run(
+    work(
         Settings(
             base=str(base), tuned=str(tmp_path / "adapter"), out=str(tmp_path / "out"), k=2, spectra=True, similarity=3
         )
@@ -350,7 +349,7 @@ def test_the_whole_similarity_matrix_on_request(tmp_path):
     base = save_base("llama", tmp_path / "base")
     save_adapter("llama", tmp_path / "adapter", target_modules=["k_proj"])
     arguments = [f"base={base}", f"tuned={tmp_path / 'adapter'}", f"out={tmp_path / 'out'}", "similarity=whole"]
-    program.run(parse([*arguments, "controls=false"]))
+    work(COMMAND.parse([*arguments, "controls=false"]))
     rows = chosen(read(tmp_path / "out", "similarity"), layer=0)
     assert len(rows) == 16 * 16
     squares = np.array([row["cos"] for row in rows]).reshape(16, 16) ** 2
@@ -362,7 +361,7 @@ def test_kept_checkpoints_are_measured_too(tmp_path, llama_folder, data_folder, 
     overrides = [f"model.path={llama_folder}", *small_runs.task("classification", data_folder), "method=lora", "rank=2"]
     steps = ["train.max_steps=4", "train.save_steps=2", "train.keep_checkpoints=true"]
     folder, _ = small_runs.run(tmp_path, *overrides, *steps)
-    program.run(Settings(runs=(str(folder),), k=2, eps=0.9, checkpoints=True, controls=False))
+    work(Settings(runs=(str(folder),), k=2, eps=0.9, checkpoints=True, controls=False))
     rows = read(folder / "analysis", "matrices")
     norms = {step: next(row["change_norm"] for row in rows if row["step"] == step) for step in (2, 4, None)}
     assert norms[2] < norms[4] == pytest.approx(norms[None], rel=ROUNDING)  # one tensor in two files
@@ -380,17 +379,17 @@ def test_kept_checkpoints_are_measured_too(tmp_path, llama_folder, data_folder, 
 
 BAD = {
     "k=0": "k=0: must be at least 1",
-    "k=ten": "k=ten: must be a whole number",
+    "k=ten": "k=ten: must be a valid integer",
     "eps=1": "eps=1.0: must be above 0 and below 1",
     "eps=0": "eps=0.0: must be above 0 and below 1",
-    "eps=nan": "eps=nan: must be a number",
+    "eps=nan": "eps=nan: must be a finite number",
     "algorithm=eigne": "did you mean eigen?",
     "algorithm=certified": "algorithm=certified: is withdrawn: its proofs rested on constants that measurements exceed",
     "draws=0": "draws=0: must be at least 1",
     "algoritm=svd": "did you mean algorithm?",
     "jobs=0": "jobs=0: must be at least 1",
-    "similarity=all": "similarity=all: must be a whole number, or the word whole",
-    "controls=maybe": "controls=maybe: must be true or false",
+    "similarity=all": "similarity=all: must be a valid integer or 'whole'",
+    "controls=maybe": "controls=maybe: must be a valid boolean",
     "no-such-folder": "run=no-such-folder: there is no such folder",
     "base=a": "must be given together with base=",
     "tuned=a": "must be given together with tuned=",
@@ -404,7 +403,7 @@ BAD = {
 @pytest.mark.parametrize("text", BAD)
 def test_bad_arguments_are_named(text):
     with pytest.raises(ConfigError) as caught:
-        parse(text.split())
+        COMMAND.parse(text.split())
     assert BAD[text] in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -412,10 +411,10 @@ def test_bad_arguments_are_named(text):
 def test_arguments_are_checked_before_torch_is_imported():
     code = """
 import sys
-from analysis.intruders.__main__ import main
+from analysis.intruders import COMMAND
 sys.argv = ['x', 'eps=2']
 try:
-    main()
+    COMMAND.main()
 finally:
     print('torch' in sys.modules)
 """
@@ -426,7 +425,7 @@ finally:
 
 def refused(*arguments: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        program.run(parse(list(arguments)))
+        work(COMMAND.parse(list(arguments)))
     return str(caught.value)
 
 
@@ -472,4 +471,4 @@ def test_a_base_changed_since_the_run_is_refused(tmp_path, data_folder):
     from harness.errors import RecordError
 
     with pytest.raises(RecordError, match="has changed since the run"):
-        program.run(Settings(runs=(str(folder),)))
+        work(Settings(runs=(str(folder),)))

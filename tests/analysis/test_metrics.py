@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 
 import harness.tasks
 from analysis.errors import AnalysisError
-from analysis.metrics import METRICS, rows_of
+from analysis.records.metrics import METRICS, rows_of
 from harness.tasks.base import TASKS, Outcome, Task
 from harness.tasks.classification import Classification
 from harness.tasks.instruction import Instruction

@@ -8,8 +8,8 @@ import torch
 from independent import cosines
 from matrices import orthonormal, spectrum
 
-from analysis.changes import Change, LowRank
-from analysis.intruders.controls import Null, drawn
+from analysis.spectra.changes import Change, LowRank
+from analysis.spectra.intruders.controls import Null, drawn
 
 WIDTH, EPS = 1e-3, 0.5
 

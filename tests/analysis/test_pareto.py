@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from made_runs import Made, make_run, make_sweep
 
-from analysis.drawing.command import figures
-from analysis.drawing.page import pages
 from analysis.effects.blocks import effects_of
 from analysis.effects.equal import reading
 from analysis.effects.estimates import Estimate
 from analysis.effects.families import jointly
+from analysis.effects.pareto import pareto
 from analysis.effects.planes import optimal
-from analysis.pareto import pareto
 from analysis.records import read_runs
+from analysis.views.drawing.command import figures
+from analysis.views.drawing.page import pages
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from command_line import call, module
+from command_line import call
 from made_results import NOTHING, TEMPLATE, result, write_result
 from made_runs import Made, make_run
 
-from analysis.drawing.page import pages
 from analysis.errors import AnalysisError
-from analysis.peft_suite import FILE, row, rows
-from analysis.peft_suite import __main__ as program
-from analysis.peft_suite.exporting import export, export_runs
-from analysis.peft_suite.importing import import_results
+from analysis.exchange.peft_suite import FILE, row, rows
+from analysis.exchange.peft_suite.exporting import export, export_runs
+from analysis.exchange.peft_suite.importing import import_results
+from analysis.peft_suite import COMMAND
 from analysis.records import ROW, read_runs, record
+from analysis.views.drawing.page import pages
 from harness.errors import RecordError
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -285,23 +285,27 @@ def test_runs_without_a_place_in_the_schema_are_left_out_in_a_line(tmp_path: Pat
 @pytest.mark.slow
 def test_the_command_line_imports_and_exports(tmp_path: Path, own: Path) -> None:
     write_result(tmp_path / "results")
-    taken = call(module("analysis.peft_suite"), "import", str(tmp_path / "results"), "--runs", str(tmp_path / "runs"))
+    taken = call(COMMAND.main, f"results={tmp_path / 'results'}", tmp_path / "runs")
     assert taken.returncode == 0 and "accuracy 0.478" in taken.stdout and taken.stderr == ""
-    given = call(program.main, "export", str(own), "--out", str(tmp_path / "out"))
+    given = call(COMMAND.main, own, f"out={tmp_path / 'out'}")
     assert given.returncode == 0 and given.stdout.endswith("1 exported, 0 left out\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("imprt", "x"), "did you mean import?"),
-        (("import", "/nowhere"), "there is no such file or folder"),
-        (("export", "."), "--out"),
-        ((), "required"),
+        (("import", "x"), "runs=import: is written results=<folder> runs/"),
+        (("export", "."), "runs=export: is written runs/ out=<folder>"),
+        (("results=/nowhere",), "there is no such file or folder"),
+        (("result=/nowhere",), "did you mean results?"),
+        ((".",), "give either results= to read, or out= to write"),
+        (("results=.", ".", "tests"), "give the one folder"),
+        (("out=x",), "give run folders"),
+        ((".", "--out", "x"), "--out=: is written out=<value>"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(arguments: tuple[str, ...], says: str) -> None:
-    ended = call(program.main, *arguments)
+def test_mistakes_are_one_line_and_exit_code_1(arguments: tuple[str, ...], says: str) -> None:
+    ended = call(COMMAND.main, *arguments)
     assert ended.returncode == 1 and says in ended.stderr and ended.stderr.count("\n") == 1
 
 

@@ -15,8 +15,8 @@ import small_runs
 from made_runs import Made, make_old, make_run, make_search_run, make_sweep, search_record
 
 from analysis.errors import AnalysisError
-from analysis.intruders.tables import SCHEMAS
 from analysis.records import ROW, history, intruder_tables, items, read_runs, record, samples
+from analysis.spectra.intruders.tables import SCHEMAS
 from harness.execution.execute import execute
 from harness.forgetting.base import PROBES
 from harness.storage.record import read_record

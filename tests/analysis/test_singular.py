@@ -6,8 +6,8 @@ import pytest
 import torch
 from matrices import of_spectrum, orthonormal, spectrum
 
-from analysis import singular
-from analysis.singular import DiagonalPlus, top_left
+from analysis.spectra import singular
+from analysis.spectra.singular import DiagonalPlus, top_left
 
 K = 6
 

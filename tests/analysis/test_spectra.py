@@ -9,7 +9,7 @@ import pytest
 import torch
 from matrices import of_spectrum, orthonormal
 
-from analysis import spectra
+from analysis.spectra import measures as spectra
 
 
 def test_effective_rank_of_equal_values_is_their_number():

@@ -16,12 +16,12 @@ import small_runs
 import torch
 from rounding import OTHERWISE, assert_same_but_for_rounding, gap, vectors_bound
 
-from analysis import subspaces
-from analysis.changes import Dense, LowRank
-from analysis.intruders.settings import Settings as Counting
-from analysis.intruders.sources import jobs
-from analysis.spectra import change_factors
-from analysis.subspaces import Settings, parse
+from analysis.intruders import Settings as Counting
+from analysis.spectra import subspaces
+from analysis.spectra.changes import Dense, LowRank
+from analysis.spectra.intruders.sources import jobs
+from analysis.spectra.measures import change_factors
+from analysis.subspaces import COMMAND, Settings
 from harness.errors import ConfigError, NotApplicable
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -91,7 +91,7 @@ def test_random_subspaces_are_as_alike_as_chance_says():
 
 
 def subspaces_of(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    from analysis.spectra import subspace_similarities
+    from analysis.spectra.measures import subspace_similarities
 
     return subspace_similarities(a, b)
 
@@ -123,7 +123,7 @@ BAD = {
 @pytest.mark.parametrize("text", BAD)
 def test_bad_arguments_are_named(text):
     with pytest.raises(ConfigError, match=BAD[text]):
-        parse(text.split())
+        COMMAND.parse(text.split())
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path, gpt2_folder, d
 def test_the_command_line(runs, tmp_path):
     """Two processes of one give the rows of one: but for rounding, whose part in a projection is at most twice that."""
     asked = [str(runs["one"]), str(runs["other"]), "modules=k_proj"]
-    subspaces.run(parse([*asked, "jobs=1", f"out={tmp_path / '1'}"]))
+    subspaces.run(COMMAND.parse([*asked, "jobs=1", f"out={tmp_path / '1'}"]))
     command = [sys.executable, "-W", "error", "-m", "analysis.subspaces", *asked, "jobs=2", f"out={tmp_path / '2'}"]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | OTHERWISE)
     names = [NAME.replace("q_proj", "k_proj").replace(".0.", f".{layer}.") for layer in (0, 1)]

@@ -9,20 +9,20 @@ import pandas as pd
 import pytest
 from made_runs import Made, make_sweep
 
-from analysis.compare import Comparison, compare, signed
-from analysis.drawing.command import figures
-from analysis.drawing.page import pages
 from analysis.effects.blocks import effects_of
+from analysis.effects.comparisons import Comparison, compare, signed
 from analysis.effects.outcomes import FORGETTING, LEARNING
+from analysis.effects.pareto import pareto
 from analysis.effects.verdicts import Verdict
-from analysis.pareto import pareto
+from analysis.exchange.wandb.findings import verdicts as wandb_verdicts
 from analysis.records import read_runs
-from analysis.report.verdicts import verdicts as page_verdicts
-from analysis.table.command import run as make_tables
-from analysis.table.grouped import grouped
-from analysis.table.settings import parse
-from analysis.table.writing import interval
-from analysis.wandb_results.verdicts import verdicts as wandb_verdicts
+from analysis.table import COMMAND
+from analysis.views.drawing.command import figures
+from analysis.views.drawing.page import pages
+from analysis.views.report.verdicts import verdicts as page_verdicts
+from analysis.views.table.command import tabulate as make_tables
+from analysis.views.table.grouped import grouped
+from analysis.views.table.writing import interval
 
 pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.slow]
 SCORES = {"lora": 0.9, "rslora": 0.9, "full": 0.8, "bitfit": 0.885}
@@ -56,7 +56,7 @@ def made(table: pd.DataFrame) -> dict[Key, Comparison]:
 def test_the_table_prints_and_writes_the_comparisons(
     tmp_path: Path, made: dict[Key, Comparison], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_tables(parse([str(tmp_path / "runs"), "compare=true", f"out={tmp_path / 'out'}"]))
+    make_tables(COMMAND.parse([str(tmp_path / "runs"), "compare=true", f"out={tmp_path / 'out'}"]))
     printed = capsys.readouterr().out
     assert all(f"\n{one.verdict}\n" in printed for one in made.values())
     written = pd.read_parquet(tmp_path / "out" / "comparisons.parquet").set_index(["first", "second"])

@@ -17,14 +17,11 @@ from made_runs import Made, make_run, make_sweep
 from small_runs import configure
 from wandb_server import Server, own_session, read_file, serve
 
-from analysis.compare import compare
 from analysis.effects.blocks import effects_of
+from analysis.effects.comparisons import compare
 from analysis.errors import AnalysisError
-from analysis.peft_suite.importing import import_results
-from analysis.records import read_runs, record, samples
-from analysis.wandb_results import __main__ as program
-from analysis.wandb_results.__main__ import add
-from analysis.wandb_results.findings import (
+from analysis.exchange.peft_suite.importing import import_results
+from analysis.exchange.wandb.findings import (
     FORGOTTEN,
     FROM_TABLE,
     PREFIX,
@@ -33,9 +30,12 @@ from analysis.wandb_results.findings import (
     VERDICTS,
     Findings,
     findings,
+    summary,
+    verdicts,
 )
-from analysis.wandb_results.sending import NOTE, place, send
-from analysis.wandb_results.verdicts import summary, verdicts
+from analysis.exchange.wandb.sending import NOTE, place, send
+from analysis.records import read_runs, record, samples
+from analysis.wandb import COMMAND, Settings, add
 from harness import track
 from harness.storage.files import write_json
 
@@ -139,7 +139,7 @@ def test_verdicts_never_speak_of_foreign_rows(tmp_path: Path) -> None:
 def test_verdicts_are_sent(tmp_path: Path) -> None:
     make_run(tmp_path, "method=full", made=shown("full", 0, 1e-3, 0))
     run = tracked(tmp_path, made=shown("lora", 0, 1e-3, 0))
-    add([tmp_path])
+    add(Settings((str(tmp_path),)))
     sent = read_file(offline(run)[-1]).summary
     assert sent[VERDICT] == "ahead of 1 (pairs of method and rate)" and sent[VERDICTS]["nrows"] == 2
     assert sent[FORGOTTEN] == "undecided against 1 (pairs of method and rate)"  # both forgot .1
@@ -148,7 +148,7 @@ def test_verdicts_are_sent(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_offline_run_gets_its_findings_under_its_own_id(tmp_path: Path) -> None:
     run = tracked(tmp_path)
-    assert add([tmp_path]) == []
+    assert add(Settings((str(tmp_path),))) == []
     first, second = (read_file(path) for path in offline(run))
     assert first.run.run_id == second.run.run_id == run.name
     assert second.run.project == first.run.project == "peft-harness"
@@ -165,7 +165,7 @@ def test_an_offline_run_gets_its_findings_under_its_own_id(tmp_path: Path) -> No
 def test_a_second_call_adds_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tracked(tmp_path)
     for _ in range(2):
-        assert add([tmp_path]) == []
+        assert add(Settings((str(tmp_path),))) == []
     assert len(offline(run)) == 2
     assert capsys.readouterr().out.splitlines()[1] == f"{run.name}: there already"
 
@@ -187,7 +187,7 @@ def synced(server: Server, run: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_sync_joins_both_parts(server: Server, tmp_path: Path) -> None:
     run = tracked(tmp_path)
-    assert add([tmp_path]) == []
+    assert add(Settings((str(tmp_path),))) == []
     summary = synced(server, run)
     assert [line["loss"] for line in server.stream["wandb-history.jsonl"] if "loss" in line] == [1.0, 0.5, 1 / 3]
     assert summary["analysis/intruders"] == 7
@@ -200,7 +200,7 @@ def test_sync_joins_both_parts(server: Server, tmp_path: Path) -> None:
 def test_findings_join_a_run_that_was_synced_before(server: Server, tmp_path: Path) -> None:
     run = tracked(tmp_path)
     before = synced(server, run)
-    assert add([tmp_path]) == []
+    assert add(Settings((str(tmp_path),))) == []
     after = synced(server, run)
     assert {name for name in before if not name.startswith("_")} <= set(after)
     assert after["analysis/intruders"] == 7 and len(server.stream["wandb-history.jsonl"]) == 3
@@ -210,7 +210,7 @@ def test_findings_join_a_run_that_was_synced_before(server: Server, tmp_path: Pa
 def test_an_online_run_is_resumed(server: Server, tmp_path: Path) -> None:
     run = tracked(tmp_path, "online")
     assert record(run)["tracker"].startswith(server.url)
-    assert add([tmp_path]) == []
+    assert add(Settings((str(tmp_path),))) == []
     summary = json.loads(server.files["wandb-summary.json"])
     assert summary["analysis/intruders"] == 7 and summary["scores/after/test/accuracy/value"] == 0.8
     assert len([line for line in server.stream["wandb-history.jsonl"] if "loss" in line]) == 3
@@ -219,7 +219,7 @@ def test_an_online_run_is_resumed(server: Server, tmp_path: Path) -> None:
 
 def test_an_online_run_needs_a_login(tmp_path: Path) -> None:
     run = make_run(tmp_path, "method=lora", made=Made(intruders=1), tracker="https://wandb.ai/me/p/runs/abc")
-    (line,) = add([tmp_path])
+    (line,) = add(Settings((str(tmp_path),)))
     assert "wandb login" in line and "\n" not in line
     assert not (run / NOTE).exists()
 
@@ -230,9 +230,9 @@ def test_a_run_that_was_not_tracked_is_one_line_and_the_rest_goes_on(
 ) -> None:
     make_run(tmp_path, "method=full", made=Made(intruders=1))
     run = tracked(tmp_path)
-    (line,) = add([tmp_path])
+    (line,) = add(Settings((str(tmp_path),)))
     assert "not tracked" in line and len(offline(run)) == 2
-    assert capsys.readouterr().err == f"wandb_results: {line}\n"
+    assert capsys.readouterr().err == f"wandb: {line}\n"
 
 
 def test_what_wandb_raises_costs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,12 +259,12 @@ def test_places(where: str, expected: tuple[str, str, str]) -> None:
 @pytest.mark.slow
 def test_nothing_is_written_outside_the_run(tmp_path: Path) -> None:
     run = tracked(tmp_path / "runs")
-    assert add([run]) == []
+    assert add(Settings((str(run),))) == []
     track.wandb_library().teardown()
     outside = [path for path in (tmp_path / "home").rglob("*") if path.is_file() and path.suffix != ".log"]
     assert outside == []
 
 
 def test_an_empty_folder_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    ended = call(program.main, tmp_path)
+    ended = call(COMMAND.main, tmp_path)
     assert ended.returncode == 1 and ended.stderr.count("\n") == 1 and "no record.json" in ended.stderr

@@ -15,11 +15,11 @@ from tiny_models import logits, perturb, tiny
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from analysis.adapters import Adapter
-from analysis.changes import Dense, LowRank, Matrix
-from analysis.checkpoints import Checkpoint
-from analysis.quantised import Quantisation, int8
-from analysis.weights import Pair, Wanted
+from analysis.spectra.adapters import Adapter
+from analysis.spectra.changes import Dense, LowRank, Matrix
+from analysis.spectra.checkpoints import Checkpoint
+from analysis.spectra.quantised import Quantisation, int8
+from analysis.spectra.weights import Pair, Wanted
 from harness.errors import ConfigError, NotApplicable
 from harness.methods.peft import quiet_peft
 

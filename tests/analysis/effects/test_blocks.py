@@ -11,12 +11,12 @@ import pytest
 from made_runs import Made, make_run, make_sweep
 from scipy import stats
 
-from analysis.compare import compare
 from analysis.effects.blocks import effects_of
+from analysis.effects.comparisons import compare
 from analysis.effects.outcomes import COSTS, FORGETTING, GAIN, LEARNING, PRICES, probe
 from analysis.effects.verdicts import Verdict
 from analysis.records import read_runs
-from analysis.table.grouped import grouped
+from analysis.views.table.grouped import grouped
 
 pytestmark = pytest.mark.usefixtures("quick")
 ENDS = ["score", "score_low", "score_high", "forgetting", "forgetting_low", "forgetting_high"]

@@ -19,7 +19,7 @@ from analysis.effects.estimates import (
     resampled_change,
 )
 from analysis.effects.variance import Array, moderated
-from analysis.metrics import mean, perplexity
+from analysis.records.metrics import mean, perplexity
 
 
 def test_resamples_of_items_give_the_standard_error_of_a_mean() -> None:

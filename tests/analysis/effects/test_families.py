@@ -13,7 +13,7 @@ from simulated_answers import simulated, spreads
 from analysis.effects.estimates import Estimate, drawn_items, estimates, over_seeds, resampled
 from analysis.effects.families import Contrasts, Family, contrasts, family, satterthwaite, tail
 from analysis.effects.variance import Array
-from analysis.metrics import mean
+from analysis.records.metrics import mean
 
 
 def _pairs(count: int) -> list[tuple[int, int]]:

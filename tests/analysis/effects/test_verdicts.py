@@ -14,7 +14,7 @@ from analysis.effects.estimates import Estimate, drawn_items, estimates, resampl
 from analysis.effects.families import Family, contrasts, family, tail
 from analysis.effects.variance import Array
 from analysis.effects.verdicts import MARGIN, Needed, Verdict, margin_of, needed, relation, verdicts, within
-from analysis.metrics import mean
+from analysis.records.metrics import mean
 
 ONE = tail([np.ones((1, 1))])
 

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from figure_runs import RATES, made
 from made_runs import make_sweep
 
-from analysis.drawing.page import Page, pages
 from analysis.records import read_runs
+from analysis.views.drawing.page import Page, pages
 
 
 @pytest.fixture(scope="session")

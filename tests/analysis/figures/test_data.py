@@ -12,14 +12,14 @@ import pytest
 from figure_runs import RATES, accuracy
 from made_runs import STEPS, Made, make_run, search_record
 
-from analysis.drawing.command import figures
-from analysis.drawing.page import Page, pages
-from analysis.drawing.picture import heading
-from analysis.drawing.series import SETTING, over_seeds
-from analysis.drawing.sources import learned
-from analysis.drawing.style import Look
 from analysis.records import read_runs
-from analysis.table.grouped import grouped
+from analysis.views.drawing.command import figures
+from analysis.views.drawing.page import Page, pages
+from analysis.views.drawing.picture import heading
+from analysis.views.drawing.series import SETTING, over_seeds
+from analysis.views.drawing.sources import learned
+from analysis.views.drawing.style import Look
+from analysis.views.table.grouped import grouped
 
 
 def data(name: str, page: Page) -> pd.DataFrame:
@@ -131,7 +131,7 @@ def test_loss_and_gradient_norm_of_methods_with_a_rank(page: Page) -> None:
 
 
 def test_long_histories_are_averaged_over_bins_of_one_width() -> None:
-    from analysis.drawing.sources import BINS, CARRIED, binned
+    from analysis.views.drawing.sources import BINS, CARRIED, binned
 
     steps = np.arange(1, 301)
     rows = pd.DataFrame({"step": steps, "tokens": steps * 10.0, "value": steps.astype(float)})
@@ -166,7 +166,7 @@ def test_intruders_by_layer_and_by_kind_of_matrix(page: Page) -> None:
 
 
 def test_draws_of_random_changes_make_the_interval() -> None:
-    from analysis.drawing.counts import mean_counts
+    from analysis.views.drawing.counts import mean_counts
 
     rows = pd.DataFrame({"id": ["a"], "method": ["lora"], "rank": [8], "learning_rate": [1e-3], "setting": [""]})
     found = mean_counts(rows.assign(intruders=4, low=2, most=9, eps=0.7), ["eps"]).iloc[0]

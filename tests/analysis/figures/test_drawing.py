@@ -15,15 +15,14 @@ import vl_convert
 from fontTools.ttLib import TTFont
 from scipy import stats
 
-from analysis.drawing import fonts
-from analysis.drawing.marks import beside, by_method, domain, points, ticks, values
-from analysis.drawing.page import slug
-from analysis.drawing.picture import _svg
-from analysis.drawing.series import in_order, over_seeds
-from analysis.drawing.settings import joined
-from analysis.drawing.style import COMPACT, DARK, LIGHT, Look, Theme, compact, config, width, wrapped
-from analysis.figures.intruders_forgetting import spearman
-from analysis.figures.spectra import gaussian_spectrum
+from analysis.views.drawing import fonts
+from analysis.views.drawing.marks import beside, by_method, domain, points, ticks, values
+from analysis.views.drawing.page import slug
+from analysis.views.drawing.picture import _svg
+from analysis.views.drawing.series import in_order, over_seeds
+from analysis.views.drawing.style import COMPACT, DARK, LIGHT, Look, Theme, compact, config, width, wrapped
+from analysis.views.figures.intruders_forgetting import spearman
+from analysis.views.figures.spectra import gaussian_spectrum
 
 KOREAN = "한국어 감정 분류"
 
@@ -199,10 +198,6 @@ def test_names_stand_beside_their_points_and_on_no_other() -> None:
     assert all(apart)  # two letters of 6 points are 7.2 wide
     near = [np.hypot(x - u, y - v) for (x, y), spot in zip(spots, placed, strict=True) if spot for u, v in [spot]]
     assert max(near) < 15
-
-
-def test_arguments_may_be_written_with_dashes() -> None:
-    assert joined(["runs", "--out", "x", "--only=a", "where=b"]) == ["runs", "out=x", "only=a", "where=b"]
 
 
 def test_gaussian_control_agrees_with_a_simulation() -> None:

@@ -16,29 +16,33 @@ import vl_convert
 from made_runs import Made, make_run, make_sweep
 
 import harness.methods
-from analysis.drawing.command import draw_all, figures
-from analysis.drawing.figure import Figure
-from analysis.drawing.page import Page, pages
-from analysis.drawing.picture import VERSION, heading, numbered
-from analysis.drawing.settings import FORMATS, Settings, parse
 from analysis.errors import AnalysisError
+from analysis.figures import COMMAND, FORMATS, Settings
 from analysis.records import read_runs
-from analysis.report.page import library
+from analysis.views.drawing.command import draw_all, figures
+from analysis.views.drawing.figure import Figure
+from analysis.views.drawing.page import Page, pages
+from analysis.views.drawing.picture import VERSION, heading, numbered
+from analysis.views.report.page import library
 from harness.errors import ConfigError
 from harness.methods.base import METHODS
 
 ROOT = Path(__file__).resolve().parents[3]
+FIGURES = ROOT / "analysis" / "views" / "figures"
 
 
 def test_each_file_registers_one_figure_of_its_name() -> None:
-    names = {path.stem for path in (ROOT / "analysis" / "figures").glob("*.py") if not path.stem.startswith("__")}
+    names = {path.stem for path in FIGURES.glob("*.py") if not path.stem.startswith("__")}
     assert {figure.name for figure in figures()} == names
     assert len(names) == 22
 
 
 def test_no_figure_knows_a_method_or_task_by_name() -> None:
     METHODS.discover(harness.methods)
-    for path in [*(ROOT / "analysis" / "figures").glob("*.py"), *(ROOT / "analysis" / "drawing").glob("*.py")]:
+    for path in [
+        *FIGURES.glob("*.py"),
+        *(FIGURES.parent / "drawing").glob("*.py"),
+    ]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
         assert strings & set(METHODS.names()) == set(), path
@@ -106,14 +110,14 @@ def test_all_runs_failed_is_one_line(tmp_path: Path) -> None:
         (["nowhere"], "runs=nowhere: there is no such folder"),
         ([".", "formats=gif"], "formats=gif: no such format"),
         ([".", "size=poster"], "size=poster: must be column or page"),
-        ([".", "--only"], "only=: needs a value"),
+        ([".", "--only"], "--only=: is written only=<value>"),
         ([".", "where=lora"], "where=lora: must be column=value"),
         ([".", "olny=pareto"], "olny=pareto: no such option; did you mean only?"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse(arguments)
+        COMMAND.parse(arguments)
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
 
@@ -125,7 +129,7 @@ def test_an_unknown_figure_is_refused_with_the_nearest_name() -> None:
 
 def test_the_command_answers_a_mistake_without_loading_altair() -> None:
     heavy = ("altair", "pandas", "torch")
-    code = f"import sys, analysis.drawing.settings; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, analysis.figures; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"
 

@@ -13,7 +13,7 @@ from browser_page import EVIL, KOREAN, Opened, opening, program, required
 from made_runs import Made, make_run, make_search_run, make_sweep, search_record
 
 from analysis.records import read_runs
-from analysis.report.page import page
+from analysis.views.report.page import page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from analysis.report.overrides import differences, written
+from analysis.views.report.overrides import differences, written
 
 PARSER = OverridesParser.create()
 TEXT = st.text(st.sampled_from("ab'\"\\${}[]:,=\n \t~+@#%1e.한\u2028"), max_size=12)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 from browser_page import EVIL, KOREAN, Opened, opening
 
-from analysis.drawing.command import figures
-from analysis.drawing.page import pages
-from analysis.drawing.picture import heading
 from analysis.records import read_runs
-from analysis.report.page import SCRIPTS, page
+from analysis.views.drawing.command import figures
+from analysis.views.drawing.page import pages
+from analysis.views.drawing.picture import heading
+from analysis.views.report.page import SCRIPTS, page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

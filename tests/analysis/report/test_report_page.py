@@ -13,17 +13,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from browser_page import EVIL, KOREAN
-from command_line import call, module
+from command_line import call
 from made_runs import Made, make_run
 
-from analysis.compare import UNSEARCHED, compare, signed
 from analysis.effects.blocks import effects_of
+from analysis.effects.comparisons import UNSEARCHED, compare, signed
 from analysis.effects.outcomes import FORGETTING
 from analysis.records import read_runs
-from analysis.report import __main__ as program
-from analysis.report.page import embedded, page
-from analysis.report.runs import POINTS, _even, shared
-from analysis.report.verdicts import _reference
+from analysis.report import COMMAND
+from analysis.views.report.page import embedded, page
+from analysis.views.report.runs import POINTS, _even, shared
+from analysis.views.report.verdicts import _reference
 
 DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
@@ -169,7 +169,7 @@ def test_thinning_keeps_both_ends() -> None:
 
 @pytest.mark.slow
 def test_command_writes_one_file(one_run: Path, tmp_path: Path) -> None:
-    found = call(module("analysis.report"), one_run, "--out", tmp_path / "out", "--title", "한국어")
+    found = call(COMMAND.main, one_run, f"out={tmp_path / 'out'}", "title=한국어")
     assert found.returncode == 0, found.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.html"]
     assert found.stdout.startswith(f"{tmp_path / 'out' / 'index.html'}: 1 run, ")
@@ -190,7 +190,7 @@ def test_bad_input_is_one_line(case: str, one_run: Path, tmp_path: Path) -> None
         path.write_text(
             text[:99] if case == "damaged" else re.sub('"schema_version": [0-9]+', '"schema_version": 99', text)
         )
-    found = call(program.main, *([] if case == "nothing" else [runs]), "--out", out)
+    found = call(COMMAND.main, *([] if case == "nothing" else [runs]), f"out={out}")
     assert found.returncode == 1
     assert found.stderr.startswith("report: ") and found.stderr.count("\n") == 1, found.stderr
     assert not out.is_dir()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import small_runs
 
-from analysis.report.reproduce import Reproducer
+from analysis.views.report.reproduce import Reproducer
 from harness.compose import compose
 from harness.identity import identity, plain, resolved, run_id
 

@@ -1,0 +1,1 @@
+"""Other formats: W&B, and the result files of PEFT's method comparison."""

@@ -1,1 +1,0 @@
-"""The figures, one a file: ``python -m analysis.figures runs/ --out figures/`` draws all that runs have data for."""
