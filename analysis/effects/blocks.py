@@ -81,6 +81,10 @@ class Effect:
         return max(low, self.bounds[0]), min(high, self.bounds[1])
 
 
+Known = dict[tuple[str, str], Read]
+"""What was read of runs, by folder and outcome: tables, figures and the page ask of the same runs in several groups."""
+
+
 @dataclass(frozen=True)
 class _Sample:
     """What a group's runs say of an outcome, before variances are borrowed."""
@@ -108,6 +112,7 @@ class Block:
     _samples: dict[str, dict[str, _Sample]] = field(default_factory=dict)
     _folders: dict[str, dict[frozenset[str], str]] = field(default_factory=dict)
     _first: dict[tuple[str, Kind], Read] = field(default_factory=dict)
+    known: Known = field(default_factory=dict)
     _weights: dict[tuple[int, int], Array] = field(default_factory=dict)
     """How often each item is drawn, by stream and count of items: 0.1 s to draw, and the same for all groups."""
 
@@ -181,7 +186,7 @@ class Block:
 
     def _one(self, run: Run, outcome: Outcome, kind: Kind) -> Read | None:
         try:
-            found = outcome.read(run)
+            found = self._of_run(run, outcome)
             first = self._first.setdefault((outcome.key, kind), found)
             if not (found.asked.equals(first.asked) and found.statistic is first.statistic):
                 raise AnalysisError(f"{run['folder']}: answered other items than the runs before it; it is left out")
@@ -189,6 +194,12 @@ class Block:
             self.say(str(error))
             return None
         return found
+
+    def _of_run(self, run: Run, outcome: Outcome) -> Read:
+        key = str(run["folder"]), outcome.key
+        if key not in self.known:
+            self.known[key] = outcome.read(run)
+        return self.known[key]
 
     def say(self, line: str) -> None:
         """Add a problem once."""
@@ -263,15 +274,18 @@ def _place(run: pd.Series) -> tuple[str, ...]:  # type: ignore[type-arg]
     return tuple(str(run[name]) for name in BLOCK)
 
 
-def effects_of(table: pd.DataFrame) -> Effects:
-    """Return the effects of the runs of a tidy table; failed ones tell at which rates seeds diverged."""
+def effects_of(table: pd.DataFrame, known: Known | None = None) -> Effects:
+    """Return the effects of the runs of a tidy table; failed ones tell at which rates seeds diverged.
+
+    What is read of runs is looked up in `known` and added to it.
+    """
     picked = fair(table)
-    return Effects(tuple(_blocks(table, picked.chosen)), *picked)
+    return Effects(tuple(_blocks(table, picked.chosen, {} if known is None else known)), *picked)
 
 
-def _blocks(table: pd.DataFrame, chosen: pd.DataFrame) -> Iterator[Block]:
+def _blocks(table: pd.DataFrame, chosen: pd.DataFrame, known: Known) -> Iterator[Block]:
     chosen = narrow(chosen)
     for where, rows in blocks(narrow(table[(table["status"] == "done") & ~table["foreign"]])):
         kept = chosen[chosen["folder"].isin(rows["folder"])]
         named = {str(label): runs.reset_index(drop=True) for label, runs in kept.groupby(UNIT, sort=False)}
-        yield Block(where, _place(rows.iloc[0]), named)
+        yield Block(where, _place(rows.iloc[0]), named, known=known)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from analysis.effects.blocks import Effects, effects_of
+from analysis.effects.blocks import Effects, Known, effects_of
 from analysis.records.configurations import BLOCK, UNIT, configured, narrow, newest
 
 
@@ -22,6 +22,8 @@ class Page:
     table: pd.DataFrame
     diverged: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Runs of the same model and task that diverged: at their rates no other is chosen."""
+    known: Known = field(default_factory=dict)
+    """What was read of runs before, and is now."""
 
     @property
     def name(self) -> str:
@@ -32,7 +34,7 @@ class Page:
     def effects(self) -> Effects:
         """Return what configurations learned and forgot, at the rates that validation chose, as tables have it."""
         with_lost = [self.table, *([self.diverged] if len(self.diverged) else [])]
-        return effects_of(pd.concat(with_lost, ignore_index=True))
+        return effects_of(pd.concat(with_lost, ignore_index=True), self.known)
 
     @cached_property
     def chosen(self) -> pd.DataFrame:
@@ -63,7 +65,7 @@ def _narrow(runs: pd.DataFrame) -> pd.DataFrame:
     return narrow(runs).assign(setting=pd.Series(setting, index=runs.index, dtype="str")).reset_index(drop=True)
 
 
-def pages(table: pd.DataFrame) -> Iterator[Page]:
+def pages(table: pd.DataFrame, known: Known | None = None) -> Iterator[Page]:
     """Yield the finished runs that may be compared, in the order of the records; a copied run once.
 
     Each model, task, metric and version of the data is a page of its own: figures never mix them. Rows from elsewhere
@@ -77,7 +79,7 @@ def pages(table: pd.DataFrame) -> Iterator[Page]:
         metrics, versions = several.loc[(model, task)]
         more = f" {metric}" * bool(metrics) + f" data {data[:8]}" * bool(versions)
         lost = table[table["diverged"].fillna(False) & (table["model"] == model) & (table["task"] == task)]
-        yield Page(model, task + more, rows.reset_index(drop=True), lost)
+        yield Page(model, task + more, rows.reset_index(drop=True), lost, {} if known is None else known)
 
 
 def slug(name: str) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import pandas as pd
 
 from analysis.errors import AnalysisError
 from analysis.records import history, intruder_tables
+from analysis.views.drawing.page import Page
 from analysis.views.drawing.series import SETTING
 
 log = logging.getLogger(__name__)
@@ -93,9 +94,10 @@ TOP = 10
 """The paper's k: only a matrix's largest tuned singular vectors are called intruders."""
 
 
-def similarities(table: pd.DataFrame) -> pd.DataFrame:
+@lru_cache(maxsize=1)
+def similarities(page: Page) -> pd.DataFrame:
     """Return the similarity tables of all runs at the end of training, against the untouched weights."""
-    return tables(table, "similarity", at_end)
+    return tables(page.every_rate, "similarity", at_end)
 
 
 def clearest(rows: pd.DataFrame) -> dict[str, Any]:

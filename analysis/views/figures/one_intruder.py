@@ -30,7 +30,7 @@ class OneIntruder(Figure):
         ``largest`` is the largest |cos| with any base vector, not only with those shown, where the table of vectors
         has it, and ``intruder`` whether that is below ε.
         """
-        rows = similarities(page.every_rate)
+        rows = similarities(page)
         if rows.empty:
             return rows
         least = clearest(rows)

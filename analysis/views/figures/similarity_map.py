@@ -28,7 +28,7 @@ class SimilarityMap(Figure):
 
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method (one run of it), base vector and tuned vector of one matrix."""
-        rows = similarities(page.every_rate)
+        rows = similarities(page)
         if rows.empty:
             return rows
         rows = rows[rows["matrix"] == clearest(rows)["matrix"]]

@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from analysis.effects.blocks import Known
 from analysis.views.drawing.command import figures
 from analysis.views.drawing.figure import Figure
 from analysis.views.drawing.page import Page, pages
@@ -33,13 +34,13 @@ PLACES = {"at", "label", "label_x", "label_y", "ids", "panel", "optimal", "warni
 """Fields that say where a mark stands, and are in no table."""
 
 
-def charts(table: pd.DataFrame) -> dict[str, Any]:
+def charts(table: pd.DataFrame, known: Known | None = None) -> dict[str, Any]:
     """Return what the scripts draw of these runs; a point's ``ids`` are positions in the table."""
     rows: dict[str, int] = {}
     for at, one in enumerate(table["id"].astype(str)):
         rows.setdefault(one, at)
     look, every = Look.of(table), figures()
-    found = [_page(page, every, look, rows) for page in pages(table)]
+    found = [_page(page, every, look, rows) for page in pages(table, known)]
     shown = {figure["name"] for page in found for group in page["groups"] for figure in group["figures"]}
     themes = {name: _theme(theme) for name, theme in (("light", LIGHT), ("dark", DARK))}
     return {

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.effects.blocks import Known
 from analysis.records import Runs
 from analysis.views.report import runs as each
 from analysis.views.report.charts import charts
@@ -58,7 +59,8 @@ MISSING = {
 def content(runs: Runs, against: str | None = None) -> Content:
     """Return what a page of these runs shows; `against` is the configuration to compare with, all unless given."""
     table = runs.table.reset_index(drop=True)
-    judged = verdicts(table, against)
+    known: Known = {}
+    judged = verdicts(table, against, known)
     problems = [*runs.problems, *judged.problems]
     found = each.records_of(table)
     samples, curves = each.samples(table), each.histories(table)
@@ -72,7 +74,7 @@ def content(runs: Runs, against: str | None = None) -> Content:
         "samples": samples,
         "answers": [asdict(one) for one in judged.answers],
         "searches": each.searches(table),
-        "charts": charts(table),
+        "charts": charts(table, known),
     }
     return Content(
         data=data,

@@ -7,10 +7,11 @@ Hydra's own parser, and the run's id that it gives is compared with the record's
 
 from __future__ import annotations
 
+import json
 import shlex
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any
@@ -32,6 +33,7 @@ from harness.identity import identity, plain, run_id
 FAILURES = (HarnessError, HydraException, OmegaConfBaseException, OSError, KeyError, TypeError, ValueError)
 ELSEWHERE = "reproduced"
 """The output folder of the command: in the run's own, it would be found done and not trained."""
+SEED = "seed="
 IGNORED = ("sweep", "output_dir", "dry_run", "cache_dir", "tracker", "rank", "sequence_tasks", "search")
 DESCRIPTIVE = ("licence", "citation", "source", "note")
 OWN_MODEL = ("path", "id", "revision", "dtype", "kind")
@@ -54,6 +56,9 @@ class Reproducer:
     """Finds commands; composes each choice of presets once, for it takes Hydra a third of a second."""
 
     composed: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
+    _overrides: dict[str, list[str]] = field(default_factory=dict)
+    _configs: dict[tuple[str, ...], RunConfig] = field(default_factory=dict)
+    """Both by all but the seed: records that differ in that alone are composed once."""
     _stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Reproducer:
@@ -69,7 +74,7 @@ class Reproducer:
         """Return the command for a record; its `problem` where its id is another, or nothing composes."""
         line = ""
         try:
-            overrides = self.overrides(record)
+            overrides = self._but_for_the_seed(record)
             line = command(overrides)
             found = self.configure(overrides)
             if run_id(found) == record["id"]:
@@ -79,6 +84,15 @@ class Reproducer:
             return Reproduction(
                 line, f"it does not compose here: {' '.join(str(error).split()) or type(error).__name__}"
             )
+
+    def _but_for_the_seed(self, record: dict[str, Any]) -> list[str]:
+        """Return the overrides of a record, found once for all that differ in their seed alone."""
+        config = record["config"] | {"seed": None, "output_dir": None}
+        key = json.dumps([config, record.get("rank")], sort_keys=True)
+        if key not in self._overrides:
+            self._overrides[key] = self.overrides(record)
+        seed = f"{SEED}{record['config']['seed']}"
+        return [seed if word.startswith(SEED) else word for word in self._overrides[key]]
 
     def overrides(self, record: dict[str, Any]) -> list[str]:
         """Return the overrides that lead from the presets to the record's configuration, presets first."""
@@ -91,7 +105,11 @@ class Reproducer:
 
     def configure(self, overrides: list[str]) -> RunConfig:
         """Return the configuration of a command line, checked."""
-        return to_run_config(self._applied(overrides))
+        key = tuple(word for word in overrides if not word.startswith(SEED))
+        if key not in self._configs:
+            self._configs[key] = to_run_config(self._applied(overrides))
+        (seed,) = (int(word.removeprefix(SEED)) for word in overrides if word.startswith(SEED))
+        return replace(self._configs[key], seed=seed)
 
     def _applied(self, overrides: list[str]) -> DictConfig:
         """Return what a command line composes to: presets by Hydra, the rest by its parser."""
@@ -147,7 +165,7 @@ def _choices(record: dict[str, Any]) -> list[str]:
     found += [f"task={task if _exists('task', task) else config['task']['kind']}"] if not config.get("sequence") else []
     found += [f"method={config['method']['name']}"]
     found += [] if record.get("rank") is None else [f"rank={record['rank']}"]
-    return [*found, f"seed={config['seed']}"]
+    return [*found, f"{SEED}{config['seed']}"]
 
 
 def _model(model: dict[str, Any]) -> list[str]:

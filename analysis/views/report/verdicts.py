@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.effects.across import across
-from analysis.effects.blocks import Effects, effects_of
+from analysis.effects.blocks import Effects, Known, effects_of
 from analysis.effects.comparisons import UNSEARCHED, Comparison, compare, signed
 from analysis.effects.outcomes import FORGETTING
 from analysis.effects.pareto import pareto
@@ -67,10 +67,10 @@ class Verdicts:
     problems: list[str] = field(default_factory=list)
 
 
-def verdicts(table: pd.DataFrame, against: str | None = None) -> Verdicts:
+def verdicts(table: pd.DataFrame, against: str | None = None, known: Known | None = None) -> Verdicts:
     """Return every verdict about the runs that are done; what could not be compared is among its problems."""
     found = Verdicts()
-    effects = effects_of(table)
+    effects = effects_of(table, known)
     found.warnings = list(effects.warnings)
     if effects.chosen.empty:
         return found
