@@ -76,6 +76,30 @@ def all_paths(tree: dict[str, Any], prefix: str = "") -> list[str]:
     return here + [p for k, v in tree.items() if isinstance(v, dict) for p in all_paths(v, f"{prefix}{k}.")]
 
 
+@pytest.mark.parametrize(
+    ("commit", "version", "named"),
+    [
+        ("d787f51bbaa196862733ed53c1b7def75b49ab29", "0.19.2.dev0", "forgetting (PEFT suite)"),
+        ("194cb8feb21c6623f61f30305e20fdbe2b842c10", "0.19.2.dev0", "forgetting (PEFT suite)"),
+        ("505e6fd68216cf548d1ab76a42a124bd3f5c1a2b", "0.20.1.dev0", "forgetting (PEFT suite)"),
+        (None, "0.21.2", "forgetting (PEFT suite)"),
+        ("8be1a16f5e06ca5e197d2af74bdfc5b3c8072d26", "0.18.2.dev0", "forgetting (PEFT suite, no next-token shift)"),
+        (None, "0.19.1", "forgetting (PEFT suite, no next-token shift)"),
+        ("0123456789abcdef0123456789abcdef01234567", "0.19.2.dev0", "forgetting (PEFT suite, of which definition?)"),
+        (None, None, "forgetting (PEFT suite, of which definition?)"),
+        (None, "of my own", "forgetting (PEFT suite, of which definition?)"),
+    ],
+)
+def test_their_forgetting_before_and_after_its_definition_changed_has_two_names(
+    tmp_path: Path, commit: str | None, version: str | None, named: str
+) -> None:
+    """PEFT's pull request 3419, commit d787f51b of 2026-07-14, between versions 0.19.1 and 0.20.0."""
+    packages = {"peft-commit-hash": commit, "peft-version": version}
+    changes = {f"meta_info__package_info__{name}": value for name, value in packages.items()}
+    cells = imported(tmp_path, **changes)
+    assert cells["forgetting"] == 0.05 and cells["forgetting_name"] == named
+
+
 def test_a_result_is_a_row_of_our_columns(tmp_path: Path) -> None:
     cells = imported(tmp_path)
     assert cells["foreign"] is True and cells["status"] == "done"

@@ -13,6 +13,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packaging.version import InvalidVersion, Version
+
 from analysis.exchange.peft_suite.schema import FILE, STATUSES, UNMEASURED_SIZE, Result, at, leaves, read
 
 if TYPE_CHECKING:
@@ -47,8 +49,45 @@ NUMBERS = {
 }
 """Our column → their path, where both mean the same; what is of another type there is missing here."""
 FORGETTING = "forgetting (PEFT suite)"
-"""Their loss on Wikipedia after training minus before; in the code read, a position's logits meet its own token and not
-the next one, so the number is comparable among their results only, and bears another name than ours."""
+"""Their loss on Wikipedia after training minus that with the adapter disabled: comparable among their results only."""
+UNSHIFTED = "forgetting (PEFT suite, no next-token shift)"
+"""What it was before their pull request 3419: a position's logits met its own token, and prompt tuning forgot 3.67."""
+UNKNOWN = "forgetting (PEFT suite, of which definition?)"
+SHIFTED = [
+    "d787f51bbaa1",
+    "cea8213158c8",
+    "51c2ff666b14",
+    "667d0c30d59c",
+    "cd81cf38f73e",
+    "72e71c2c0233",
+    "194cb8feb21c",
+    "1025a19b1197",
+    "39096cbec046",
+    "ae623e55bf46",
+    "95f2a74d17cd",
+    "81e417b69eed",
+    "3652122d2e1a",
+    "aee16509f9a4",
+    "ca541c04c139",
+    "4c672987e093",
+    "167fcb0f29a8",
+]
+"""PEFT's commits from that pull request (2026-07-14) to version 0.20.0: all of 0.19.2.dev0, as many before it are."""
+PUBLISHED = [
+    "8be1a16f5e06",
+    "5fe7f8f8abe9",
+    "a27406c26da0",
+    "6d5a6f4f2f90",
+    "25e5c6b25c45",
+    "a18ba67f242a",
+    "47961bb54706",
+    "261366de2e40",
+    "51bd32da3942",
+    "c6057c84f7da",
+]
+"""The commits of the results that PEFT published before."""
+DIGITS = 8
+"""Of a commit, as the shortest that a file was seen to have."""
 
 
 def rows(folder: Path) -> pd.DataFrame:
@@ -121,9 +160,25 @@ def _outcome(result: Result) -> dict[str, Any]:
         "validation": next((score for score in reversed(validations) if score is not None), None),
         "steps": _whole((_entries(result) or [{}])[-1].get("step")),
         "forgetting": forgetting,
-        "forgetting_name": None if forgetting is None else FORGETTING,
+        "forgetting_name": None if forgetting is None else _forgetting(result),
         "forgetting_higher_is_better": None if forgetting is None else False,
     }
+
+
+def _forgetting(result: Result) -> str:
+    """Return the name of their forgetting by its definition, told by the commit, or the version where that tells."""
+    packages = at(result, "meta_info.package_info")
+    commit, version = (_text(at(packages, f"peft-{name}")) or "" for name in ("commit-hash", "version"))
+    known = {one[:DIGITS]: FORGETTING for one in SHIFTED} | {one[:DIGITS]: UNSHIFTED for one in PUBLISHED}
+    return known.get(commit[:DIGITS]) or _forgetting_of(version)
+
+
+def _forgetting_of(version: str) -> str:
+    try:
+        release = Version(version).release
+    except InvalidVersion:
+        return UNKNOWN
+    return FORGETTING if release >= (0, 20) else UNKNOWN if release >= (0, 19, 2) else UNSHIFTED
 
 
 def _entries(result: Result) -> list[dict[str, Any]]:
