@@ -12,7 +12,7 @@ from analysis.errors import AnalysisError
 from analysis.figures import Settings
 from analysis.records import read_runs
 from analysis.views.drawing.figure import FIGURES, Figure
-from analysis.views.drawing.page import Page, pages
+from analysis.views.drawing.page import Page, every_page
 from analysis.views.drawing.picture import draw
 from analysis.views.drawing.style import COLUMN, PAGE, Look
 from analysis.views.table import filtering
@@ -38,15 +38,15 @@ def draw_all(settings: Settings) -> int:
     look, written = Look.of(runs.table), 0  # before the filter: a method keeps its colour whatever else is shown
     for page in _pages(filtering.chosen(runs.table, settings.where)):
         print(f"{page.model}, {page.task}: {len(page.table)} runs")
-        for warning in page.effects.warnings:
+        for warning in () if page.several else page.effects.warnings:
             print(f"  unequal: {warning}")
-        for figure in chosen:
+        for figure in (one for one in chosen if one.several == page.several):
             written += _draw(figure, page, look, settings)
     return written
 
 
 def _pages(table: pd.DataFrame) -> list[Page]:
-    found = list(pages(table))
+    found = list(every_page(table))
     if not found:
         counts = table["status"].value_counts().to_dict()
         how = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())

@@ -38,6 +38,9 @@ class Figure(ABC):
     width: ClassVar[int] = PAGE
     """Points, unless the reader asks for a column or a page."""
 
+    several: ClassVar[bool] = False
+    """Whether it is of all models and tasks of a folder together, where there are several."""
+
     chosen: ClassVar[bool] = True
     """Whether each method and rank is shown at the learning rate that validation chose, and at no other."""
 

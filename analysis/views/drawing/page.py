@@ -22,6 +22,8 @@ class Page:
     table: pd.DataFrame
     diverged: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Runs of the same model and task that diverged: at their rates no other is chosen."""
+    several: bool = False
+    """Whether these are the runs of several models and tasks, of which a few figures speak together."""
     known: Known = field(default_factory=dict)
     """What was read of runs before, and is now."""
 
@@ -79,7 +81,23 @@ def pages(table: pd.DataFrame, known: Known | None = None) -> Iterator[Page]:
         metrics, versions = several.loc[(model, task)]
         more = f" {metric}" * bool(metrics) + f" data {data[:8]}" * bool(versions)
         lost = table[table["diverged"].fillna(False) & (table["model"] == model) & (table["task"] == task)]
-        yield Page(model, task + more, rows.reset_index(drop=True), lost, {} if known is None else known)
+        yield Page(model, task + more, rows.reset_index(drop=True), lost, known={} if known is None else known)
+
+
+def every_page(table: pd.DataFrame, known: Known | None = None) -> Iterator[Page]:
+    """Yield the pages, and where there are several one of all their runs."""
+    found = list(pages(table, known))
+    yield from found
+    if len(found) > 1:
+        whole = pd.concat([page.table for page in found], ignore_index=True)
+        lost = pd.concat([page.diverged for page in found], ignore_index=True).drop_duplicates("id")
+        names = (counted(len({page.model for page in found}), "model"), counted(len(found), "task"))
+        yield Page(*names, whole, lost, several=True, known={} if known is None else known)
+
+
+def counted(number: int, what: str) -> str:
+    """Return ``1 seed``, ``2 seeds``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def slug(name: str) -> str:

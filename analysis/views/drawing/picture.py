@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.figures import FORMATS
 from analysis.views.drawing import fonts
 from analysis.views.drawing.figure import Figure
-from analysis.views.drawing.page import Page
+from analysis.views.drawing.page import Page, counted
 from analysis.views.drawing.style import LIGHT, Look, config, wrapped
 from harness.storage.files import write_bytes
 
@@ -30,13 +30,9 @@ def heading(figure: Figure, page: Page, data: pd.DataFrame) -> list[str]:
     used = page.table[page.table["id"].isin(ids)]
     searched = data["search_seed"].dropna() if "search_seed" in data else []  # no runs of the page
     seeds = len({*used["seed"], *map(int, searched)})
-    parts = [page.model, page.task, _count(seeds, "seed"), _count(len(ids), "run")]
+    parts = [page.model, page.task, counted(seeds, "seed"), counted(len(ids), "run")]
     parts += ["learning rates chosen by validation"] if figure.chosen and page.chose(ids) else []
     return parts + _notes(figure, data)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _notes(figure: Figure, data: pd.DataFrame) -> list[str]:

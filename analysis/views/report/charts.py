@@ -11,7 +11,7 @@ import pandas as pd
 from analysis.effects.blocks import Known
 from analysis.views.drawing.command import figures
 from analysis.views.drawing.figure import Figure
-from analysis.views.drawing.page import Page, pages
+from analysis.views.drawing.page import Page, every_page
 from analysis.views.drawing.picture import heading, specification
 from analysis.views.drawing.style import DARK, LIGHT, SHAPES, Look, config
 from harness.errors import HarnessError
@@ -20,7 +20,14 @@ SIZE = 1.55
 """A letter on the screen to one on paper: labels of 7 points have 11 pixels, titles 12."""
 FONTS = 'system-ui, "Segoe UI", Roboto, "Noto Sans", "Noto Sans CJK KR", NanumGothic, sans-serif'
 GROUPS = {
-    "Learning, forgetting and cost": ("pareto", "score_parameters", "forgetting_rank", "cost", "sequence_grid"),
+    "Learning, forgetting and cost": (
+        "across",
+        "pareto",
+        "score_parameters",
+        "forgetting_rank",
+        "cost",
+        "sequence_grid",
+    ),
     "Along training": ("learning_tokens", "forgetting_tokens", "training_curves"),
     "Learning rates": ("score_rate",),
     "Intruder dimensions": (
@@ -40,7 +47,7 @@ def charts(table: pd.DataFrame, known: Known | None = None) -> dict[str, Any]:
     for at, one in enumerate(table["id"].astype(str)):
         rows.setdefault(one, at)
     look, every = Look.of(table), figures()
-    found = [_page(page, every, look, rows) for page in pages(table, known)]
+    found = [_page(page, every, look, rows) for page in every_page(table, known)]
     shown = {figure["name"] for page in found for group in page["groups"] for figure in group["figures"]}
     themes = {name: _theme(theme) for name, theme in (("light", LIGHT), ("dark", DARK))}
     return {
@@ -61,7 +68,11 @@ def _theme(theme: Any) -> dict[str, Any]:
 
 def _page(page: Page, every: list[Figure], look: Look, rows: dict[str, int]) -> dict[str, Any]:
     """Return the figures of one model and task by their headings."""
-    found = {one["name"]: one for figure in every if (one := _figure(figure, page, look, rows))}
+    found = {
+        one["name"]: one
+        for figure in every
+        if figure.several == page.several and (one := _figure(figure, page, look, rows))
+    }
     groups = {title: [found.pop(name) for name in names if name in found] for title, names in GROUPS.items()}
     groups["More"] = list(found.values())
     shown = [{"title": title, "figures": some} for title, some in groups.items() if some]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from figure_runs import RATES, accuracy
 from made_runs import STEPS, Made, make_run, search_record
 
+from analysis.figures import Settings
 from analysis.records import read_runs
-from analysis.views.drawing.command import figures
-from analysis.views.drawing.page import Page, pages
+from analysis.views.drawing.command import draw_all, figures
+from analysis.views.drawing.page import Page, every_page, pages
 from analysis.views.drawing.picture import heading
 from analysis.views.drawing.series import SETTING, over_seeds
 from analysis.views.drawing.sources import learned
@@ -248,6 +250,38 @@ def test_sequence_grid_is_the_mean_of_the_items(tmp_path: Path) -> None:
     rows = data("sequence_grid", one)
     assert {(row.stage, row.task): row.value for row in rows.itertuples()} == pytest.approx(shares)
     assert rows["after"].drop_duplicates().tolist() == ["untouched", "1 first", "2 second"]
+
+
+@pytest.fixture
+def two_tasks(tmp_path: Path) -> pd.DataFrame:
+    shown = {"lora": 0.9, "full": 0.6, "bitfit": 0.62}
+    for task, seed, (method, score) in product(("trec", "boolq"), range(2), shown.items()):
+        made = Made(score + 0.01 * seed, base=0.2, data=task * 16)
+        make_run(tmp_path, f"method={method}", "rank=8", f"task={task}", seed=seed, made=made)
+    return read_runs(tmp_path).table
+
+
+def test_several_tasks_have_a_page_of_all_their_runs(two_tasks: pd.DataFrame) -> None:
+    assert [page.several for page in every_page(two_tasks)] == [False, False, True]
+    assert [page.several for page in every_page(two_tasks[two_tasks["task"] == "trec"])] == [False]
+    whole = list(every_page(two_tasks))[-1]
+    assert (whole.model, whole.task, len(whole.table)) == ("1 model", "2 tasks", 12)
+    rows = data("across", whole)
+    assert rows["configuration"].unique().tolist() == ["lora r8", "bitfit", "full"]
+    ranks = rows[rows["panel"].str.startswith("mean rank")].set_index("configuration")["value"]
+    assert ranks.to_dict() == {"lora r8": 1, "bitfit": 2, "full": 3}
+    middle = rows[rows["panel"].str.startswith("interquartile")].set_index("configuration")["value"]
+    assert middle["full"] == pytest.approx((0.605 - 0.2) / 0.8)  # (x − base)/(1 − base)
+    first = rows[rows["panel"].str.startswith("P(")].set_index("configuration")["value"]
+    assert first.to_dict() == {"bitfit": 1, "full": 1}
+    assert all(len(ids.split()) == 4 for ids in rows["ids"])
+
+
+@pytest.mark.slow
+def test_the_picture_over_tasks_is_drawn_once_beside_each_tasks_own(two_tasks: pd.DataFrame, tmp_path: Path) -> None:
+    draw_all(Settings((str(tmp_path),), out=str(tmp_path / "out"), only=("across", "pareto"), formats=("svg",)))
+    names = sorted(path.stem for path in (tmp_path / "out").glob("*.svg"))
+    assert names == ["across-1_model-2_tasks", "pareto-bert_tiny-boolq", "pareto-bert_tiny-trec"]
 
 
 def test_lambda_curves_in_per_cent_or_where_that_is_undefined_as_differences(sweep: Path, tmp_path: Path) -> None:
