@@ -20,6 +20,8 @@ class Answer:
     """What may be concluded of one model and task."""
 
     where: str
+    place: tuple[str, ...]
+    """The model, task, metric and data that its runs share."""
     best: str
     """The configuration with the highest mean, or the one that all are compared with."""
     equivalent: tuple[str, ...]
@@ -54,7 +56,7 @@ def _answer(block: Block, scored: Sequence[Comparison], forgot: Sequence[Compari
         *_open(against, groups[Verdict.undecided]),
     ]
     equal, unknown, worse = (tuple(groups[kind]) for kind in (Verdict.equivalent, Verdict.undecided, Verdict.worse))
-    yield Answer(block.where, best, equal, unknown, worse, tuple(sentences))
+    yield Answer(block.where, block.place, best, equal, unknown, worse, tuple(sentences))
 
 
 def _anchor(effects: dict[str, Effect], here: list[Comparison]) -> tuple[str, bool]:

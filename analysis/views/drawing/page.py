@@ -32,6 +32,11 @@ class Page:
         """Return model and task as a part of a file's name."""
         return f"{slug(self.model)}-{slug(self.task)}"
 
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Return the model, task, metric and data that all runs share; of runs of several models and tasks nothing."""
+        return () if self.several else tuple(str(value) for value in self.table.iloc[0][list(BLOCK)])
+
     @cached_property
     def effects(self) -> Effects:
         """Return what configurations learned and forgot, at the rates that validation chose, as tables have it."""

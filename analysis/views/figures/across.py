@@ -39,14 +39,13 @@ class Across(Figure):
         parts = [_panel(rows, "mean_rank", RANK), _panel(rows, "iqm", MIDDLE), best.assign(panel=FIRST)]
         return pd.concat([part[part["value"].notna()] for part in parts], ignore_index=True)
 
-    def chart(self, data: pd.DataFrame, look: Look) -> alt.HConcatChart:
+    def chart(self, data: pd.DataFrame, look: Look) -> alt.ConcatChart:
         """Return a panel a measure, a line a configuration."""
         names, shown = list(dict.fromkeys(data["configuration"])), list(dict.fromkeys(data["panel"]))
         width = max(60, (look.width - 70) // len(shown) - 20)
         charts = [_chart(data, panel, names, look, first=panel == shown[0]) for panel in shown]
-        return alt.hconcat(
-            *(one.properties(width=width, height=max(60, 13 * len(names))) for one in charts), spacing=12
-        )
+        sized = (one.properties(width=width, height=max(60, 13 * len(names))) for one in charts)
+        return alt.concat(*sized, columns=len(shown), spacing=12)
 
 
 def _ids(chosen: pd.DataFrame, name: str) -> str:

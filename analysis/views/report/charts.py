@@ -37,6 +37,8 @@ GROUPS = {
     "The weight change": ("effective_rank", "k90_map", "spectra"),
 }
 """Headings, and under each its figures in this order; a figure in none stands at the end."""
+LEAD = ("pareto", "score_parameters", "across")
+"""The figure beside a paragraph of the answer: the first of these that there is."""
 PLACES = {"at", "label", "label_x", "label_y", "ids", "panel", "optimal", "warning"}
 """Fields that say where a mark stands, and are in no table."""
 
@@ -73,10 +75,12 @@ def _page(page: Page, every: list[Figure], look: Look, rows: dict[str, int]) -> 
         for figure in every
         if figure.several == page.several and (one := _figure(figure, page, look, rows))
     }
+    names = set(found)
     groups = {title: [found.pop(name) for name in names if name in found] for title, names in GROUPS.items()}
     groups["More"] = list(found.values())
     shown = [{"title": title, "figures": some} for title, some in groups.items() if some]
-    return {"name": f"{page.model}, {page.task}", "groups": shown}
+    lead = next((name for name in LEAD if name in names), None)
+    return {"name": f"{page.model}, {page.task}", "place": page.place, "lead": lead, "groups": shown}
 
 
 def _figure(figure: Figure, page: Page, look: Look, rows: dict[str, int]) -> dict[str, Any] | None:

@@ -43,6 +43,14 @@ def test_every_run_stands_in_the_leaderboard_with_its_interval(opened: Opened) -
     assert opened.count("#runs tbody svg.range[aria-hidden=true]") >= 12
 
 
+def test_each_paragraph_of_the_answer_has_its_picture(opened: Opened) -> None:
+    paragraphs = opened.count("#answer p")
+    assert paragraphs == opened.count("#answer figure") >= 1
+    opened.page.locator("#answer figure").first.scroll_into_view_if_needed()
+    opened.page.wait_for_selector("#answer figure[data-drawn] svg", timeout=20_000)
+    assert "Learning against forgetting" in opened.texts("#answer figcaption")[0]
+
+
 @pytest.mark.parametrize("press", ["Enter", "Space"])
 def test_columns_sort_by_keyboard_and_say_so(opened: Opened, press: str) -> None:
     button = opened.page.locator("#runs thead button", has_text="Score")

@@ -13,8 +13,8 @@
   const known = (datum) => (field) => datum[field] !== null && datum[field] !== undefined;
   const named = ([first, ...others]) =>
     others.length ? `${report.rows[first].label}, ${others.length + 1} runs` : report.title(report.rows[first]);
-  const figure = ({ name, title, said, spec, fields }) => {
-    const element = make("figure", { id: `figure-${name}`, "aria-label": title });
+  const fill = (element, { title, said, spec, fields }) => {
+    element.setAttribute("aria-label", title);
     let datasets = null;
     const sets = () => Object.entries(spec.datasets).map(([key, set]) => [key, report.unpacked(set)]);
     const unpack = () => (datasets ??= Object.fromEntries(sets()));
@@ -38,6 +38,13 @@
     });
     return element;
   };
+  const figure = (one) => fill(make("figure", { id: `figure-${one.name}` }), one);
+  for (const element of document.querySelectorAll("figure.answer")) {
+    const page = pages.find(({ place }) => JSON.stringify(place) === JSON.stringify(JSON.parse(element.dataset.place)));
+    const lead = page?.groups.flatMap(({ figures }) => figures).find(({ name }) => name === page.lead);
+    if (lead) fill(element, lead);
+    else element.remove();
+  }
   const show = (at) => {
     report.forget(box.querySelectorAll("figure"));
     const parts = ({ title, figures }) => [make("h3", { text: title }), ...figures.map(figure)];
