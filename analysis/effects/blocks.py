@@ -59,6 +59,8 @@ class Effect:
     """Items, or clusters of them, that were drawn together."""
     bounds: tuple[float, float]
     """The least and the most that the outcome can be."""
+    most: float
+    """The most that two configurations can differ by: of a change, which began alike, what two levels can."""
     graded: bool
     """Whether it is the share of answers that are right."""
     kind: Kind
@@ -225,13 +227,13 @@ def _effects(some: list[_Sample], outcome: Outcome, beside: Sequence[Resampled] 
     """Return the effects of samples of one kind, their seeds' variances moderated with those `beside`."""
     read, count = some[0].first, len(some[0].first.after)
     found = estimates([one.drawn for one in some], read.bounds, count, beside)
-    bounds = read.bounds if read.before is None else (-math.inf, math.inf)
-    return [_effect(one, estimate, outcome, bounds) for one, estimate in zip(some, found, strict=True)]
+    return [_effect(one, estimate, outcome, read.bounds) for one, estimate in zip(some, found, strict=True)]
 
 
-def _effect(one: _Sample, estimate: Estimate, outcome: Outcome, bounds: tuple[float, float]) -> Effect:
-    run = one.runs.iloc[0].to_dict()
-    facts = outcome.title(run), outcome.higher_is_better(run), estimate, len(one.first.after), one.first.units, bounds
+def _effect(one: _Sample, estimate: Estimate, outcome: Outcome, levels: tuple[float, float]) -> Effect:
+    run, low, high = one.runs.iloc[0].to_dict(), *levels
+    limits = (levels if one.first.before is None else (-math.inf, math.inf)), high - low
+    facts = outcome.title(run), outcome.higher_is_better(run), estimate, len(one.first.after), one.first.units, *limits
     kind = one.first.graded, one.kind, outcome.relative
     return Effect(one.label, one.runs, *facts, *kind, outcome.recorded(run), one.drawn.scores)
 
@@ -239,7 +241,9 @@ def _effect(one: _Sample, estimate: Estimate, outcome: Outcome, bounds: tuple[fl
 def _price(gain: Effect, cost: Effect, price: Price) -> Effect:
     divided = quotient(gain.estimate, cost.estimate, price.unit)
     unbounded, unknown = (-math.inf, math.inf), (math.nan, math.nan)
-    found = replace(gain, estimate=divided, bounds=unbounded, recorded=unknown, relative=True, graded=False)
+    found = replace(
+        gain, estimate=divided, bounds=unbounded, most=math.inf, recorded=unknown, relative=True, graded=False
+    )
     scores = gain.scores / (cost.estimate.value / price.unit)
     return replace(found, title=price.key.replace("_", " "), scores=scores)
 

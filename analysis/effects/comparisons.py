@@ -201,7 +201,7 @@ def _compared(parts: list[_Part], whole: Family) -> Iterator[Comparison]:
     margins = np.concatenate([one.margins for one in parts])
     higher = np.concatenate([np.full(len(one.pairs), one.effects[0].higher_is_better) for one in parts])
     low, high = whole.intervals()
-    most = np.concatenate([np.full(len(one.pairs), np.subtract(*one.effects[0].bounds[::-1])) for one in parts])
+    most = np.concatenate([np.full(len(one.pairs), one.effects[0].most) for one in parts])
     numbers = {
         "difference": whole.values,
         "low": np.maximum(low, -most),  # shares differ by at most 1, whatever a few seeds' spread may say

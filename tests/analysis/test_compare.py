@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.stats import binomtest
 
 from analysis.effects.blocks import draws_of, effects_of
 from analysis.effects.comparisons import Comparison, compare, signed
-from analysis.effects.outcomes import FORGETTING
+from analysis.effects.outcomes import FORGETTING, GAIN
 from analysis.effects.verdicts import Needed, Verdict
 from analysis.records import items, read_runs
 from harness.errors import ConfigError
@@ -294,3 +295,11 @@ def test_forgetting_that_its_items_do_not_give_is_left_out_and_said(tmp_path: Pa
     assert len(found.found) == 1
     assert "no items give lm_loss made/loss +0.5, as the record says" in found.problems[0]
     assert compare(effects_of(table.assign(forgetting_name=None)), outcome=FORGETTING).found == ()
+
+
+def test_gains_of_shares_differ_by_no_more_than_one(tmp_path: Path) -> None:
+    """Both began at the same base, so that their difference is that of two shares."""
+    for method, seed in product(("lora", "full"), range(2)):
+        make_run(tmp_path, f"method={method}", seed=seed, made=Made(0.25 + 0.7 * seed, base=0.2))
+    (found,) = compare(effects_of(read_runs(tmp_path).table), outcome=GAIN).found
+    assert (found.low, found.high) == (-1, 1)

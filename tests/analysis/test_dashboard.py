@@ -15,7 +15,7 @@ from wandb_server import Server, own_session, serve
 
 from analysis.errors import AnalysisError
 from analysis.exchange.wandb.board import TITLE, report, runs, specification, workspace
-from analysis.exchange.wandb.findings import VERDICT, VERDICTS, findings
+from analysis.exchange.wandb.findings import FORGOTTEN, VERDICT, VERDICTS, findings
 from analysis.exchange.wandb.names import Shown, everything, measured, workspaces
 from analysis.exchange.wandb.saving import VIEW, save
 from analysis.records import history, read_runs, record
@@ -76,7 +76,7 @@ def test_every_name_is_one_that_is_really_logged(run: Path) -> None:
     spec = specification("me", "proj", SHOWN)
     row = read_runs(run).table.iloc[0]
     added = findings(row)
-    summary = set(track.summarised(record(run))) | set(added.summary) | {VERDICT}
+    summary = set(track.summarised(record(run))) | set(added.summary) | {VERDICT, FORGOTTEN}
     logged = set(history(run).columns) - {"step", "seconds"}
     wrapped = {re.sub(r"^([^.]+)", r"\1.value", key) for key, _ in flat(record(run)["config"])}
     for part in ("workspace", "report"):
@@ -85,7 +85,7 @@ def test_every_name_is_one_that_is_really_logged(run: Path) -> None:
         assert names["summary"] <= summary, names["summary"] - summary
         assert names["config"] <= wrapped, names["config"] - wrapped
         assert names["plotted"] <= summary | logged, names["plotted"] - summary - logged
-    tables = set(re.findall(r"analysis/\w+", json.dumps(spec))) - set(added.summary) - {VERDICT}
+    tables = set(re.findall(r"analysis/\w+", json.dumps(spec))) - set(added.summary) - {VERDICT, FORGOTTEN}
     assert tables == {"analysis/counts", "analysis/matrices", VERDICTS} and tables <= {*added.tables, VERDICTS}
 
 

@@ -68,6 +68,7 @@ def columns(shown: Shown) -> list[str]:
     summary += [names.delta(probe) for probe in shown.probes]
     summary += [
         names.VERDICT,
+        names.FORGOTTEN,
         names.analysed("intruders_excess"),
         names.TRAINABLE,
         names.SECONDS,

@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.exchange.wandb.findings import PREFIX, VERDICT, VERDICTS
+from analysis.exchange.wandb.findings import FORGOTTEN, PREFIX, VERDICT, VERDICTS
 from harness import track
 from harness.forgetting.base import PROBES
 
-__all__ = ["VERDICT", "VERDICTS", "Shown", "analysed", "delta", "everything", "measured", "score"]
+__all__ = ["FORGOTTEN", "VERDICT", "VERDICTS", "Shown", "analysed", "delta", "everything", "measured", "score"]
 
 METHOD, RANK, SEED, RATE = "method.name", "method.rank", "seed", "train.learning_rate"
 """Keys of a run's configuration; ``method.rank`` and not ``rank``, which methods without one have too."""

@@ -5,46 +5,46 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
+from analysis.effects.correlations import spearman
 from analysis.views.drawing.figure import FIGURES, Figure
-from analysis.views.drawing.marks import by_method, domain, headed, linear, values, whole
+from analysis.views.drawing.marks import by_method, domain, headed, linear, values
 from analysis.views.drawing.page import Page
-from analysis.views.drawing.series import numbers
+from analysis.views.drawing.series import SETTING, numbers
 from analysis.views.drawing.sources import change_of, forgetting_label, same_probe
 from analysis.views.drawing.style import Look
 
-COLUMNS = ["method", "rank", "learning_rate", "seed", "intruders", "intruders_excess", "intruders_k", "intruders_eps"]
+MEANS = ["intruders", "intruders_excess", "relative_change", "score", "forgetting"]
 
 
 @FIGURES.register("intruders_forgetting")
 class IntrudersForgetting(Figure):
-    """Whether runs with more intruders forget more; every run is a point, at every rate."""
+    """Whether configurations with more intruders than their spectrum explains forget more; one is one point."""
 
-    title = "Intruder dimensions against score and against forgetting, a point a run"
-    chosen = False
+    title = "Intruder dimensions beyond random changes, against score and forgetting"
     needs = "intruder tables of runs with a forgetting probe: python -m analysis.intruders <runs>"
+    marks = "Spearman's ρ over configurations, and at constant ‖ΔW‖/‖W0‖"
 
     def data(self, page: Page) -> pd.DataFrame:
-        """Return a row a run and what it is held against ("score" or "forgetting"), with Spearman's ρ and its p.
+        """Return a row a configuration and what it is held against ("score" or "forgetting"), with Spearman's ρ.
 
-        Only runs that were analysed at the same k and ε count: those of the most common pair.
+        Numbers are means over seeds at the chosen rate; ``beyond`` is the count over that of random changes of the same
+        spectrum. Only runs that were analysed at the same k and ε count: those of the most common pair.
         """
-        table = same_probe(page.every_rate)
+        table = same_probe(page.chosen)
         table = table[numbers(table, "intruders").notna()]
-        if not table.empty:
-            pair = table["intruders_k"].astype(str) + " " + table["intruders_eps"].astype(str)
-            table = table[pair == pair.value_counts().index[0]]
-        parts = [
-            _against(table, "score", str(table["metric"].iloc[0]) if len(table) else ""),
-            _against(table, "forgetting", forgetting_label(table)),
-        ]
-        return pd.concat(parts, ignore_index=True)
+        if table.empty:
+            return table
+        pair = table["intruders_k"].astype(str) + " " + table["intruders_eps"].astype(str)
+        table = table[pair == pair.value_counts().index[0]]
+        names = {"score": str(table["metric"].iloc[0]), "forgetting": forgetting_label(table)}
+        return pd.concat([_against(_means(table), of, name) for of, name in names.items()], ignore_index=True)
 
     def chart(self, data: pd.DataFrame, look: Look) -> alt.ConcatChart:
         """Return both relations side by side."""
-        ends = domain(data.assign(low=data["intruders"], high=data["intruders"], value=data["intruders"]), 0, 1)
+        ends = domain(data.assign(low=data["beyond"], high=data["beyond"], value=data["beyond"]), 0, 1)
         first = data.iloc[0]
-        title = f"intruder dimensions (k = {first['intruders_k']}, ε = {first['intruders_eps']:g})"
-        x = alt.X(field="intruders", type="quantitative", title=title, scale=linear(ends), axis=whole())
+        title = f"intruders beyond random changes (k = {first['intruders_k']:g}, ε = {first['intruders_eps']:g})"
+        x = alt.X(field="beyond", type="quantitative", title=title, scale=linear(ends))
         parts = [_relation(rows, look, x) for _, rows in data.groupby("of", sort=False)]
         return alt.concat(*parts, columns=look.across(len(parts)))
 
@@ -53,30 +53,22 @@ def _relation(rows: pd.DataFrame, look: Look, x: alt.X) -> alt.Chart:
     name = rows["name"].iloc[0]
     title = f"test {name}" if rows["of"].iloc[0] == "score" else change_of(name)
     y = alt.Y(field="value", type="quantitative", title=title, scale=alt.Scale(zero=False))
-    chart = alt.Chart(values(rows, "method", "intruders", "value")).mark_point(opacity=0.8)
-    return headed(chart.encode(x=x, y=y, **by_method(rows, look)), _said(rows)).properties(width=190, height=150)
+    chart = alt.Chart(values(rows, "method", "rank", "beyond", "value")).mark_point(opacity=0.8)
+    said = [rows["rho"].iloc[0], f"at constant ‖ΔW‖: {rows['partial'].iloc[0]}"]
+    return headed(chart.encode(x=x, y=y, **by_method(rows, look)), said).properties(width=190, height=150)
 
 
-def _against(table: pd.DataFrame, of: str, name: str) -> pd.DataFrame:
-    rho, p = spearman(numbers(table, "intruders"), numbers(table, of))
-    rows = table[COLUMNS].assign(of=of, name=name, value=numbers(table, of), rho=rho, p=p, ids=table["id"])
-    return rows[rows["value"].notna()]
+def _means(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a configuration: means over seeds."""
+    kept = table.assign(**{name: numbers(table, name) for name in (*MEANS, "intruders_k", "intruders_eps")})
+    groups = kept.groupby(SETTING, dropna=False, sort=False)
+    rows = groups[[*MEANS, "intruders_k", "intruders_eps"]].mean().reset_index()
+    ids = [" ".join(some["id"].astype(str)) for _, some in groups]
+    return rows.assign(ids=ids, beyond=rows["intruders_excess"].fillna(rows["intruders"]))
 
 
-def spearman(x: pd.Series[float], y: pd.Series[float]) -> tuple[float, float]:
-    """Return Spearman's ρ and its two-sided p; NaN below 3 pairs, or where one of the two never changes."""
-    from scipy import stats
-
-    known = x.notna() & y.notna()
-    if known.sum() < 3 or x[known].nunique() < 2 or y[known].nunique() < 2:
-        return float("nan"), float("nan")
-    found = stats.spearmanr(x[known], y[known])
-    return float(found.statistic), float(found.pvalue)
-
-
-def _said(rows: pd.DataFrame) -> str:
-    rho, p = rows["rho"].iloc[0], rows["p"].iloc[0]
-    if pd.isna(rho):
-        return f"no Spearman's ρ: one side never changes, n = {len(rows)}" if len(rows) > 2 else f"n = {len(rows)}"
-    signed = f"{rho:.2f}".replace("-", "−")
-    return f"Spearman's ρ = {signed}, p {'< .001' if p < 0.001 else f'= {p:.3f}'}, n = {len(rows)} runs"
+def _against(rows: pd.DataFrame, of: str, name: str) -> pd.DataFrame:
+    rows = rows.assign(of=of, name=name, value=rows[of])
+    rows = rows[rows["value"].notna()]
+    rho, partial = (spearman(rows["beyond"], rows["value"], held) for held in (None, rows["relative_change"]))
+    return rows.assign(rho=str(rho), partial=str(partial))

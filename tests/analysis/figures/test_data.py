@@ -193,13 +193,15 @@ def test_intruders_along_training(sweep: Path, tmp_path: Path) -> None:
     assert dict(zip(rows["step"], rows["value"], strict=True)) == {4: 3, STEPS: 6}
 
 
-def test_spearman_of_intruders_and_forgetting(page: Page) -> None:
+def test_intruders_beyond_random_changes_a_point_a_configuration(page: Page) -> None:
     rows = data("intruders_forgetting", page)
-    assert rows["of"].value_counts().to_dict() == {"score": 12, "forgetting": 12}
-    lost = rows[rows["of"] == "forgetting"]
-    assert sorted(set(lost["intruders"])) == [0, 2, 3, 8, 9]
-    ranks = lost[["intruders", "value"]].astype(float).rank()
-    assert lost["rho"].iloc[0] == pytest.approx(np.corrcoef(ranks.to_numpy().T)[0, 1], abs=1e-6)
+    chosen = page.chosen
+    assert rows["of"].value_counts().to_dict() == {"score": 3, "forgetting": 3}  # seeds are no points of their own
+    row = of(rows[rows["of"] == "forgetting"], "lora", 8).iloc[0]
+    runs = of(chosen, "lora", 8)
+    assert row["beyond"] == pytest.approx(runs["intruders_excess"].astype(float).mean())
+    assert row["value"] == pytest.approx(runs["forgetting"].astype(float).mean())
+    assert row["rho"].startswith(("ρ = ", "no ρ")) and row["rho"].endswith("n = 3") and row["partial"].endswith("n = 3")
 
 
 def test_the_rank_and_k90_of_the_change(page: Page) -> None:

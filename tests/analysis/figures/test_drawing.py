@@ -21,7 +21,6 @@ from analysis.views.drawing.page import slug
 from analysis.views.drawing.picture import _svg
 from analysis.views.drawing.series import in_order, over_seeds
 from analysis.views.drawing.style import COMPACT, DARK, LIGHT, Look, Theme, compact, config, width, wrapped
-from analysis.views.figures.intruders_forgetting import spearman
 from analysis.views.figures.spectra import gaussian_spectrum
 
 KOREAN = "한국어 감정 분류"
@@ -204,10 +203,3 @@ def test_gaussian_control_agrees_with_a_simulation() -> None:
     matrix = np.random.default_rng(0).standard_normal((400, 100))
     found = gaussian_spectrum(400, 100, float(np.linalg.norm(matrix)))
     assert found == pytest.approx(np.linalg.svd(matrix, compute_uv=False), rel=0.03)
-
-
-def test_spearman_by_the_closed_form_without_ties() -> None:
-    x, y = pd.Series([1.0, 2, 3, 4, 5]), pd.Series([2.0, 1, 4, 3, 5])
-    d = np.array([1, 1, 1, 1, 0])
-    assert spearman(x, y)[0] == pytest.approx(1 - 6 * (d**2).sum() / (5 * 24))
-    assert np.isnan(spearman(x, pd.Series([1.0] * 5))[0])
