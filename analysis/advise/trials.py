@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass, is_dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -26,6 +28,10 @@ RANK = 4
 """A method's rank is tried at most this large: what it can do does not hang on it."""
 TOLERANCE = 1e-3
 """Of the largest logit: how far a deed may move the logits; sums in another order move them by 1e-6."""
+CHANGE = 0.1
+"""Of the largest logit: how far a tuned model's logits are from the base's at least, a hundred times `TOLERANCE`."""
+STEPS = 40
+"""Times that noise is added at most until the logits have changed so far."""
 FAILURES = (
     *(HarnessError, NotApplicable, RuntimeError, NotImplementedError, ValueError, TypeError),
     *(AttributeError, KeyError, IndexError, AssertionError, OSError),
@@ -67,14 +73,14 @@ NAMES = tuple(Capabilities.__dataclass_fields__)
 Make = Callable[[FourBit], tuple[Any, nn.Module]]
 
 
-class Moved(RuntimeError):
+class MovedError(RuntimeError):
     """A deed after which the logits are not those before it."""
 
 
 def capabilities(method: Method, kind: Kind) -> Capabilities:
     """Return what a method can do, each deed on fresh models; nothing is trained for longer than a step."""
     method = small(method)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stderr(StringIO()):  # a tuner's own progress bar
         warnings.simplefilter("ignore")  # what PEFT says of merging into 4 bits and of its own defaults
         width, applies = _fitting(method, kind)
         if not applies.fine:
@@ -98,6 +104,8 @@ def tried(deed: Callable[[], str]) -> Tried:
     """Return whether a deed succeeds, with what it says, or why it fails in a line."""
     try:
         return Tried(True, deed())
+    except ConfigError as error:
+        return Tried(False, first_line(RuntimeError(error.allowed)))
     except FAILURES as error:
         return Tried(False, first_line(error))
 
@@ -155,7 +163,7 @@ class _Trial:
     def trains_on_4_bit(self) -> str:
         model = self._attached(FourBit.always)
         if not in_4_bits(model):
-            raise Moved("the base is not in 4 bits any more")
+            raise MovedError("the base is not in 4 bits any more")
         _step(model)
         return ""
 
@@ -166,7 +174,7 @@ class _Trial:
 
     def merges_in_4_bit(self) -> str:
         if not in_4_bits(self._merged(FourBit.always)):
-            raise Moved("the merged model is in full precision")
+            raise MovedError("the merged model is in full precision")
         return ""
 
     def swappable(self) -> str:
@@ -202,9 +210,14 @@ class _Trial:
         return attach(self.method, self.kind, self.width, four_bit)
 
     def _perturbed(self, seed: int = 1, four_bit: FourBit = FourBit.own) -> nn.Module:
+        """Return a model that is changed as by training, by so much that losing the change would show."""
         model = self._attached(four_bit)
-        perturb(model, seed)
-        return model
+        before = logits(model)
+        for _ in range(STEPS):
+            perturb(model, seed)  # each time by the same noise, on top of what is there: it grows
+            if float((logits(model) - before).abs().max()) >= CHANGE * float(before.abs().max()):
+                return model
+        raise MovedError("what it trains hardly changes the tiny model's logits")
 
     def _merged(self, four_bit: FourBit) -> nn.Module:
         model = self._perturbed(four_bit=four_bit)
@@ -212,7 +225,7 @@ class _Trial:
         merged = self.method.merge(model)
         plain = type(for_method(self.method, self.kind, self.width, FourBit.never).model)
         if type(merged) is not plain:
-            raise Moved(f"merging gives a {type(merged).__name__}")
+            raise MovedError(f"merging gives a {type(merged).__name__}")
         _require_same(merged, wanted)
         return merged
 
@@ -230,17 +243,17 @@ def _step(model: nn.Module) -> None:
     model.train()(**inputs()).logits.float().square().mean().backward()
     for name, tensor in trained.items():
         if tensor.grad is None:
-            raise Moved(f"{name} gets no gradient")
+            raise MovedError(f"{name} gets no gradient")
     optimizer.step()
     after = logits(model)
     if not torch.isfinite(after).all() or torch.equal(after, before):
-        raise Moved("a step changes no logit" if torch.isfinite(after).all() else "a step gives no numbers")
+        raise MovedError("a step changes no logit" if torch.isfinite(after).all() else "a step gives no numbers")
 
 
 def _require_same(model: nn.Module, wanted: torch.Tensor) -> None:
     difference = float((logits(model) - wanted).abs().max() / wanted.abs().max())
     if not difference <= TOLERANCE:  # NaN is refused too
-        raise Moved(f"the logits move by {difference:.1e} of the largest, at most {TOLERANCE:.0e} is rounding")
+        raise MovedError(f"the logits move by {difference:.1e} of the largest, at most {TOLERANCE:.0e} is rounding")
 
 
 def _peft_type(folder: Path) -> str:

@@ -26,6 +26,9 @@ def parse(given: list[str]) -> Namespace:
     parser.add_argument("--out", type=expanded, default=Path("report"), help=f"folder for {FILE} (report)")
     parser.add_argument("--title", default="Fine-tuning runs", help="the page's heading (Fine-tuning runs)")
     parser.add_argument("--against", metavar="CONFIGURATION", help="compare with this one only, as its row is named")
+    parser.add_argument(
+        "--advise", metavar="CONSTRAINTS", default="", help="as 'gpu=24GiB forget<=.1': see analysis.advise"
+    )
     return parser.parse_args(given)
 
 
@@ -42,15 +45,17 @@ def main() -> None:
 
 def write(arguments: Namespace) -> None:
     """Read the runs, write the page, print where it is and what could not be read."""
+    from analysis.advise import settings
     from analysis.records import read_runs
     from analysis.report.page import page
     from harness.storage.files import write_bytes
 
+    asked = settings.asked(settings.parse(arguments.advise.split()))
     runs = read_runs(*arguments.runs)
     target = arguments.out / FILE
     if arguments.out.exists() and not arguments.out.is_dir():
         raise HarnessError(f"--out={arguments.out}: is a file; give a folder")
-    text = page(runs, arguments.title, arguments.against).encode()
+    text = page(runs, arguments.title, arguments.against, asked=asked).encode()
     write_bytes(target, text)
     for line in runs.problems:
         print(f"report: {line}", file=sys.stderr)

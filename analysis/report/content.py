@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.advise.settings import Asked
 from analysis.records import Runs
 from analysis.report import runs as each
 from analysis.report.charts import charts
@@ -55,10 +56,13 @@ MISSING = {
 }
 
 
-def content(runs: Runs, against: str | None = None) -> Content:
-    """Return what a page of these runs shows; `against` is the configuration to compare with, all unless given."""
+def content(runs: Runs, against: str | None = None, asked: Asked | None = None) -> Content:
+    """Return what a page of these runs shows; `against` is the configuration to compare with, all unless given.
+
+    `asked` are the constraints of the advice.
+    """
     table = runs.table.reset_index(drop=True)
-    judged = verdicts(table, against)
+    judged = verdicts(table, against, asked)
     problems = [*runs.problems, *judged.problems]
     found = each.records_of(table)
     samples, curves = each.samples(table), each.histories(table)

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.advise.advice import Advice, advices
+from analysis.advise.settings import Asked
+from analysis.advise.words import sentences
 from analysis.answer import Answer, answers
 from analysis.compare import UNSEARCHED, Comparison, compare, signed
 from analysis.configurations import UNIT
@@ -44,12 +47,21 @@ class Pair(NamedTuple):
     counted: str
 
 
+class Advised(NamedTuple):
+    """Advice as the page shows it."""
+
+    advice: Advice
+    sentences: list[str]
+
+
 @dataclass
 class Verdicts:
     """What stands under Comparisons, and what is said against it."""
 
     answers: list[Answer] = field(default_factory=list)
     """What the page opens with."""
+    advice: list[Advised] = field(default_factory=list)
+    """Which configuration to use, under what constraints, and what is open."""
     across: Words | None = None
     """Mean ranks and interquartile means over tasks and models, where there are several."""
     over_seeds: Words | None = None
@@ -67,8 +79,11 @@ class Verdicts:
     problems: list[str] = field(default_factory=list)
 
 
-def verdicts(table: pd.DataFrame, against: str | None = None) -> Verdicts:
-    """Return every verdict about the runs that are done; what could not be compared is among its problems."""
+def verdicts(table: pd.DataFrame, against: str | None = None, asked: Asked | None = None) -> Verdicts:
+    """Return every verdict about the runs that are done; what could not be compared is among its problems.
+
+    `asked` are the constraints that the advice is under, none unless given.
+    """
     found = Verdicts()
     effects = effects_of(table)
     found.warnings = list(effects.warnings)
@@ -80,6 +95,9 @@ def verdicts(table: pd.DataFrame, against: str | None = None) -> Verdicts:
     forgot = compare(effects, found.reference, outcome=FORGETTING)
     found.pairs, found.forgotten = ([_pair(one) for one in some.found] for some in (made, forgot))
     found.answers = answers(effects, made.found, forgot.found)
+    if found.answers:
+        advised = advices(table, effects, asked or Asked(), made.found, forgot.found)
+        found.advice = [Advised(one, list(sentences(one))) for one in advised if len(one.candidates) > 1]
     if (several := across(effects)) is not None:
         found.across = _words(shown_across(several.rows))
     found.unsearched = UNSEARCHED if made.unsearched else ""
