@@ -78,6 +78,8 @@ class Advice:
     cheapest: dict[str, str]
     """Cost → the cheapest of `leader` and `equivalent`."""
     candidates: tuple[Candidate, ...]
+    possible: dict[str, str]
+    """Configuration → why it is not known whether it satisfies the constraints, in a line."""
     excluded: dict[str, str]
     """Configuration → by which constraint, in a line."""
     untried: tuple[str, ...]
@@ -203,6 +205,7 @@ class _Case:
             forget_less=tuple(name for name in close if leader and self.pairs.forgets_less(name, leader)),
             cheapest=cheapest,
             candidates=tuple(self.candidates.values()),
+            possible={one.label: one.why(State.possible) for one in self.of(State.possible)},
             excluded=dict(_excluded(self)),
             untried=untried,
             experiments=tuple(_experiments(self, untried, commands)),
@@ -297,9 +300,12 @@ def _untried(case: _Case) -> Iterator[str]:
 
 def _experiments(case: _Case, untried: Sequence[str], commands: Commands) -> Iterator[Experiment]:
     """Yield what would settle what is open: constraints first, then verdicts, then what nobody tried."""
-    for one in [one for one in case.of(State.possible) if _crosses(one)][:SHOWN]:
-        assert one.forgetting is not None and case.asked.forget is not None
-        yield experiments.below(case.subjects[one.label], one.forgetting, case.asked.forget, commands)
+    found = [
+        experiments.below(case.subjects[one.label], one.forgetting, case.asked.forget, commands)
+        for one in case.of(State.possible)
+        if one.forgetting is not None and case.asked.forget is not None and _crosses(one)
+    ]
+    yield from sorted(found, key=lambda one: not one.commands)[:SHOWN]
     if case.leader is None:
         return
     sides = case.leader.label, case.undecided
@@ -316,4 +322,4 @@ def _experiments(case: _Case, untried: Sequence[str], commands: Commands) -> Ite
 def _crosses(one: Candidate) -> bool:
     """Return whether the interval of what a configuration forgets crosses the limit."""
     open_ = [check.constraint for check in one.checks if check.state is State.possible]
-    return "forget" in open_ and one.forgetting is not None
+    return "forget" in open_

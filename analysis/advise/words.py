@@ -22,6 +22,7 @@ CHEAP = {
 def text(found: Advice) -> str:
     """Return the advice on one model and task as lines: the paragraph, who is out and why, what is open."""
     lines = [textwrap.fill(f"{found.where}: {' '.join(sentences(found))}", WIDTH)]
+    lines += [f"may satisfy: {label}: {why}" for label, why in found.possible.items()]
     lines += [f"excluded: {label}: {why}" for label, why in found.excluded.items()]
     for one in found.experiments:
         lines += ["", f"open: {one.question}? It takes {one.needs}.", *(f"  {command}" for command in one.commands)]
@@ -30,13 +31,14 @@ def text(found: Advice) -> str:
 
 def sentences(found: Advice) -> Iterator[str]:
     """Yield the sentences of the paragraph."""
-    yield from _satisfying(found)
-    if found.leader is None or found.advised is None:
-        return
     candidates = {one.label: one for one in found.candidates}
+    if found.advised is not None:
+        yield f"use {found.advised}{_costs(candidates[found.advised])}."
+    yield from _satisfying(found)
+    if found.leader is None:
+        return
     yield _leading(candidates[found.leader], found)
     yield from _beside(found)
-    yield f"Advised: {found.advised}{_costs(candidates[found.advised])}."
     yield from _forgotten(found, candidates)
     if found.better:
         yield f"{listed(found.better)} shown to be better than {found.leader}, if the constraints hold."
@@ -52,11 +54,11 @@ def _satisfying(found: Advice) -> Iterator[str]:
         return
     constraints = ", ".join(found.asked.values())
     sure = [one.label for one in found.candidates if one.state is State.satisfied]
-    maybe = [one for one in found.candidates if one.state is State.possible]
     yield f"{listed(sure)} shown to satisfy {constraints}." if sure else f"None is shown to satisfy {constraints}."
-    for one in maybe:
-        yield f"{one.label} may: {one.why(State.possible)}."
-    if not sure and not maybe:
+    if found.possible:
+        more = " more" if sure else ""
+        yield f"{len(found.possible)}{more} may, by the estimate alone or for lack of a measurement."
+    if not sure and not found.possible:
         yield "Relax a constraint; what excludes each configuration stands below."
 
 
