@@ -66,8 +66,8 @@ def _leading(leader: Candidate, found: Advice) -> str:
     seeds = f"{leader.seeds} seed{'' if leader.seeds == 1 else 's'}"
     alone = not (found.undecided or found.equivalent or found.worse)
     by = "by validation" if math.isfinite(leader.validation) else "by its mean, for there is no validation score"
-    best = "it is alone" if alone else f"{leader.label} is the best {by}"
-    return f"Of these {best} ({leader.score.name} {leader.score} on the test split, {seeds})."
+    best = f"{leader.label} is the only one" if alone else f"Of these {leader.label} is the best {by}"
+    return f"{best} ({leader.score.name} {leader.score} on the test split, {seeds})."
 
 
 def _beside(found: Advice) -> Iterator[str]:
