@@ -90,4 +90,4 @@ def print_matrix(settings: Settings) -> None:
         print(json.dumps(rows, ensure_ascii=False, indent=1))
         return
     show(pd.DataFrame(rows, dtype="str"))
-    print("\ntried on tiny models with these library versions; ? could not be tried; `why` is of the first no")
+    print("\ntried on tiny models with these library versions; ? could not be tried; the note is of the first no")

@@ -105,7 +105,7 @@ def rows(found: Matrix) -> list[dict[str, str]]:
     return [
         {"method": name, "model": kind.value}
         | {key.replace("_", " "): words[one[0]] for key, one in vars(capabilities).items()}
-        | {"why": _why(capabilities)}
+        | {"note": _why(capabilities)}
         for (name, kind), capabilities in found.items()
     ]
 

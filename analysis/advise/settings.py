@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import StrEnum, auto
 from typing import TYPE_CHECKING
 
 from analysis.arguments import read, require
@@ -29,7 +29,7 @@ Say which methods satisfy what is asked for, which of them are equivalent, what 
   data          the task, where the runs have several (without runs: its preset)
   model         the model, where the runs have several (without runs: its preset)
   margin        the smallest difference of interest: smaller ones are equivalent (default: 0.02)
-  capabilities  methods: the matrix of all methods; all: of PEFT's other tuners too (a minute, then kept)
+  capabilities  methods: the matrix of all methods; all: of PEFT's other tuners too (two minutes, then kept)
   json          true, or --json: the answer as JSON
 """
 CAPABILITIES = ("methods", "all")
@@ -41,9 +41,9 @@ AT_MOST = re.compile(r"(--)?(forget|train)<=(.*)", re.DOTALL)
 class Serve(StrEnum):
     """How the trained model is to be used."""
 
-    merged = "merged"
+    merged = auto()
     """As a plain model of the base's architecture."""
-    adapter = "adapter"
+    adapter = auto()
     """Several adapters on one base, switched between."""
 
 
