@@ -200,7 +200,7 @@ class _Trial:
             self.method.export_adapter(model, folder / "own")
             said, where = "it is LoRA", folder / "own"
             if _peft_type(where) != PeftType.LORA.value:
-                said, where = "at full rank by save_as_lora", folder / "lora"
+                said, where = "at full rank by save_as_lora", folder / "converted"
                 save_as_lora(where, model, rank=self.width)
             base = for_method(self.method, self.kind, self.width).model
             _require_same(PeftModel.from_pretrained(base, str(where)), wanted)
