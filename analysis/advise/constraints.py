@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from analysis.effects.outcomes import COSTS, FORGETTING
 from analysis.records import record
 from analysis.table.writing import number
 from harness.errors import HarnessError, NotApplicable
-from harness.runtime import processor
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -101,7 +100,10 @@ class Subject:
         """Return its plan on the card, or why it has none."""
         assert asked.gpu is not None
         if asked.gpu.name not in self.plans:
-            self.plans[asked.gpu.name] = planned(self.config, asked)
+            try:
+                self.plans[asked.gpu.name] = planned(self.config, asked)
+            except HarnessError as error:  # a record of another version
+                self.plans[asked.gpu.name] = str(error)
         return self.plans[asked.gpu.name]
 
 
@@ -124,15 +126,21 @@ def planned(config: RunConfig, asked: Asked) -> Plan | str:
 
 
 def checks(subject: Subject, asked: Asked) -> Iterator[Check]:
-    """Yield what each constraint says of a configuration, the cheapest to find first."""
+    """Yield what each constraint says of a configuration; one that this version cannot judge may be satisfied."""
+    asks: dict[str, Callable[[], Check]] = {}
     if asked.forget is not None:
-        yield forgets(subject, asked.forget)
+        asks["forget"] = partial(forgets, subject, asked.forget)
     if asked.seconds is not None:
-        yield trains_within(subject, asked)
+        asks["train"] = partial(trains_within, subject, asked)
     if asked.serve is not None:
-        yield serves(subject.config, asked.serve)
+        asks["serve"] = lambda: serves(subject.config, asked.serve or Serve.merged)
     if asked.gpu is not None:
-        yield fits(subject.plan(asked), asked)
+        asks["gpu"] = lambda: fits(subject.plan(asked), asked)
+    for name, ask in asks.items():
+        try:
+            yield ask()
+        except HarnessError as error:  # a record of another version, a model that is not at hand
+            yield Check(name, State.possible, f"cannot be judged: {error}")
 
 
 def forgets(subject: Subject, most: float) -> Check:
@@ -140,6 +148,10 @@ def forgets(subject: Subject, most: float) -> Check:
     found = subject.forgetting
     if found is None:
         return Check("forget", State.possible, "what it forgets was not measured")
+    usual = max(subject.block.sets(FORGETTING), key=len)
+    if all(one.label != subject.label for one in usual):
+        others = f"the limit is taken for {usual[0].title}, which most runs measured"
+        return Check("forget", State.possible, f"what it forgets was measured by another probe or version; {others}")
     return Check("forget", within(found, most), f"forgets {found} ({found.name}) against {number(most)}")
 
 
@@ -158,7 +170,7 @@ def trains_within(subject: Subject, asked: Asked) -> Check:
     found = subject.cost("seconds")
     if found is None:
         return Check("train", State.possible, "how long it trains was not measured")
-    here = "" if _measured_on(subject, processor()) else f" on {device(subject.record)}, another machine than this"
+    here = "" if _measured_here(subject) else f" on {device(subject.record)}, another machine than this"
     state = within(found, asked.seconds)
     if here and state is State.satisfied:
         state = State.possible
@@ -171,10 +183,21 @@ def device(record: Mapping[str, Any]) -> str:
     return str(machine.get("gpu") or machine.get("processor") or "an unknown machine")
 
 
+def _measured_here(subject: Subject) -> bool:
+    """Return whether a run was trained on a processor and GPU as this machine has."""
+    from harness.runtime import resolve
+
+    try:
+        then, now = subject.record.get("machine") or {}, resolve(subject.config).machine()
+    except HarnessError:  # what the run needs, such as fp16, is not to be had here
+        return False
+    return all(then.get(key) == now.get(key) for key in ("processor", "gpu"))
+
+
 def _measured_on(subject: Subject, name: str) -> bool:
-    """Return whether a run was trained on a card or processor of this name; a card is ``l40s`` or ``a100_80``."""
+    """Return whether a run was trained on a card of this name, such as ``l40s`` or ``a100_80``."""
     where = device(subject.record).lower()
-    return where == name.lower() or name.lower().partition("_")[0] in where.replace("-", " ").split()
+    return name.lower().partition("_")[0] in where.replace("-", " ").split()
 
 
 def _planned_time(plan: Plan | str, steps: int, asked: Asked) -> Check:

@@ -96,6 +96,17 @@ def test_forgetting_that_nobody_measured_may_be_anything(tmp_path: Path) -> None
     assert set(found.possible.values()) == {"what it forgets was not measured"}
 
 
+def test_a_limit_is_of_the_probe_that_most_runs_measured(tmp_path: Path) -> None:
+    forgetting(tmp_path, lora=0.3, full=0.3, bitfit=0.3)
+    for path in tmp_path.glob("bitfit*/record.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["forgetting"]["lm_loss"]["version"] = 2
+        path.write_text(json.dumps(record), encoding="utf-8")
+    found = advised(tmp_path, "forget<=1")
+    assert states(found) == {LORA: State.satisfied, FULL: State.satisfied, "bitfit": State.possible}
+    assert "another probe or version" in found.possible["bitfit"]
+
+
 def cheap_equal(folder: Path) -> Path:
     """Write lora and full the same in every answer, lora cheaper; bitfit cheapest, and of an unknown worth."""
     accuracy = {"lora": [0.8] * 3, "full": [0.8] * 3, "bitfit": [0.6, 0.9, 0.75]}
@@ -220,6 +231,17 @@ def test_runs_that_are_not_done_are_out_with_their_reason(tmp_path: Path) -> Non
     make_run(tmp_path, "method=prompt", made=Made(status="failed", reason="out of memory"))
     found = advised(tmp_path)
     assert found.excluded == {"prefix": "not applicable: takes no past", "prompt": "failed: out of memory"}
+
+
+def test_a_record_that_this_version_cannot_read_whole_may_satisfy_anything(tmp_path: Path) -> None:
+    make_sweep(tmp_path)
+    for path in tmp_path.glob("full*/record.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["config"]["method"]["later"] = 1
+        path.write_text(json.dumps(record), encoding="utf-8")
+    found = advised(tmp_path, "serve=merged", "forget<=1")
+    assert states(found) == {LORA: State.satisfied, FULL: State.possible}
+    assert "no such key in this version" in found.possible[FULL]
 
 
 def test_each_model_and_task_is_advised_apart_and_data_chooses_one(tmp_path: Path) -> None:
