@@ -19,6 +19,7 @@ Write one self-contained page of a folder of runs: the answer, rows over seeds, 
   out      folder for index.html (default: report)
   title    the page's heading (default: Fine-tuning runs)
   against  compare with this configuration only, as its row is named (default: every pair)
+  advise   constraints of the advice, as "gpu=24GiB forget<=.1": see analysis.advise (default: none)
 """
 
 
@@ -30,6 +31,7 @@ class Settings:
     out: str = "report"
     title: str = "Fine-tuning runs"
     against: str | None = None
+    advise: str = ""
 
     def __post_init__(self) -> None:
         require_runs(self.runs)
@@ -39,13 +41,15 @@ class Settings:
 
 def work(settings: Settings) -> bool:
     """Read the runs, write the page, print where it is and what could not be read."""
+    from analysis import advise
     from analysis.records import read_runs
     from analysis.views.report.page import page
     from harness.storage.files import write_bytes
 
+    asked = advise.asked(advise.COMMAND.parse(settings.advise.split()))
     runs = read_runs(*settings.runs)
     target = expanded(settings.out) / FILE
-    text = page(runs, settings.title, settings.against).encode()
+    text = page(runs, settings.title, settings.against, asked=asked).encode()
     write_bytes(target, text)
     for line in runs.problems:
         print(f"report: {line}", file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.advise import Asked
 from analysis.effects.blocks import Known
 from analysis.records import Runs
 from analysis.views.report import runs as each
@@ -56,11 +57,14 @@ MISSING = {
 }
 
 
-def content(runs: Runs, against: str | None = None) -> Content:
-    """Return what a page of these runs shows; `against` is the configuration to compare with, all unless given."""
+def content(runs: Runs, against: str | None = None, asked: Asked | None = None) -> Content:
+    """Return what a page of these runs shows; `against` is the configuration to compare with, all unless given.
+
+    `asked` are the constraints of the advice.
+    """
     table = runs.table.reset_index(drop=True)
     known: Known = {}
-    judged = verdicts(table, against, known)
+    judged = verdicts(table, against, known, asked)
     problems = [*runs.problems, *judged.problems]
     found = each.records_of(table)
     samples, curves = each.samples(table), each.histories(table)

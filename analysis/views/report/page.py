@@ -17,6 +17,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from analysis.advise import Asked
 from analysis.records import Runs
 from analysis.views.drawing.picture import VERSION
 from analysis.views.report.content import Content, content
@@ -37,9 +38,11 @@ SCRIPTS = (
 """Files of ``assets/``, in the order in which they run."""
 
 
-def page(runs: Runs, title: str, against: str | None = None, now: datetime | None = None) -> str:
-    """Return the HTML of a page about these runs; `against` as in :func:`analysis.views.report.content.content`."""
-    made = content(runs, against)
+def page(
+    runs: Runs, title: str, against: str | None = None, now: datetime | None = None, asked: Asked | None = None
+) -> str:
+    """Return the HTML of a page about these runs; `against` and `asked` as in :func:`content`."""
+    made = content(runs, against, asked)
     scripts = [library(), *(_asset(f"{name}.js") for name in SCRIPTS)]
     style = _asset("style.css")
     return (

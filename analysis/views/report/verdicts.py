@@ -7,12 +7,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.advise import Asked
 from analysis.effects.across import across
 from analysis.effects.blocks import Effects, Known, effects_of
 from analysis.effects.comparisons import UNSEARCHED, Comparison, compare, signed
 from analysis.effects.outcomes import FORGETTING
 from analysis.effects.pareto import pareto
 from analysis.records.configurations import UNIT
+from analysis.views.advise.advice import Advice, advices
+from analysis.views.advise.words import sentences
 from analysis.views.answer import Answer, answers
 from analysis.views.table.grouped import DEFAULT, grouped, with_choice
 from analysis.views.table.writing import shown, shown_across, shown_pareto
@@ -44,12 +47,21 @@ class Pair(NamedTuple):
     counted: str
 
 
+class Advised(NamedTuple):
+    """Advice as the page shows it."""
+
+    advice: Advice
+    sentences: list[str]
+
+
 @dataclass
 class Verdicts:
     """What stands under Comparisons, and what is said against it."""
 
     answers: list[Answer] = field(default_factory=list)
     """What the page opens with."""
+    advice: list[Advised] = field(default_factory=list)
+    """Which configuration to use, under what constraints, and what is open."""
     across: Words | None = None
     """Mean ranks and interquartile means over tasks and models, where there are several."""
     over_seeds: Words | None = None
@@ -67,8 +79,13 @@ class Verdicts:
     problems: list[str] = field(default_factory=list)
 
 
-def verdicts(table: pd.DataFrame, against: str | None = None, known: Known | None = None) -> Verdicts:
-    """Return every verdict about the runs that are done; what could not be compared is among its problems."""
+def verdicts(
+    table: pd.DataFrame, against: str | None = None, known: Known | None = None, asked: Asked | None = None
+) -> Verdicts:
+    """Return every verdict about the runs that are done; what could not be compared is among its problems.
+
+    `asked` are the constraints that the advice is under, none unless given.
+    """
     found = Verdicts()
     effects = effects_of(table, known)
     found.warnings = list(effects.warnings)
@@ -80,6 +97,9 @@ def verdicts(table: pd.DataFrame, against: str | None = None, known: Known | Non
     forgot = compare(effects, found.reference, outcome=FORGETTING)
     found.pairs, found.forgotten = ([_pair(one) for one in some.found] for some in (made, forgot))
     found.answers = answers(effects, made.found, forgot.found)
+    if found.answers:
+        advised = advices(table, effects, asked or Asked(), made.found, forgot.found)
+        found.advice = [Advised(one, list(sentences(one))) for one in advised if len(one.candidates) > 1]
     if (several := across(effects)) is not None:
         found.across = _words(shown_across(several.rows))
     found.unsearched = UNSEARCHED if made.unsearched else ""

@@ -51,6 +51,14 @@ def test_each_paragraph_of_the_answer_has_its_picture(opened: Opened) -> None:
     assert "Learning against forgetting" in opened.texts("#answer figcaption")[0]
 
 
+def test_the_advice_stands_under_the_answer_and_opens_by_a_click(opened: Opened) -> None:
+    assert opened.count("#answer [data-advice]") >= 1
+    opened.page.locator("#answer summary", has_text="Excluded").first.click()
+    assert any(text.startswith("prefix: not applicable: needs a decoder") for text in opened.texts("[data-excluded]"))
+    opened.page.locator("#answer summary", has_text="What would settle").first.click()
+    assert opened.texts("#answer details[open] pre")[0].startswith("python -m harness.run -m ")
+
+
 @pytest.mark.parametrize("press", ["Enter", "Space"])
 def test_columns_sort_by_keyboard_and_say_so(opened: Opened, press: str) -> None:
     button = opened.page.locator("#runs thead button", has_text="Score")
