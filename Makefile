@@ -13,7 +13,7 @@ JOBS ?= 2
 WORKERS ?= auto
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help sweep answer test test-fast check format pins clean
+.PHONY: help sweep answer test test-fast check docs format pins clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ check: $(READY) ## Check format, lint and types, then run the tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST)
+
+docs: $(READY) ## Build the documentation into site/, strictly
+	$(BIN)/mkdocs build --strict
 
 format: $(READY) ## Format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -1,7 +1,8 @@
-"""The README's commands do what it says: each is composed, and the main one is trained in miniature."""
+"""The documented commands do what is said: each is composed or read, the main ones are trained in miniature."""
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -16,23 +17,45 @@ from harness.run import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHELL = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL))
-COMMANDS = [line.split("  #")[0].strip() for line in SHELL.replace("\\\n", " ").splitlines()]
+PAGES = [ROOT / "README.md", ROOT / "README.ko.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
+
+
+def commands(text: str) -> list[str]:
+    """Return the lines of a page's shell blocks, without remarks."""
+    shell = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL))
+    return [line.split("  #")[0].strip() for line in shell.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+BY_PAGE = {name: commands(path.read_text(encoding="utf-8")) for name, path in zip(NAMES, PAGES, strict=True)}
+COMMANDS = [command for found in BY_PAGE.values() for command in found]
 RUNS = [command for command in COMMANDS if command.startswith("python -m harness.run")]
 DISTINCT = list({re.sub(r" output_dir=\S+", "", command): command for command in reversed(RUNS)}.values())[::-1]
 """Commands that differ by more than where their runs stand."""
+ANALYSES = sorted({command for command in COMMANDS if command.startswith("python -m analysis.")})
 MAIN = "python -m harness.run -m method=lora,qlora rank=8,16,64"
 QUICKSTART = "python -m harness.run -m experiment=quickstart"
 TRAINED = (MAIN, QUICKSTART)
 FAST = {"python -m harness.run", "python -m harness.run --cfg job", "python -m harness.run --help"}
 """Composed in fast tests too; each of the others takes 1 to 5 s."""
+ELSEWHERE = {
+    "git worktree add": "a checkout of an older commit",
+    "(cd ../before": "runs that older commit",
+    "lm_eval run": "another project's command",
+    "python -m harness.export": "tests/test_export.py runs it on trained runs",
+    "python -m harness.plan": "tests/planning run it; its examples are read below",
+    "python scripts/": "benchmarks and studies of minutes; that they exist is tested below",
+    "make ": "the targets are looked up below",
+    "torchrun ": "tests of several processes start it",
+}
+"""Beginnings of commands that this file does not run, and why."""
 MINIATURE = ["train.max_steps=1", "train.per_device_train_batch_size=2", "task.max_test=8", "task.max_train=100"]
 MINIATURE += ["task.max_validation=8", "tracker=none", "train.save_steps=0", "forgetting=none"]
 """Probes are trained with on this model by the tests of forgetting: here they would be nine tenths of the time."""
 
 
 def run(command: str, *more: str, cwd: Path) -> Ended:
-    """Run a README command in this process, as the interpreter would in its own."""
+    """Run a documented command in this process, as the interpreter would in its own."""
     return call(cli, *shlex.split(command)[3:], *more, cwd=cwd)
 
 
@@ -68,8 +91,26 @@ def table(printed: str) -> list[str]:
 
 
 def test_there_are_commands() -> None:
-    assert len(RUNS) >= 8
+    assert len(RUNS) >= 30 and len(ANALYSES) >= 20
     assert set(TRAINED) <= set(DISTINCT)
+
+
+def test_the_front_page_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("docs") and "studies" not in name])
+def test_each_page_opens_with_its_question_and_an_example(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    head = text.partition("\n## ")[0]
+    assert re.match(r"# .+(\?|\n\n\*.+\?\*)\n", text), name
+    assert "```" in head or "    " in head, name
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_each_command_is_tested_or_it_is_said_why_not(command: str) -> None:
+    known = ("python -m harness.run", "python -m analysis.", *ELSEWHERE)
+    assert command.startswith(known), f"{command}: no test runs it; name it in ELSEWHERE with the reason"
 
 
 @pytest.mark.parametrize(
@@ -80,9 +121,23 @@ def test_each_run_command_composes(command: str, tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").write_text("review,stars\ngood,5\nbad,1\n", encoding="utf-8")
     (tmp_path / "my_tasks").mkdir()
     asked = [] if "--" in command else [*fewer(command), "dry_run=true"]
+    command = command.removesuffix(" dry_run=true")
     found = run(last_of_each_axis(command), *asked, cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert found.stdout
+
+
+@pytest.mark.parametrize("command", ANALYSES)
+def test_each_analysis_command_is_read(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("runs/answer", "runs/encoder", "../shared-results", "runs/one", "runs/two"):
+        (tmp_path / "here" / folder).mkdir(parents=True, exist_ok=True)
+    for run_ in ("one", "two"):
+        (tmp_path / "here" / "runs" / run_ / "record.json").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "here")
+    ids = iter(("one", "two"))
+    words = shlex.split(re.sub("<id>", lambda _: next(ids), command))
+    name = words[2].removeprefix("analysis.")
+    importlib.import_module(f"analysis.{name}").COMMAND.parse(words[3:])
 
 
 def test_fewer_combinations_still_have_every_method() -> None:
@@ -94,11 +149,17 @@ def test_fewer_combinations_still_have_every_method() -> None:
     assert last_of_each_axis(swept) == kept
 
 
-def test_every_make_target_of_the_readme_exists() -> None:
+def test_every_make_target_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = {command.split()[1] for command in COMMANDS if command.startswith("make ")}
     assert {"sweep", "test", "check"} <= targets
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+def test_every_script_that_is_named_exists() -> None:
+    every = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+    scripts = set(re.findall(r"python (scripts/\w+\.py)", every))
+    assert scripts and all((ROOT / script).is_file() for script in scripts)
 
 
 def test_make_sweep_runs_the_main_command() -> None:
@@ -110,10 +171,19 @@ def test_ci_runs_the_test_command() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_files_the_readme_names_exist() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
-    assert {"CONTRIBUTING.md", "constraints.txt"} <= set(links)
-    assert all((ROOT / link).exists() for link in links)
+@pytest.mark.parametrize("name", NAMES)
+def test_linked_files_exist(name: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8"))
+    assert all((ROOT / name).parent.joinpath(link).exists() for link in links), links
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path / "site"), strict=True))
+    assert (tmp_path / "site" / "methods" / "lora" / "index.html").is_file()
 
 
 @pytest.mark.slow
