@@ -71,7 +71,10 @@ class Rehearsal:
             parameter.register_post_accumulate_grad_hook(self._note_gradient)
 
     def peak(self, batch_size: int) -> Peak:
-        """Return the peak of the second of two steps: the optimiser has its state from the first on."""
+        """Return the peak of the second of two steps: the optimiser has its state from the first on.
+
+        The second is the first over again and is not run: that would take as long once more.
+        """
         allocator = CachingAllocator() if self.cuda else None
         self.live = LiveMemory(allocator)
         model = self.skeleton.model
@@ -81,10 +84,9 @@ class Rehearsal:
             if self.cuda:
                 workspace = torch.empty(WORKSPACE, dtype=torch.uint8)
                 self.live.hold([workspace], TEMPORARIES)
-            self._step(batch_size)
-            self.live.restart()
             self.live.work = work = Work()
-            self._step(batch_size)
+            with self.live.repeated():
+                self._step(batch_size)
         return Peak(self.live.peak, allocator.reserved if allocator else self.live.peak.total, work)
 
     def _step(self, batch_size: int) -> None:
