@@ -398,6 +398,8 @@ class RunConfig:
     resume: Resume = Resume.same
     output_dir: str = "runs"
     dry_run: bool = False
+    estimate: bool = False
+    """A dry run plans each run's peak and time, seconds for each method and rank the first time."""
     cache_dir: str | None = None
     """Where fetched models and data are kept; ``~/.cache/peft-harness`` unless given."""
 

@@ -45,6 +45,7 @@ OUTSIDE = {
     "resume": "whether a cut run may go on elsewhere; the record says if it did",
     "output_dir": "where runs are kept",
     "dry_run": "whether anything is done at all",
+    "estimate": "whether a dry run says how long runs take",
     "cache_dir": "where fetched files are kept, each checked by its hash",
 }
 """Keys of the whole configuration that change no result, and why."""
