@@ -71,7 +71,9 @@ def main() -> None:
     ratios = [a[0] / b[0] for a, b in zip(*found.values(), strict=True)]
     peaks = {name: max(one[1] for one in values) for name, values in found.items()}
     print(f"\nSmolLM2-135M, openwebtext, {asked['method']}, {asked['batch']} x {asked['length']} tokens")
-    print(f"  seconds, without : plain  {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); target 1")
+    print(
+        f"  seconds, without : plain  {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); target 1"
+    )
     print(f"  peak, without : plain     {peaks['without logits']:.2f} : {peaks['plain logits']:.2f} GiB; target 0.5")
 
 
