@@ -15,8 +15,11 @@ AVAILABLE = hasattr(F, "linear_cross_entropy")
 """Whether this torch has it; 2.13 is the first."""
 
 CHUNK = 512
-"""Positions whose logits are there at a time. Of 1,024 of SmolLM2's, forward and backward took 1.4 s with 256 or 512, 1.7 s
-with plain logits, and 3.6 to 4.9 s with the chunks that torch chooses (one thread of an AMD EPYC, float32)."""
+"""Positions whose logits are there at a time.
+
+Forward and backward of 1,024 of SmolLM2's took 1.4 s with 256 or 512, 1.7 s with plain logits, and 3.6 to 4.9 s with the
+chunks that torch chooses (one thread of an AMD EPYC, float32).
+"""
 
 
 def output_layer(model: nn.Module) -> nn.Linear | None:

@@ -114,7 +114,7 @@ class LiveMemory(TorchDispatchMode):
 
     @contextmanager
     def repeated(self) -> Iterator[None]:
-        """Have the step inside followed by one that is the same but finds what this one leaves; the peak is that one's."""
+        """Have the step inside followed by the same one, which finds what this one leaves; the peak is that one's."""
         self._events = events = []
         yield
         self._events = None

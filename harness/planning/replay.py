@@ -40,8 +40,8 @@ class _Held:
 class Replay:
     """Plays the events of a step over what was live after it.
 
-    The first step makes the optimiser's state, and whatever else is still there at its end; the second finds it. But for
-    that it makes and frees the same storages in the same order, so that its live bytes follow without running it.
+    The first step makes the optimiser's state, and whatever else is still there at its end; the second finds it. But
+    for that it makes and frees the same storages in the same order, so its live bytes follow without running it.
     """
 
     def __init__(self, kinds: dict[str, int], uncounted: str, allocator: CachingAllocator | None) -> None:
