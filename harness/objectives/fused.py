@@ -17,8 +17,8 @@ AVAILABLE = hasattr(F, "linear_cross_entropy")
 CHUNK = 512
 """Positions whose logits are there at a time.
 
-Forward and backward of 1,024 of SmolLM2's took 1.4 s with 256 or 512, 1.7 s with plain logits, and 3.6 to 4.9 s with the
-chunks that torch chooses (one thread of an AMD EPYC, float32).
+Forward and backward of 1,024 of SmolLM2's took 1.4 s with 256 or 512, 1.7 s with plain logits, and 3.6 to 4.9 s with
+the chunks that torch chooses (one thread of an AMD EPYC, float32).
 """
 
 

@@ -115,7 +115,8 @@ class LiveMemory(TorchDispatchMode):
     @contextmanager
     def repeated(self) -> Iterator[None]:
         """Have the step inside followed by the same one, which finds what this one leaves; the peak is that one's."""
-        self._events = events = []
+        events: list[Event] = []
+        self._events = events
         yield
         self._events = None
         replay = Replay(self.now.bytes, PAGED, self.allocator)
