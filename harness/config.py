@@ -224,7 +224,7 @@ class TrainConfig:
     tf32: bool | None = None
     gradient_checkpointing: bool = False
     gradient_checkpointing_kwargs: dict[str, Any] = field(default_factory=dict)
-    fused_loss: bool = False
+    fused_loss: bool = True
     """Compute the loss of language modelling without making logits, where torch and the model allow it."""
     neftune_noise_alpha: float | None = None
     torch_compile: bool = False
@@ -398,6 +398,8 @@ class RunConfig:
     resume: Resume = Resume.same
     output_dir: str = "runs"
     dry_run: bool = False
+    estimate: bool = False
+    """A dry run plans each run's peak and time, seconds for each method and rank the first time."""
     cache_dir: str | None = None
     """Where fetched models and data are kept; ``~/.cache/peft-harness`` unless given."""
 

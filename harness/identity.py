@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.config import ForgettingConfig, ModelConfig, Purpose, RunConfig, require
+from harness.config import ForgettingConfig, ModelConfig, ModelKind, Purpose, RunConfig, require
 from harness.errors import ConfigError
 from harness.storage.assets import model_hashes
 from harness.storage.manifest import sha256_of
@@ -34,7 +34,13 @@ OPERATIONAL = {
 }
 """Fields of ``train`` that change no result, and why."""
 LATER = {"fused_loss": False}
-"""Fields of ``train`` that came after ids were given out, at what every run was before: other values count."""
+"""Fields of ``train`` that came after ids were given out, at what every run was before: other values count.
+
+So a run of the default ``fused_loss=true`` has another id than one of the time when there were plain logits alone, and
+``train.fused_loss=false`` has that one's.
+"""
+ENCODERS = ("BertModel", "ForMaskedLM", "ForSequenceClassification")
+"""Ends of the class names of encoders, whose head has no vocabulary: ``fused_loss`` changes nothing of theirs."""
 OUTSIDE = {
     "tracker": "where numbers are shown",
     "sweep": "a run's place in its sweep",
@@ -45,6 +51,7 @@ OUTSIDE = {
     "resume": "whether a cut run may go on elsewhere; the record says if it did",
     "output_dir": "where runs are kept",
     "dry_run": "whether anything is done at all",
+    "estimate": "whether a dry run says how long runs take",
     "cache_dir": "where fetched files are kept, each checked by its hash",
 }
 """Keys of the whole configuration that change no result, and why."""
@@ -104,6 +111,12 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     return values | ({"files": folder_hashes(expanded(model.path))} if model.path else {})
 
 
+def is_encoder(model: ModelConfig) -> bool:
+    """Return whether a model is known to be an encoder before its files are there: by ``kind`` or its architecture."""
+    classes = model.architecture.get("architectures") or [""]
+    return model.kind is ModelKind.encoder or str(classes[0]).endswith(ENCODERS)
+
+
 def folder_hashes(folder: Path) -> dict[str, str]:
     """Return the hash of each file of a model folder that decides its outputs."""
     if not (folder / "config.json").is_file():
@@ -125,6 +138,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
     """
     train = {key: value for key, value in plain(config.train).items() if key not in OPERATIONAL}
     train = {key: value for key, value in train.items() if key not in LATER or value != LATER[key]}
+    if is_encoder(config.model):
+        train.pop("fused_loss", None)
     method = plain(config.method) | {"name": config.method.name}
     train["learning_rate"] = method["learning_rate"] = learning_rate(config)
     return (

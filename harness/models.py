@@ -158,6 +158,7 @@ def load_backbone(wanted: Pretrained, device: torch.device, quantization: Any = 
     if kind == "encoder" and quantization is not None:
         # Which modules are new is known only after a load; new ones must stay out of quantisation.
         quantization.llm_int8_skip_modules = list(head)
+        del loaded  # or the whole model would lie beside the quantised one while that is loaded
         loaded, _ = _load(wanted, kind, _placed(quantization, device))
     tokenizer = load_tokenizer(wanted.files)
     if loaded.config.pad_token_id is None:

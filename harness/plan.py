@@ -29,6 +29,7 @@ Say what a training takes of a GPU's memory, without a GPU, without weights and 
 gpu=    the card's memory (24GiB, 80GB) or its name (l40s, a100_80, h100, ...)
 batch=  max finds the largest batch that fits; else train.per_device_train_batch_size counts
 out=    writes the rows as JSON
+--config-dir <folder>  models, tasks and experiments of one's own, as for harness.run
 All other keys are those of harness.run; task.max_length is the length of every item."""
 
 
@@ -40,24 +41,32 @@ class Asked:
     gpu: str | None = None
     batch: str | None = None
     out: str | None = None
+    config_dir: str | None = None
+    """A folder of configurations of one's own, searched beside the project's."""
 
 
 def asked(arguments: Sequence[str]) -> Asked:
     """Take the planner's own keys out of the command line; the rest is Hydra's."""
     own: dict[str, str] = {}
     rest = []
-    for argument in arguments:
+    words = iter(arguments)
+    for argument in words:
         key, _, value = argument.partition("=")
         if key in ("gpu", "batch", "out"):
             own[key] = value
+        elif key in ("--config-dir", "-cd"):
+            own["config_dir"] = value or next(words, "")
         elif argument not in ("-m", "--multirun"):
             rest.append(argument)
     if own.get("batch") not in (None, "max"):
         raise ConfigError("batch", own["batch"], "must be max; a size is train.per_device_train_batch_size=<size>")
+    folder = own.get("config_dir")
+    if folder is not None and not Path(folder).is_dir():
+        raise ConfigError("--config-dir", folder, "there is no such folder")
     return Asked(rest, **own)
 
 
-def configurations(overrides: list[str]) -> Iterator[tuple[list[str], RunConfig]]:
+def configurations(overrides: list[str], config_dir: str | None = None) -> Iterator[tuple[list[str], RunConfig]]:
     """Yield the distinct configurations of a sweep with the overrides of each, checked."""
     from hydra import compose, initialize_config_dir
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -65,12 +74,13 @@ def configurations(overrides: list[str]) -> Iterator[tuple[list[str], RunConfig]
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     register()
+    own = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         jobs = BasicSweeper.split_arguments(parser.parse_overrides(overrides), None)
         seen = set()
         for job in jobs[0]:
-            config = to_run_config(compose("config", overrides=list(job), return_hydra_config=True))
+            config = to_run_config(compose("config", overrides=[*job, *own], return_hydra_config=True))
             key = digest([plain(part) for part in (config.model, config.task, config.method, config.train)])
             if (config.method.name, key) not in seen:
                 seen.add((config.method.name, key))
@@ -106,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
     card = card_of(given.gpu) if given.gpu is not None else None
     if given.batch == "max" and card is None:
         raise ConfigError("batch", "max", "needs the card's memory: gpu=24GiB or a name such as gpu=l40s")
-    found = list(configurations(given.overrides))
+    found = list(configurations(given.overrides, given.config_dir))
     from harness.planning.table import text, write  # torch loads here, after the configurations are valid
 
     names = labels([job for job, _ in found])

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 
@@ -39,9 +40,21 @@ class Bar:
         self.advance(steps)
 
 
+class Remaining(TimeRemainingColumn):
+    """The time that is left by the steps so far; before there are any, by an estimate where there is one."""
+
+    def render(self, task: Task) -> Text:
+        """Return the time as text."""
+        about = task.fields.get("about")
+        if task.time_remaining is not None or about is None:
+            return super().render(task)
+        minutes, seconds = divmod(round(about), 60)
+        return Text(f"about {minutes:02d}:{seconds:02d}", style="progress.remaining")
+
+
 @contextmanager
-def bar(label: str, total: int) -> Iterator[Bar]:
-    """Show a bar while the block runs; silent off a terminal."""
+def bar(label: str, total: int, about: float | None = None) -> Iterator[Bar]:
+    """Show a bar while the block runs; silent off a terminal. `about`: seconds that it is expected to take."""
     if not interactive():
         yield Bar(None, 0)
         return
@@ -50,7 +63,7 @@ def bar(label: str, total: int) -> Iterator[Bar]:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(compact=True),
+        Remaining(compact=True),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        yield Bar(progress, progress.add_task(label, total=total, note=""))
+        yield Bar(progress, progress.add_task(label, total=total, note="", about=about))

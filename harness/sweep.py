@@ -79,11 +79,27 @@ def status_of(folder: RunFolder) -> str:
 
 def describe(runs: Sequence[Planned], jobs: int) -> str:
     """Return the plan as text: a line a run, then what was left out as duplicates."""
-    lines = [f"{'status':<15} {'learning rate':>13}  run"]
-    lines += [f"{_meaning(run):<15} {learning_rate(run.config):>13g}  {run.folder}" for run in runs]
+    estimated = runs[0].config.estimate
+    lines = [f"{'status':<15} {'learning rate':>13} {_ESTIMATED if estimated else ''} run"]
+    for run in runs:
+        expected = f"{_expected(run)} " if estimated else ""
+        lines.append(f"{_meaning(run):<15} {learning_rate(run.config):>13g} {expected} {run.folder}")
     pending = sum(run.pending for run in runs)
     repeated = f", {jobs - len(runs)} duplicates left out" if jobs > len(runs) else ""
     return "\n".join([*lines, f"{len(runs)} runs{repeated}: {pending} to train, {len(runs) - pending} not"])
+
+
+_ESTIMATED = f"{'peak GiB':>9}  {'training':<34} "
+
+
+def _expected(run: Planned) -> str:
+    """Return what a run that is to train will hold and take; nothing for another."""
+    if not run.pending:
+        return f"{'':>9}  {'':<34}"
+    from harness.planning.estimate import described
+
+    peak, seconds = described(run.config)
+    return f"{peak:>9}  {seconds:<34}"
 
 
 def _meaning(run: Planned) -> str:

@@ -1,9 +1,11 @@
 """Time training against a plain Trainer and a hand-written loop, in turns in one process, and print ratios.
 
-    python scripts/bench_training.py [turns=5] [steps=6]
+    python scripts/bench_training.py [turns=5] [steps=6] [processor=1] [outside=0]
 
 Each turn trains a few steps by every contender on the same batches; a ratio is taken within each turn, so
-that a machine whose speed drifts slows both sides of it. The targets stand beside the figures.
+that a machine whose speed drifts slows both sides of it. The targets stand beside the figures. `processor=1` counts
+processor time, which other work on the machine lengthens less; with one thread it is the time on a machine without any.
+`outside=0` leaves out what a run takes besides training.
 """
 
 from __future__ import annotations
@@ -41,14 +43,16 @@ from harness.training.trainer import HarnessTrainer, Job
 class Clock(TrainerCallback):
     """Seconds between the begin and the end of training, set-up left out."""
 
+    now = staticmethod(time.perf_counter)
+
     def __init__(self) -> None:
         self.begin = self.seconds = 0.0
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.begin = time.perf_counter()
+        self.begin = self.now()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.seconds = time.perf_counter() - self.begin
+        self.seconds = self.now() - self.begin
 
 
 class Bench:
@@ -123,19 +127,20 @@ class Bench:
         parameters = list(trainable(model).values())
         optimiser = torch.optim.AdamW(parameters, lr=learning_rate(self.config), weight_decay=0.0)
         schedule = LambdaLR(optimiser, lambda step: 1 - step / self.steps)
-        begin = time.perf_counter()
+        begin = Clock.now()
         for start in range(0, len(self.by_length), self.batch):
             batch = self.prepared.objective.collate(
                 [self.features[i] for i in self.by_length[start : start + self.batch]]
             )
-            loss = self.prepared.objective.loss(model, batch) / self.prepared.objective.units(batch)
+            summed = self.prepared.objective.training_loss(model, batch, train.fused_loss)
+            loss = summed / self.prepared.objective.units(batch)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, train.max_grad_norm)
             optimiser.step()
             schedule.step()
             optimiser.zero_grad()
             loss.item()
-        return self.tokens(self.by_length) / (time.perf_counter() - begin)
+        return self.tokens(self.by_length) / (Clock.now() - begin)
 
 
 class PlainTrainer(Trainer):
@@ -199,9 +204,11 @@ def seconds_of(*arguments: str) -> float:
 
 
 def main() -> None:
-    options = {"turns": 5, "steps": 6} | {
+    options = {"turns": 5, "steps": 6, "processor": 0, "outside": 1} | {
         name: int(value) for name, value in (word.split("=") for word in sys.argv[1:])
     }
+    if options["processor"]:
+        Clock.now = staticmethod(time.process_time)
     bench = Bench(compose("tracker=none", "train.save_steps=0"), options["steps"])
     contenders = {
         "this project": bench.harness,
@@ -218,6 +225,8 @@ def main() -> None:
     )
     print(f"  against a plain Trainer, random batches  {ratio(found, 'this project', 'plain Trainer, random batches')}")
     print(f"  against a loop by hand                   {ratio(found, 'this project', 'loop by hand')}; target 0.97x")
+    if not options["outside"]:
+        return
     later = outside(5)
     print(
         f"  seconds of a run outside training and evaluation: first {later[0]:.1f}, "

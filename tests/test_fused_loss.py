@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.compose import compose
 from harness.objectives.fused import AVAILABLE, output_layer, states, summed_cross_entropy
+from harness.objectives.likelihood import Likelihood
 from harness.objectives.next_token import NextToken
 from harness.planning.words import StandIn
 
@@ -100,3 +101,19 @@ def test_an_output_layer_with_a_bias_or_an_adapter_computes_itself() -> None:
     model = decoder(False)
     model.lm_head = torch.nn.Linear(32, 96, bias=True)
     assert output_layer(model) is None
+
+
+@pytest.mark.parametrize("answers", [2, 40])
+def test_the_loss_of_answers_is_that_of_plain_logits(answers: int) -> None:
+    """Few answer positions go through one flat product, more than the states are wide through none."""
+    words: Any = StandIn()
+    task = Likelihood(compose("task=trec", "tracker=none").task, words)  # type: ignore[arg-type]
+    rows = [(3, answers), (7, answers - 1), (5, 1)]
+    given = task.collate([{"prompt": [*range(1, p + 1)], "answer": [*range(9, 9 + a)]} for p, a in rows])
+    fused, plain = decoder(True), decoder(True)
+    loss, expected = task.training_loss(fused, given, fused=True), task.loss(plain, given)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss.float(), expected.float(), rtol=1e-6, atol=0)
+    for (name, found), wanted in zip(fused.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-4, atol=1e-6, msg=name)

@@ -61,6 +61,7 @@ def test_rank_counts_only_where_it_is_used(base: list[str]) -> None:
         "tracker=wandb",
         "cache_dir=elsewhere",
         "dry_run=true",
+        "estimate=true",
         "rank=16",
     ],
 )
@@ -271,3 +272,14 @@ def test_task_files_may_be_no_yaml_and_include_one_another(tmp_path: Path, probe
     for content in ("a: [", "include: mine.yaml", "- 1", "\x00"):
         (tmp_path / "mine.yaml").write_text(content, encoding="utf-8")
         probed(Abilities(tasks=[str(tmp_path / "mine.yaml")]))
+
+
+def test_the_loss_without_logits_counts_for_decoders_and_not_for_encoders(base: list[str]) -> None:
+    """It rounds otherwise; plain logits have the ids of the time when there was nothing else."""
+    fused, plain = (small_runs.configure("runs", *base, f"train.fused_loss={way}") for way in ("true", "false"))
+    assert run_id(fused) == id_of(*base) != run_id(plain)
+    assert "fused_loss" not in identity(plain)["train"]
+    encoder = ["model=minilm_l6", *base[2:]]
+    assert id_of(*encoder) == id_of(*encoder, "train.fused_loss=false")
+    given = [*base, "model.kind=encoder"]
+    assert id_of(*given) == id_of(*given, "train.fused_loss=false")

@@ -24,6 +24,7 @@ from harness.objectives.base import (
     pad,
     to_device,
 )
+from harness.objectives.fused import output_layer, states, summed_cross_entropy
 from harness.tasks.base import Item, Outcome
 from harness.tasks.contracts import ChoiceTask
 
@@ -54,7 +55,10 @@ class AnswerObjective(Objective[TaskT]):
         return int(end if begin is None else begin)
 
     def collate(self, features: Sequence[Features]) -> Batch:
-        """Pad on the right; ``keep`` counts the last positions whose logits are needed."""
+        """Pad on the right; ``keep`` counts the last positions whose logits are needed.
+
+        ``answers`` are the places of the answers' tokens among the labels of those positions but the last, flattened.
+        """
         rows = [f["prompt"] + f["answer"] for f in features]
         labels = pad([[IGNORED] * len(f["prompt"]) + f["answer"] for f in features], IGNORED)
         first = min(len(f["prompt"]) for f in features)
@@ -63,6 +67,7 @@ class AnswerObjective(Objective[TaskT]):
             "attention_mask": mask(rows),
             "labels": labels,
             "keep": labels.shape[1] - first + 1,
+            "answers": torch.tensor([i for i, label in enumerate(labels[:, first:].flatten().tolist()) if label >= 0]),
         }
 
     def longest(self) -> Features:
@@ -78,12 +83,32 @@ class AnswerObjective(Objective[TaskT]):
             logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
         )
 
+    def training_loss(self, model: nn.Module, batch: Batch, fused: bool) -> Tensor:
+        """Return the same from the states of the answers' tokens alone, where the model allows.
+
+        A product for each row of a batch, of a few positions, runs at a fifteenth of the rate of a flat one.
+        """
+        layer = output_layer(model) if fused else None
+        keep = batch["keep"]
+        hidden = states(lambda: kept_logits(model, batch, keep), layer) if layer is not None else None
+        if layer is None or hidden is None:
+            return self.loss(model, batch)
+        answers = batch["answers"].to(hidden.device)
+        read = hidden[:, -keep:-1].flatten(0, 1)[answers]
+        targets = batch["labels"][:, 1 - keep :].flatten()[answers]
+        return answer_cross_entropy(layer, read, targets)
+
 
 def last_logits(model: nn.Module, batch: Batch, keep: int) -> Tensor:
     """Return logits of the last `keep` positions, of shape (rows, keep, vocabulary).
 
     Counted from the end, positions are the same whether or not a method puts virtual tokens in front.
     """
+    return kept_logits(model, batch, keep)[:, -keep:]
+
+
+def kept_logits(model: nn.Module, batch: Batch, keep: int) -> Tensor:
+    """Return the logits that the model gives when asked for the last `keep` positions; some models give all."""
     output = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
@@ -91,7 +116,17 @@ def last_logits(model: nn.Module, batch: Batch, keep: int) -> Tensor:
         use_cache=False,
     )
     logits: Tensor = output.logits
-    return logits[:, -keep:]
+    return logits
+
+
+def answer_cross_entropy(layer: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed loss of flat states, without logits where there are more positions than the states are wide.
+
+    Below that, logits are no larger than the copy of the weights that doing without them takes.
+    """
+    if len(hidden) > hidden.shape[-1]:
+        return summed_cross_entropy(hidden, layer.weight, targets, IGNORED)
+    return F.cross_entropy(layer(hidden).float(), targets, reduction="sum")
 
 
 @dataclass

@@ -21,6 +21,10 @@ class Card:
     """10¹² floating-point operations a second of dense products in bfloat16 (float16 where it has none)."""
     bandwidth: float | None = None
     """10⁹ bytes a second to and from its memory."""
+    launch: float = 8e-6
+    """Seconds from one small kernel to the next: eager PyTorch asks a GPU for none sooner."""
+    used: float = 0.75
+    """Share of these rates that large products and copies reach; 1 of rates that were measured."""
 
 
 def _card(name: str, gib: float, teraflops: float, bandwidth: float) -> Card:

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.planning.allocator import Block, CachingAllocator, rounded
+from harness.planning.replay import Event, Replay, What
 from harness.planning.work import Work
 
 WEIGHTS, GRADIENTS, OPTIMISER, ACTIVATIONS, TEMPORARIES, PAGED = KINDS = (
@@ -53,6 +54,8 @@ class Moment:
 
 @dataclass
 class _Storage:
+    number: int
+    """Of no other storage, unlike its address."""
     size: int
     kind: str
     block: Block | None
@@ -75,6 +78,8 @@ class LiveMemory(TorchDispatchMode):
         self.allocator = allocator
         self._kind = WEIGHTS
         self._known: dict[int, _Storage] = {}
+        self._made = 0
+        self._events: list[Event] | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count what it returns."""
@@ -105,6 +110,18 @@ class LiveMemory(TorchDispatchMode):
             self.now.bytes[entry.kind] -= entry.size
             self.now.bytes[kind] += entry.size
             entry.kind = kind
+            self._note(What.named, entry)
+
+    @contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Have the step inside followed by the same one, which finds what this one leaves; the peak is that one's."""
+        events: list[Event] = []
+        self._events = events
+        yield
+        self._events = None
+        replay = Replay(self.now.bytes, PAGED, self.allocator)
+        replay.run(events, {entry.number for entry in self._known.values()})
+        self.peak = Moment(replay.peak, replay.where)
 
     def restart(self) -> None:
         """Forget the peak so far."""
@@ -121,8 +138,11 @@ class LiveMemory(TorchDispatchMode):
         size = storage.nbytes()
         size = rounded(size) if self.allocator is not None and size else size
         block = self.allocator.allocate(size) if self.allocator is not None and size else None
-        self._known[key] = _Storage(size, self._kind, block, weakref.ref(storage, self._forgetter(key)))
+        self._made += 1
+        entry = _Storage(self._made, size, self._kind, block, weakref.ref(storage, self._forgetter(key)))
+        self._known[key] = entry
         self.now.bytes[self._kind] += size
+        self._note(What.made, entry)
         if self.now.total > self.peak.total:
             self.restart()
 
@@ -130,7 +150,12 @@ class LiveMemory(TorchDispatchMode):
         def forget(_: Any) -> None:
             entry = self._known.pop(key)
             self.now.bytes[entry.kind] -= entry.size
+            self._note(What.freed, entry)
             if entry.block is not None and self.allocator is not None:
                 self.allocator.free(entry.block)
 
         return forget
+
+    def _note(self, what: What, entry: _Storage) -> None:
+        if self._events is not None:
+            self._events.append(Event(what, entry.number, entry.size, entry.kind, self.now.where))

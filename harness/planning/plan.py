@@ -17,6 +17,7 @@ from harness.errors import ConfigError
 from harness.methods.base import trainable
 from harness.models import size
 from harness.objectives import build
+from harness.objectives.base import Features
 from harness.planning.architecture import architecture_of
 from harness.planning.cards import Card
 from harness.planning.gpu import CONTEXT
@@ -99,6 +100,15 @@ class Planner:
         with quiet():
             peak = self.rehearsal.peak(batch_size)
         return self._described(batch_size, peak)
+
+    def step_seconds(self, item: Features) -> float:
+        """Return the seconds of an optimiser step over items like `item`, on a card whose speed is known."""
+        with quiet():
+            peak = self.rehearsal.peak(self.config.train.per_device_train_batch_size, item)
+        seconds = peak.work.seconds(self.card) if self.card is not None else None
+        if seconds is None:
+            raise ConfigError("gpu", self.card.name if self.card else None, "its speed is not known")
+        return seconds[1]
 
     def largest(self) -> Plan:
         """Return the plan of the largest batch that the card holds.

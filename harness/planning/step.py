@@ -18,7 +18,7 @@ from transformers.integrations.neftune import activate_neftune
 from harness.config import RunConfig
 from harness.meter import Meter
 from harness.methods.base import trainable
-from harness.objectives.base import Objective
+from harness.objectives.base import Features, Objective
 from harness.planning.allocator import CachingAllocator
 from harness.planning.gpu import WORKSPACE, as_on_cuda, clip, foreach_steps
 from harness.planning.live import ACTIVATIONS, GRADIENTS, OPTIMISER, PAGED, TEMPORARIES, WEIGHTS, LiveMemory, Moment
@@ -70,8 +70,13 @@ class Rehearsal:
         for parameter in self._trained():
             parameter.register_post_accumulate_grad_hook(self._note_gradient)
 
-    def peak(self, batch_size: int) -> Peak:
-        """Return the peak of the second of two steps: the optimiser has its state from the first on."""
+    def peak(self, batch_size: int, item: Features | None = None) -> Peak:
+        """Return the peak of the second of two steps: the optimiser has its state from the first on.
+
+        The second is the first over again and is not run: that would take as long once more. All items are `item`, by
+        default as long as the task allows.
+        """
+        batch = [item or self.objective.longest()] * batch_size
         allocator = CachingAllocator() if self.cuda else None
         self.live = LiveMemory(allocator)
         model = self.skeleton.model
@@ -81,17 +86,16 @@ class Rehearsal:
             if self.cuda:
                 workspace = torch.empty(WORKSPACE, dtype=torch.uint8)
                 self.live.hold([workspace], TEMPORARIES)
-            self._step(batch_size)
-            self.live.restart()
             self.live.work = work = Work()
-            self._step(batch_size)
+            with self.live.repeated():
+                self._step(batch)
         return Peak(self.live.peak, allocator.reserved if allocator else self.live.peak.total, work)
 
-    def _step(self, batch_size: int) -> None:
+    def _step(self, items: list[Features]) -> None:
         settings, live = self.config.train, self.live
         for _ in range(settings.gradient_accumulation_steps):
             with live.part("forward", ACTIVATIONS):
-                loss = self._loss(batch_size)
+                loss = self._loss(items)
             with live.part("backward", TEMPORARIES):
                 loss.backward()
             del loss
@@ -103,12 +107,12 @@ class Rehearsal:
         self._hold_state()
         self.optimizer.zero_grad()
 
-    def _loss(self, batch_size: int) -> Tensor:
+    def _loss(self, items: list[Features]) -> Tensor:
         """Return the loss of a batch as the Trainer does, but for the look at its value."""
-        batch = self.objective.collate([self.objective.longest()] * batch_size)
+        batch = self.objective.collate(items)
         with self.runtime.autocast():
             fused = self.config.train.fused_loss
-            return self.objective.training_loss(self.skeleton.model, batch, fused) / batch_size
+            return self.objective.training_loss(self.skeleton.model, batch, fused) / len(items)
 
     def _trained(self) -> list[Tensor]:
         return list(trainable(self.skeleton.model).values())

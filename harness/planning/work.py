@@ -12,11 +12,6 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from harness.planning.cards import Card
 
-LAUNCH = 8e-6
-"""Seconds from one small kernel to the next: eager PyTorch asks for none sooner."""
-USED = 0.75
-"""Share of a data sheet's rates that large products and copies reach."""
-
 NO_KERNEL = {torch.ops.aten._unsafe_view, torch.ops.aten.empty, torch.ops.aten.empty_like, torch.ops.aten.detach}
 """What makes a tensor and computes nothing."""
 
@@ -47,9 +42,9 @@ class Work:
         """
         if card.teraflops is None or card.bandwidth is None:
             return None
-        rate, width = USED * card.teraflops * 1e12, USED * card.bandwidth * 1e9
-        least = sum(max(flops / rate, LAUNCH) for flops, _ in self.kernels)
-        most = sum(max(flops / rate, moved / width, LAUNCH) for flops, moved in self.kernels)
+        rate, width = card.used * card.teraflops * 1e12, card.used * card.bandwidth * 1e9
+        least = sum(max(flops / rate, card.launch) for flops, _ in self.kernels)
+        most = sum(max(flops / rate, moved / width, card.launch) for flops, moved in self.kernels)
         return least, most
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from harness import progress
+from harness.config import RunConfig
 from harness.errors import DivergedError
 from harness.methods.base import trainable
+from harness.planning.estimate import kept
 from harness.storage.files import remove_partial
 from harness.training.arguments import arguments
 from harness.training.checkpoint import latest, step_of
@@ -41,7 +43,7 @@ def train(job: Job, hooks: Hooks, label: str) -> Trained:
     checkpoint = latest(folder.checkpoints)
     folder.trim_history(step_of(checkpoint) if checkpoint else 0)
     per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    with progress.bar(label, steps) as bar:
+    with progress.bar(label, steps, expected(job.config)) as bar:
         trainer.add_callback(CheckGradients(job.head))
         watch = Watch(folder, bar, job.meter, per_step / len(job.features), hooks)
         trainer.add_callback(watch)
@@ -49,6 +51,14 @@ def train(job: Job, hooks: Hooks, label: str) -> Trained:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     refuse_not_finite(job.model, steps)
     return Trained(steps, int(trainer.state.num_input_tokens_seen), trainer.interruptions)
+
+
+def expected(config: RunConfig) -> float | None:
+    """Return the seconds that a sweep's first training was estimated to take, None where nobody asked or sees them."""
+    if config.sweep.index > 1 or not progress.interactive():
+        return None
+    found = kept(config)
+    return None if found is None else found.seconds
 
 
 def refuse_not_finite(model: nn.Module, steps: int) -> None:

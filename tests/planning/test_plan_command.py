@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from command_line import Ended, call
 
-from harness.plan import asked, cli, labels
+from harness.plan import asked, cli, configurations, labels
 
 TINY = ["model=bert_tiny", "tracker=none", "forgetting=none", "task.max_length=32"]
 
@@ -54,6 +54,7 @@ def test_what_does_not_apply_says_why_beside_the_others(tmp_path: Path) -> None:
         (["gpu=l50s"], "harness: gpu=l50s: no such card; did you mean l40s?"),
         (["batch=16", "gpu=24GiB"], "harness: batch=16: must be max; a size is train.per_device_train_batch_size"),
         (["batch=max"], "harness: batch=max: needs the card's memory"),
+        (["--config-dir", "nowhere"], "harness: --config-dir=nowhere: there is no such folder"),
         (["method=lroa"], "harness: method=lroa: no such method; did you mean lora?"),
         (["rank=0"], "harness: rank=0: must be at least 1"),
     ],
@@ -81,3 +82,11 @@ def test_help_names_the_keys(tmp_path: Path) -> None:
     found = plan("--help", cwd=tmp_path)
     assert found.returncode == 0
     assert all(f"{key}=" in found.stdout for key in ("gpu", "batch", "out"))
+
+
+def test_a_folder_of_ones_own_configurations_is_searched(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("defaults: [llama2_7b, _self_]\nname: mine\n", encoding="utf-8")
+    ((job, config),) = configurations(["model=mine"], str(tmp_path))
+    assert (config.model.name, job) == ("mine", ["model=mine"])
+    assert asked(["--config-dir", str(tmp_path)]).config_dir == asked([f"--config-dir={tmp_path}"]).config_dir
