@@ -18,7 +18,7 @@ from transformers.integrations.neftune import activate_neftune
 from harness.config import RunConfig
 from harness.meter import Meter
 from harness.methods.base import trainable
-from harness.objectives.base import Features, Objective
+from harness.objectives.base import Batch, Features, Objective
 from harness.planning.allocator import CachingAllocator
 from harness.planning.gpu import WORKSPACE, as_on_cuda, clip, foreach_steps
 from harness.planning.live import ACTIVATIONS, GRADIENTS, OPTIMISER, PAGED, TEMPORARIES, WEIGHTS, LiveMemory, Moment
@@ -93,9 +93,13 @@ class Rehearsal:
 
     def _step(self, items: list[Features]) -> None:
         settings, live = self.config.train, self.live
-        for _ in range(settings.gradient_accumulation_steps):
+        count = settings.gradient_accumulation_steps
+        with live.part("batches", ACTIVATIONS):
+            # The Trainer fetches a step's batches together; the loader has one more ready, which is not on a GPU.
+            batches = [self.objective.collate(items) for _ in range(count if self.cuda else count + 1)]
+        for batch in batches[:count]:
             with live.part("forward", ACTIVATIONS):
-                loss = self._loss(items)
+                loss = self._loss(batch, len(items))
             with live.part("backward", TEMPORARIES):
                 loss.backward()
             del loss
@@ -107,12 +111,11 @@ class Rehearsal:
         self._hold_state()
         self.optimizer.zero_grad()
 
-    def _loss(self, items: list[Features]) -> Tensor:
+    def _loss(self, batch: Batch, count: int) -> Tensor:
         """Return the loss of a batch as the Trainer does, but for the look at its value."""
-        batch = self.objective.collate(items)
         with self.runtime.autocast():
             fused = self.config.train.fused_loss
-            return self.objective.training_loss(self.skeleton.model, batch, fused) / len(items)
+            return self.objective.training_loss(self.skeleton.model, batch, fused) / count
 
     def _trained(self) -> list[Tensor]:
         return list(trainable(self.skeleton.model).values())
