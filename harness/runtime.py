@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 from harness import __version__
-from harness.config import DType, RunConfig, TrainConfig
+from harness.config import DType, RunConfig, TrainConfig, require
+from harness.distributed import group
 from harness.errors import ConfigError
 
 PACKAGES = (
@@ -224,7 +225,7 @@ def resolve(config: RunConfig) -> Runtime:
         device,
         precision_of(config, device),
         torch.get_num_threads(),
-        1,
+        group.size(),
         {name: os.environ[name] for name in RECORDED if name in os.environ},
         config.train.tf32,
         config.train.full_determinism,
@@ -236,10 +237,14 @@ def refuse_environment(environment: Mapping[str, str]) -> None:
     """Raise a :class:`ConfigError` for a variable that would change a result behind the configuration's back."""
     for name in WORLD_SIZES:
         if environment.get(name, "1").strip() not in ("", "0", "1"):
-            reason = "one process trains a run; start it without torchrun, mpirun or accelerate launch"
+            reason = "several processes are started by torchrun or by processes=2, not by mpirun or accelerate launch"
             raise ConfigError(name, environment[name], reason)
     if environment.get(LOCAL_RANK, "-1").strip() not in ("", "-1"):
-        raise ConfigError(LOCAL_RANK, environment[LOCAL_RANK], "one process trains a run; start it without torchrun")
+        raise ConfigError(
+            LOCAL_RANK,
+            environment[LOCAL_RANK],
+            "several processes are started by torchrun or by processes=2, and by nothing else",
+        )
     for name, value in sorted(environment.items()):
         if name.startswith(REFUSED) and name not in HARMLESS:
             raise ConfigError(name, value, "this variable would change what is trained; unset it and use train.*")
@@ -248,6 +253,21 @@ def refuse_environment(environment: Mapping[str, str]) -> None:
 def device_of(train: TrainConfig) -> torch.device:
     """Return the GPU where there is one and it is not declined."""
     return torch.device("cuda", torch.cuda.current_device()) if _use_gpu(train) else torch.device("cpu")
+
+
+def own_device(local: int, beside: int, use_cpu: bool) -> str:
+    """Take what is this process's of a machine that `beside` of a run share; return torch's engines between them.
+
+    Raises :class:`ConfigError` where there are fewer GPUs than processes.
+    """
+    if torch.cuda.is_available() and not use_cpu:
+        found = torch.cuda.device_count()
+        require(beside <= found, "processes", beside, f"there are {found} GPUs here; train.use_cpu=true needs none")
+        torch.cuda.set_device(local)
+        return "cpu:gloo,cuda:nccl"
+    if "OMP_NUM_THREADS" not in os.environ:  # with a thread a core in each, they would wait for each other
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
+    return "gloo"
 
 
 def _use_gpu(train: TrainConfig) -> bool:
