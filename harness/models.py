@@ -29,6 +29,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.pytorch_utils import Conv1D
 
 from harness.config import ModelConfig, ModelKind
+from harness.distributed.shard import how_to_shard, own_again
 from harness.errors import ConfigError, first_line
 from harness.runtime import torch_dtype
 from harness.storage.assets import Files
@@ -94,6 +95,10 @@ class Pretrained:
     """The width of an encoder's head."""
     seed: int
     """What a new head starts as."""
+    sharded: bool = False
+    """Whether each of several processes holds a part."""
+    offload: bool = False
+    """Whether the parts lie in the processor's memory."""
 
 
 def kind_of(folder: Path, model: ModelConfig) -> str:
@@ -178,6 +183,8 @@ def _load(wanted: Pretrained, kind: str, placed: dict[str, Any]) -> tuple[PreTra
     auto: Any = AutoModelForCausalLM if kind == "decoder" else AutoModelForSequenceClassification
     head: dict[str, Any] = {} if kind == "decoder" else {"num_labels": wanted.outputs}
     try:
+        if wanted.sharded:
+            placed = {"distributed_config": how_to_shard(auto, wanted.files.folder, wanted.offload, **head)}
         loaded, info = auto.from_pretrained(
             wanted.files.folder,
             dtype=torch_dtype(model.dtype),
@@ -190,6 +197,8 @@ def _load(wanted: Pretrained, kind: str, placed: dict[str, Any]) -> tuple[PreTra
         )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError("model", model.name, f"cannot be loaded: {first_line(error)}") from error
+    if wanted.sharded:
+        own_again(loaded)
     if kind == "decoder":
         keep_contiguous(loaded)
     if kind == "decoder" and info["missing_keys"]:

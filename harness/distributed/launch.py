@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -18,20 +19,30 @@ from harness.distributed.membership import joined
 from harness.errors import RecordError
 from harness.storage.record import RunFolder, Status
 
+T = TypeVar("T")
 SHUTDOWN_SECONDS = 10
 """How long the other processes have to end in order once one is lost."""
 
 
 def in_processes(config: RunConfig) -> Status | None:
-    """Execute a run by several processes of this host, and return how it ended.
+    """Execute a run by several processes of this host, and return how it ended; None as :func:`execute` does."""
+    try:
+        return start(config.processes, work, config)[0]
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        return _ended(config, f"rank {rank} of {config.processes} died ({failure.signal_name()})")
+
+
+def start(processes: int, function: Callable[..., T], *arguments: Any) -> dict[int, T]:
+    """Call a function in so many new processes, and return what it returned by rank.
 
     torch's launcher starts them as torchrun does, so that a run has one way into a group. Where one dies it ends the
-    others.
+    others and raises ChildFailedError.
     """
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=config.processes,
+        nproc_per_node=processes,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
@@ -40,13 +51,8 @@ def in_processes(config: RunConfig) -> Status | None:
         local_addr="localhost",
         shutdown_timeout=SHUTDOWN_SECONDS,
     )
-    try:
-        with _quiet():
-            found = elastic_launch(settings, work)(config)
-        return found[0]  # type: ignore[no-any-return]
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        return _ended(config, f"rank {rank} of {config.processes} died ({failure.signal_name()})")
+    with _quiet():
+        return elastic_launch(settings, function)(*arguments)  # type: ignore[no-any-return]
 
 
 def work(config: RunConfig) -> Status | None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from harness import progress
 from harness.config import RunConfig
+from harness.distributed.shard import settle
 from harness.objectives.base import Objective
 from harness.runtime import Runtime
 from harness.tasks.base import Outcome, Task
@@ -43,7 +44,7 @@ class Evaluator:
                     with progress.bar(f"{label} {split}", count(asked)) as bar:
                         outcomes[split] = objective.answer(model, asked, self.batch_size, bar.advance)
         finally:
-            model.train(was_training)
+            settle(model).train(was_training)
         return outcomes
 
 

@@ -6,6 +6,7 @@ import transformers
 from torch import nn
 
 from harness.config import RunConfig
+from harness.distributed.shard import wrapped
 from harness.errors import NotApplicable
 from harness.execution.session import Prepared
 from harness.models import Backbone, load_backbone
@@ -32,7 +33,7 @@ def attach(config: RunConfig, backbone: Backbone, runtime: Runtime) -> nn.Module
     What the method draws at random comes from the run's seed alone.
     """
     transformers.set_seed(config.seed)
-    return runtime.hold_trained(config.method.attach(backbone))
+    return wrapped(runtime.hold_trained(config.method.attach(backbone)))
 
 
 def merge(config: RunConfig, model: nn.Module) -> nn.Module:

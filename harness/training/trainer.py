@@ -15,7 +15,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from harness.config import RunConfig
 from harness.distributed import group
 from harness.distributed.gradients import average
-from harness.distributed.state import save_trained
+from harness.distributed.shard import whole
+from harness.distributed.state import in_parts, save_trained
 from harness.errors import DivergedError
 from harness.meter import Meter
 from harness.objectives.base import Features, Objective
@@ -104,6 +105,10 @@ class HarnessTrainer(Trainer):
             average(model)
         return self.summed.detach()
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        found = super()._get_grad_norm(model, grad_norm=grad_norm)
+        return whole(found) if isinstance(found, Tensor) else found
+
     def _track_num_input_tokens(self, inputs: Any) -> None:
         before = self.state.num_input_tokens_seen
         super()._track_num_input_tokens(inputs)
@@ -131,9 +136,9 @@ class HarnessTrainer(Trainer):
             state = self._progress_state()
             with group.folder_of_first(target) as made:
                 save_trained(self.method, self.model, made)
+                (made / RESUME).mkdir()
+                save_state(made / RESUME, "progress", state)
                 if group.first():
-                    (made / RESUME).mkdir()
-                    save_state(made / RESUME, "progress", state)
                     self.state.save_to_json(str(made / TRAINER_STATE_NAME))
             if group.first():
                 prune(folder.checkpoints, target, self.job.config.train.keep_checkpoints)
@@ -155,7 +160,7 @@ class HarnessTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        state = load_state(Path(checkpoint) / RESUME, "progress")
+        state = load_state(Path(checkpoint) / RESUME, "progress", self._parts())
         self._random = state["random"]
         self._drawn_before = group.rank() < (len(self._random) if isinstance(self._random, list) else 1)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -165,6 +170,11 @@ class HarnessTrainer(Trainer):
         self.interruptions = int(state["interruptions"]) + 1
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _parts(self) -> list[Tensor]:
+        """Return the trained tensors in the order of the optimiser's state, where they are in parts."""
+        tensors = [tensor for group_of in self.optimizer.param_groups for tensor in group_of["params"]]
+        return tensors if in_parts(tensors) else []
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """The scaler came with the optimiser."""
