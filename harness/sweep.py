@@ -96,6 +96,7 @@ def _meaning(run: Planned) -> str:
 def prepare(runs: Sequence[Planned]) -> None:
     """Fetch and check models, data, method options, tracker and disk: all that can go wrong before training."""
     from harness import runtime, track
+    from harness.distributed.limits import check_processes
     from harness.execution import session
     from harness.storage.files import require_writable
     from harness.training.arguments import check_arguments
@@ -107,7 +108,9 @@ def prepare(runs: Sequence[Planned]) -> None:
         require_writable(expanded(config.output_dir), 64 * 2**20)
         config.method.preflight()
         here = runtime.resolve(config)
-        check_arguments(replace(config, method=config.method.on(here)), here)
+        resolved = replace(config, method=config.method.on(here))
+        check_arguments(resolved, here)
+        check_processes(resolved, here)
         key = digest([config.model, config.task, config.sequence_tasks, config.cache_dir])
         if key not in seen:
             for task in config.sequence_tasks.values() or [config.task]:

@@ -7,6 +7,7 @@ those of any other run of several processes.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def sharded(model: nn.Module) -> bool:
 def own_again(model: PreTrainedModel) -> None:
     """Have the Trainer treat a model that transformers sharded as any other: averaging and saving are done here."""
     model._is_distributed_loading_by_transformers = False
+    model._tp_size = None  # by which PEFT would gather the whole base to save an adapter
     del model.config.distributed_config  # it would be written beside the weights
 
 
@@ -79,3 +81,24 @@ def rows_of(tensor: DTensor) -> slice:
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor's numbers, gathered where they are in parts; every process must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_copy(module: nn.Module) -> nn.Module:
+    """Return a copy of a small module that every process holds whole; every process must ask.
+
+    torch refuses to copy a sharded module, whose hooks and tensors belong to its group.
+    """
+    if not any(isinstance(tensor, DTensor) for tensor in module.parameters()):
+        return deepcopy(module)
+    kind: Any = next(cls for cls in type(module).__mro__ if not issubclass(cls, FSDPModule))
+    made = kind.__new__(kind)
+    nn.Module.__init__(made)
+    plain = {key for key in vars(module) if not key.startswith("__")} - set(vars(nn.Module()))
+    made.__dict__.update({key: deepcopy(vars(module)[key]) for key in plain})
+    for name, tensor in module.named_parameters(recurse=False):
+        made.register_parameter(name, nn.Parameter(whole(tensor.detach()).clone(), tensor.requires_grad))
+    for name, buffer in module.named_buffers(recurse=False):
+        made.register_buffer(name, buffer.clone())
+    for name, child in module.named_children():
+        made.add_module(name, whole_copy(child))
+    return made  # type: ignore[no-any-return]

@@ -149,6 +149,11 @@ def _gone(peer: Peer) -> bool:
     return state in "ZX"
 
 
+def broken_connection(error: BaseException | None) -> bool:
+    """Return whether an error says that another process is gone; gloo has no type of its own for that."""
+    return isinstance(error, (PeerLostError, dist.DistError)) or "gloo" in str(error)
+
+
 _watches: list[Watch] = []
 
 
@@ -161,7 +166,8 @@ def current() -> Watch | None:
 def watching(address: str, port: int) -> Iterator[Watch]:
     """Watch the other processes, by the store at this address; on SIGTERM say why, where another process is lost."""
     store = dist.TCPStore(  # type: ignore[attr-defined]
-        address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30))
+        address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30)
+    )
     watch = Watch(store)
     before = signal.getsignal(signal.SIGTERM)
     main = threading.current_thread() is threading.main_thread()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import traceback
 from dataclasses import replace
@@ -13,7 +14,7 @@ import torch
 from harness import identity, progress, runtime, track
 from harness.config import Purpose, Resume, Retry, RunConfig
 from harness.distributed import group
-from harness.distributed.watch import FAILED, current
+from harness.distributed.watch import FAILED, broken_connection, current
 from harness.errors import DivergedError, HarnessError, NotApplicable, TrainingError, first_line
 from harness.execution.attempts import described, mixed, require_same_environment, resume_point
 from harness.execution.context import Run
@@ -143,12 +144,12 @@ def _tell_watch(config: RunConfig, name: str) -> None:
 
 
 def _shared(reason: str) -> str:
-    """Return why a run of several processes failed: what another one failed of, where one did; tell the others."""
+    """Return why a run of several processes failed: the loss of another one, where that broke this one's connection."""
     watch = current()
     if watch is None:
         return reason
     watch.handled = True
-    found = watch.cause()
+    found = watch.cause() if broken_connection(sys.exception()) else None
     if found is None:
         watch.say(FAILED, reason)
     return found or reason

@@ -75,6 +75,12 @@ class Method(ABC):
         """Return why the method cannot apply to this model, None where it can."""
         return None
 
+    def needs_whole_base(self) -> str | None:
+        """Return why every process must hold the whole base, None where each may hold a part."""
+        if self.quantised_base() is not None:
+            return "FSDP2 breaks bitsandbytes' quantised parameters (bitsandbytes issue 1945)"
+        return None
+
     @abstractmethod
     def attach(self, backbone: Backbone) -> nn.Module:
         """Change the loaded model and mark what trains; the task's new head always trains."""

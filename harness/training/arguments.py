@@ -83,7 +83,6 @@ def optimizer(config: RunConfig) -> str:
 def check_arguments(config: RunConfig, runtime: Runtime) -> None:
     """Refuse, before anything is trained, what the Trainer would refuse, and what its optimiser or kernels lack."""
     settings = config.train
-    Share.of(settings, 0, config.processes)
     workers = settings.other.get("dataloader_persistent_workers") and not settings.dataloader_num_workers
     require(not workers, "train.other.dataloader_persistent_workers", True, "needs train.dataloader_num_workers=1")
     if settings.other.get("use_liger_kernel"):
