@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from harness.config import ModelConfig, ModelKind
+from harness.config import ModelConfig, ModelKind, require
 from harness.distributed.shard import how_to_shard, own_again
 from harness.errors import ConfigError, first_line
 from harness.runtime import torch_dtype
@@ -157,6 +157,8 @@ def load_backbone(wanted: Pretrained, device: torch.device, quantization: Any = 
     Raises :class:`ConfigError` where the files do not load.
     """
     kind = kind_of(wanted.files.folder, wanted.model)
+    allowed = "needs a decoder: the new head of an encoder would start from other numbers; distributed=replicate works"
+    require(kind == "decoder" or not wanted.sharded, "distributed", "shard", allowed)
     placed = _placed(None if kind == "encoder" else quantization, device)
     loaded, missing = _load(wanted, kind, placed)
     head = head_of(loaded, kind, missing)

@@ -28,7 +28,6 @@ def _check_shard(config: RunConfig, here: Runtime) -> None:
     if reason is not None:
         raise ConfigError("distributed", "shard", f"cannot be used with method={config.method.name}: {reason}{INSTEAD}")
     require(not config.sequence, "distributed", "shard", f"cannot train a sequence of tasks{INSTEAD}")
-    require(not config.forgetting.active, "distributed", "shard", f"cannot be probed; add forgetting=none{INSTEAD}")
     require(here.cuda or not config.offload, "offload", True, "moves memory off a GPU, and there is none here")
     train, name = config.train, optimizer(config)
     allowed = f"needs whole tensors; with distributed=shard one of {', '.join(ELEMENTWISE)}"

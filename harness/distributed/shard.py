@@ -29,7 +29,7 @@ def how_to_shard(auto: Any, folder: Path, offload: bool, **head: Any) -> Distrib
     described = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **head)
     with torch.device("meta"):
         skeleton = auto.from_config(described)
-    plan = {name: FREED for name in blocks(skeleton)}
+    plan = dict.fromkeys(blocks(skeleton), FREED)
     return DistributedConfig(fsdp_size=group.size(), fsdp_plan=plan, fsdp_cpu_offload=offload)
 
 

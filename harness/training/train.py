@@ -21,7 +21,6 @@ from harness.training.order import steps_of
 from harness.training.trainer import HarnessTrainer, Job
 from harness.training.watch import CheckGradients, Hooks, Watch
 
-
 RANK_SEED = 1_000_003
 """Between the seeds of two processes; the first has the seed of a run in one."""
 
