@@ -83,6 +83,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def plain_class(module: nn.Module) -> Any:
+    """Return what a module was an instance of before torch sharded it."""
+    return next(cls for cls in type(module).__mro__ if not issubclass(cls, FSDPModule))
+
+
 def whole_copy(module: nn.Module) -> nn.Module:
     """Return a copy of a small module that every process holds whole; every process must ask.
 
@@ -90,15 +95,16 @@ def whole_copy(module: nn.Module) -> nn.Module:
     """
     if not any(isinstance(tensor, DTensor) for tensor in module.parameters()):
         return deepcopy(module)
-    kind: Any = next(cls for cls in type(module).__mro__ if not issubclass(cls, FSDPModule))
+    kind = plain_class(module)
     made = kind.__new__(kind)
     nn.Module.__init__(made)
     plain = {key for key in vars(module) if not key.startswith("__")} - set(vars(nn.Module()))
     made.__dict__.update({key: deepcopy(vars(module)[key]) for key in plain})
-    for name, tensor in module.named_parameters(recurse=False):
-        made.register_parameter(name, nn.Parameter(whole(tensor.detach()).clone(), tensor.requires_grad))
-    for name, buffer in module.named_buffers(recurse=False):
-        made.register_buffer(name, buffer.clone())
+    for name, tensor in module._parameters.items():  # also those that are None, such as a bias
+        copied = None if tensor is None else nn.Parameter(whole(tensor.detach()).clone(), tensor.requires_grad)
+        made.register_parameter(name, copied)
+    for name, buffer in module._buffers.items():
+        made.register_buffer(name, deepcopy(buffer), name not in module._non_persistent_buffers_set)
     for name, child in module.named_children():
         made.add_module(name, whole_copy(child))
     return made  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from harness.distributed import group
-from harness.distributed.shard import rows_of, settle, whole
+from harness.distributed.shard import plain_class, rows_of, settle, whole
 
 if TYPE_CHECKING:
     from harness.methods.base import Method
@@ -88,7 +88,7 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def read_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy a safetensors file's tensors of these names into `tensors`; each process reads its rows of those in parts."""
+    """Copy a file's tensors of these names into `tensors`; each process reads its rows of those in parts."""
     with safe_open(path, framework="pt") as file, torch.no_grad():
         for name, tensor in tensors.items():
             copy_rows(tensor, file.get_slice(name))
@@ -112,7 +112,7 @@ def save_pretrained(model: Any, folder: Path) -> None:
     """Write a model in parts as a Hugging Face folder with one file of weights, as ``save_pretrained`` names it."""
     folder.mkdir(parents=True, exist_ok=True)
     if group.first():
-        model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
+        model.config.architectures = [plain_class(model).__name__]
         model.config.save_pretrained(folder)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)

@@ -49,7 +49,7 @@ def load_state(folder: Path, name: str, parts: Sequence[Tensor] = ()) -> Any:
         return _unpack(tree, load_file(path))
     with safe_open(path, framework="pt") as file:
         state = _unpack(tree, {key: file.get_slice(key) for key in file.keys()})  # noqa: SIM118  # no mapping
-        per_tensor = {number: tensor for number, tensor in enumerate(parts)}
+        per_tensor = dict(enumerate(parts))
         for number, held in state["optimizer"]["state"].items():
             state["optimizer"]["state"][number] = {
                 key: part_of(value, per_tensor[number]) for key, value in held.items()

@@ -33,7 +33,7 @@ def execute_all(configs: Sequence[RunConfig]) -> None:
 
 
 def assert_same_numbers(one: Path, two: Path) -> None:
-    """Require that a run of two processes has the losses of a run of one to 1e-5, its answers, and its trained state."""
+    """Require that a run of two processes has the losses of one to 1e-5, its answers, and its trained state."""
     first, second = read_record(one), read_record(two)
     assert (first["status"], second["status"]) == ("done", "done"), second.get("traceback")
     assert first["id"] == second["id"]
