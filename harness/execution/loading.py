@@ -6,7 +6,7 @@ import transformers
 from torch import nn
 
 from harness.config import RunConfig
-from harness.distributed.shard import wrapped
+from harness.distributed.shard import settle, wrapped
 from harness.errors import NotApplicable
 from harness.execution.session import Prepared
 from harness.models import Backbone, load_backbone
@@ -32,6 +32,7 @@ def attach(config: RunConfig, backbone: Backbone, runtime: Runtime) -> nn.Module
 
     What the method draws at random comes from the run's seed alone.
     """
+    settle(backbone.model)  # else it is what was gathered for an evaluation that is frozen, and not the model
     transformers.set_seed(config.seed)
     return wrapped(runtime.hold_trained(config.method.attach(backbone)))
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from harness.distributed import group
-from harness.distributed.shard import settle
 from harness.distributed.sharing import share
 from harness.errors import NotApplicable
 from harness.forgetting.heads import OutputHead
@@ -62,7 +61,6 @@ def read(
         collector = Collector(rows, base, head)
         for part in share(batches(rows, TOKENS)):
             collector.take(part, predict([rows[index] for index in part], keep_states))
-    settle(subject.model)
     return collector.of_all()
 
 
