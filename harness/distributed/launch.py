@@ -20,7 +20,7 @@ from harness.errors import RecordError
 from harness.storage.record import RunFolder, Status
 
 T = TypeVar("T")
-SHUTDOWN_SECONDS = 10
+SHUTDOWN_SECONDS = 5
 """How long the other processes have to end in order once one is lost."""
 
 

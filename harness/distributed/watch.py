@@ -24,9 +24,9 @@ import torch.distributed as dist
 from harness.distributed import group
 
 BEAT_SECONDS = 1.0
-SILENT_SECONDS = 20.0
+SILENT_SECONDS = 15.0
 """A process that was silent for so long has died or stands still; one that loads or computes goes on saying so."""
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 3.0
 """How long the main thread has to notice by itself, mostly by a connection that was closed, and to end in order."""
 FAILED, STOPPED = "failed", "stopped"
 
@@ -50,7 +50,7 @@ class Watch:
     """Says that this process lives, and looks whether the others do."""
 
     def __init__(self, store: Any) -> None:
-        self.store = store
+        self.store, self.rank, self.size = store, group.rank(), group.size()
         places = group.gathered((platform.node(), os.getpid()))
         self.peers = {rank: Peer(*place) for rank, place in enumerate(places) if rank != group.rank()}
         self.write: Callable[[str], None] | None = None
@@ -72,26 +72,28 @@ class Watch:
     def say(self, what: str, reason: str) -> None:
         """Tell the others how this process ends."""
         with suppress(Exception):  # the store may have gone with its process
-            self.store.set(_key("end", group.rank()), f"{what}: {reason}")
+            self.store.set(_key("end", self.rank), f"{what}: {reason}")
 
     def lost(self) -> tuple[int, str] | None:
         """Return the rank of a process that is lost and how, None where all live or were told to stop."""
         for rank, peer in self.peers.items():
             said = self._said(rank)
             if said.startswith(FAILED):
-                return rank, f"rank {rank} of {group.size()}{said.removeprefix(FAILED)}"
+                return rank, f"rank {rank} of {self.size}{said.removeprefix(FAILED)}"
             if not said and _gone(peer):
-                return rank, f"rank {rank} of {group.size()} died (process {peer.pid} of {peer.host})"
+                return rank, f"rank {rank} of {self.size} died (process {peer.pid} of {peer.host})"
             silent = time.monotonic() - peer.seen
             if not said and silent > SILENT_SECONDS:
-                return rank, f"rank {rank} of {group.size()} has not been heard of for {silent:.0f} seconds"
+                return rank, f"rank {rank} of {self.size} has not been heard of for {silent:.0f} seconds"
         return None
 
     def cause(self, seconds: float = GRACE_SECONDS) -> str | None:
-        """Return which process is lost and how, waiting so long for it to show."""
+        """Return which process is lost and how, waiting so long for it to show; record it where that falls to this."""
         until = time.monotonic() + seconds
         while (found := self.lost()) is None and time.monotonic() < until:
             time.sleep(0.1)
+        if found is not None and self.rank > 0:  # the first process writes more, in its own time
+            self.record(*found)
         return found[1] if found else None
 
     def _said(self, rank: int) -> str:
@@ -107,7 +109,7 @@ class Watch:
         while not self._ended.wait(BEAT_SECONDS):
             count += 1
             with suppress(Exception):
-                self.store.set(_key("beat", group.rank()), str(count))
+                self.store.set(_key("beat", self.rank), str(count))
                 self._listen()
             if self.lost() is not None and not self._ended.wait(GRACE_SECONDS) and not self.handled:
                 self._give_up()
@@ -124,11 +126,15 @@ class Watch:
         found = self.lost()
         if found is None:
             return
-        living = {group.rank(), *self.peers} - {found[0]}
-        if group.rank() == min(living) and self.write is not None:
-            with suppress(Exception):
-                self.write(found[1])
+        self.record(*found)
         os._exit(1)
+
+    def record(self, lost: int, reason: str) -> None:
+        """Write why the run ended, where this process is the first of those that live."""
+        living = {self.rank, *self.peers} - {lost}
+        if self.rank == min(living) and self.write is not None:
+            with suppress(Exception):  # a disk that is full, a file server that is gone: nothing is left to try
+                self.write(reason)
 
 
 def _key(what: str, rank: int) -> str:

@@ -37,6 +37,7 @@ def assert_same_numbers(one: Path, two: Path) -> None:
     first, second = read_record(one), read_record(two)
     assert (first["status"], second["status"]) == ("done", "done"), second.get("traceback")
     assert first["id"] == second["id"]
+    assert first["parameters"] == second["parameters"]
     for before, after in zip(small_runs.history(one), small_runs.history(two), strict=True):
         assert (before["step"], before["tokens"]) == (after["step"], after["tokens"])
         assert abs(before["loss"] - after["loss"]) < TOLERANCE, (before, after)
