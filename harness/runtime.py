@@ -72,6 +72,8 @@ RECORDED = (
 """Variables that may change the last bits of a number, a time or a peak: they stand in the record."""
 
 
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+"""glibc's numbers of two options, from its malloc.h."""
 BACKENDS: Any = torch.backends  # whose fp32_precision, of torch 2.9, its types do not know
 
 
@@ -345,6 +347,17 @@ def free() -> None:
         torch.cuda.empty_cache()
     with suppress(OSError, AttributeError):  # another C library keeps no such heap
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def give_back_at_once() -> None:
+    """Have glibc give every block of 1 MiB and more back to the system as soon as it is free.
+
+    A base in parts gathers a layer, computes and lets go of it, thousands of times: kept on the heap, between what
+    lives on, these blocks made a process of full fine-tuning SmolLM2 hold 3.3 GiB instead of 2.4.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        for option, value in ((M_MMAP_THRESHOLD, 2**20), (M_TRIM_THRESHOLD, 2**22)):
+            ctypes.CDLL("libc.so.6").mallopt(option, value)
 
 
 def release() -> None:

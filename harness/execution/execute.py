@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from harness import identity, progress, runtime, track
-from harness.config import Purpose, Resume, Retry, RunConfig
+from harness.config import Distributed, Purpose, Resume, Retry, RunConfig
 from harness.distributed import group
 from harness.distributed.watch import FAILED, broken_connection, current
 from harness.errors import DivergedError, HarnessError, NotApplicable, TrainingError, first_line
@@ -62,6 +62,8 @@ def _next_attempt(config: RunConfig, folder: RunFolder) -> Status:
     here = runtime.resolve(config)  # before anything is removed: what this machine cannot run is left as it is
     if record and (again or record.get("starts_over")):
         record = group.by_first(partial(_start_over, folder, record))
+    if config.distributed is Distributed.shard and group.size() > 1:
+        runtime.give_back_at_once()
     with here.settings():
         return _attempt(config, folder, here, record)
 
