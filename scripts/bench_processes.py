@@ -1,7 +1,7 @@
 """Peak resident memory of full fine-tuning SmolLM2 in one process and in each of two with ``distributed=shard``.
 
-``python scripts/bench_processes.py [key=value ...]``, on CPUs; each run in processes of its own, because a process keeps
-what earlier runs made it load.
+``python scripts/bench_processes.py [key=value ...]``, on CPUs; each run in processes of its own, because a process
+keeps what earlier runs made it load.
 """
 
 from __future__ import annotations

@@ -20,14 +20,16 @@ from harness.errors import RecordError
 from harness.storage.record import RunFolder, Status
 
 T = TypeVar("T")
+Execute = Callable[[RunConfig], Status | None]
+"""``harness.execution.execute.execute``, which calls this module."""
 SHUTDOWN_SECONDS = 5
 """How long the other processes have to end in order once one is lost."""
 
 
-def in_processes(config: RunConfig) -> Status | None:
+def in_processes(config: RunConfig, execute: Execute) -> Status | None:
     """Execute a run by several processes of this host, and return how it ended; None as :func:`execute` does."""
     try:
-        return start(config.processes, work, config)[0]
+        return start(config.processes, work, config, execute)[0]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         return _ended(config, f"rank {rank} of {config.processes} died ({failure.signal_name()})")
@@ -55,10 +57,8 @@ def start(processes: int, function: Callable[..., T], *arguments: Any) -> dict[i
         return elastic_launch(settings, function)(*arguments)  # type: ignore[no-any-return]
 
 
-def work(config: RunConfig) -> Status | None:
+def work(config: RunConfig, execute: Execute) -> Status | None:
     """Do one process's part of the run."""
-    from harness.execution.execute import execute
-
     with joined(config.train.use_cpu):
         return execute(config)
 

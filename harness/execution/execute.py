@@ -38,7 +38,7 @@ def execute(config: RunConfig) -> Status | None:
     if config.processes > group.size():
         from harness.distributed.launch import in_processes
 
-        return in_processes(config)
+        return in_processes(config, execute)
     runtime.freeze_imports()
     folder = (RunFolder if group.first() else Follower)(config.output_dir, identity.run_id(config))
     try:

@@ -78,6 +78,7 @@ HARM: dict[str, Callable[[psutil.Process], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.parametrize(
     ("launcher", "harm"), [("processes", "killed"), ("torchrun", "killed"), ("processes", "stopped")]
@@ -103,6 +104,7 @@ def test_a_lost_process_ends_the_run_with_a_record_that_names_it_and_the_command
     assert_same_numbers(one, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_run_goes_on_with_another_number_of_processes_and_says_so(
     asked: list[str], tmp_path: Path, quick: None
@@ -119,6 +121,7 @@ def test_a_run_goes_on_with_another_number_of_processes_and_says_so(
     assert_same_numbers(one, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_processes_that_were_asked_for_different_runs_are_refused_in_one_line(asked: list[str], tmp_path: Path) -> None:
     asked = [*asked, f"output_dir={tmp_path}"]
