@@ -34,8 +34,9 @@ def main(composed: DictConfig) -> str | None:
         return None if status is None else status.value
     try:
         if launched():
-            return _as_member(to_run_config(composed))
-        run_single(to_run_config(composed), _execute)
+            _as_member(to_run_config(composed))
+        else:
+            run_single(to_run_config(composed), _execute)
     except HarnessError as error:
         fail(str(error))  # here, because Hydra would add a line of its own
     return None

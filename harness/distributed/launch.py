@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 from unittest.mock import patch
 
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -30,6 +31,8 @@ def in_processes(config: RunConfig, execute: Execute) -> Status | None:
     """Execute a run by several processes of this host, and return how it ended; None as :func:`execute` does."""
     try:
         return start(config.processes, work, config, execute)[0]
+    except SignalException as error:  # the launcher's own word for Ctrl-C and SIGTERM
+        raise KeyboardInterrupt from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         return _ended(config, f"rank {rank} of {config.processes} died ({failure.signal_name()})")

@@ -58,7 +58,7 @@ def own_again(model: PreTrainedModel) -> None:
 def wrapped(model: nn.Module) -> nn.Module:
     """Return a model with a method attached, of which PEFT calls the base's ``forward`` and no hook of its own."""
     inner: Any = getattr(model, "get_base_model", lambda: model)()
-    if inner is not model and isinstance(inner, FSDPModule):
+    if inner is not model and sharded(inner):
         register_fsdp_forward_method(inner, "forward")
     return model
 

@@ -71,7 +71,8 @@ def _stream(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 def _append(tensor: Tensor, file: BinaryIO | None) -> None:
     if file is not None:
-        file.write(memoryview(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()))
+        numbers: Any = tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()
+        file.write(memoryview(numbers))  # not tobytes, which would copy them
 
 
 def _header(tensors: Mapping[str, Tensor]) -> bytes:

@@ -28,6 +28,8 @@ SILENT_SECONDS = 15.0
 """A process that was silent for so long has died or stands still; one that loads or computes goes on saying so."""
 GRACE_SECONDS = 3.0
 """How long the main thread has to notice by itself, mostly by a connection that was closed, and to end in order."""
+ENDING = (signal.SIGTERM, signal.SIGINT)
+"""What a launcher ends the other processes by, and what a terminal sends to all."""
 FAILED, STOPPED = "failed", "stopped"
 
 
@@ -81,7 +83,7 @@ class Watch:
             if said.startswith(FAILED):
                 return rank, f"rank {rank} of {self.size}{said.removeprefix(FAILED)}"
             if not said and _gone(peer):
-                return rank, f"rank {rank} of {self.size} died (process {peer.pid} of {peer.host})"
+                return rank, f"rank {rank} of {self.size} died (process {peer.pid})"
             silent = time.monotonic() - peer.seen
             if not said and silent > SILENT_SECONDS:
                 return rank, f"rank {rank} of {self.size} has not been heard of for {silent:.0f} seconds"
@@ -170,15 +172,13 @@ def current() -> Watch | None:
 
 @contextmanager
 def watching(address: str, port: int) -> Iterator[Watch]:
-    """Watch the other processes, by the store at this address; on SIGTERM say why, where another process is lost."""
+    """Watch the other processes, by the store at this address; a signal to end says why, where another is lost."""
     store = dist.TCPStore(  # type: ignore[attr-defined]
         address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30)
     )
     watch = Watch(store)
-    before = signal.getsignal(signal.SIGTERM)
     main = threading.current_thread() is threading.main_thread()
-    if main:
-        signal.signal(signal.SIGTERM, lambda *_: _terminated(watch))
+    before = {number: signal.signal(number, lambda *_: _terminated(watch)) for number in ENDING} if main else {}
     _watches.append(watch)
     watch.start()
     try:
@@ -186,8 +186,8 @@ def watching(address: str, port: int) -> Iterator[Watch]:
     finally:
         watch.stop()
         _watches.remove(watch)
-        if main:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminated(watch: Watch) -> None:

@@ -59,7 +59,8 @@ class Full(DirectMethod):
         from harness.distributed.state import names_in, read_tensors, untied
         from harness.methods.base import check_names
 
-        tensors, found = untied(model), {}
+        tensors = untied(model)
+        found: dict[str, None] = {}
         for shard in sorted(folder.glob("*.safetensors")):
             names = names_in(shard)
             found |= dict.fromkeys(names)

@@ -62,7 +62,7 @@ def part_of(stored: Any, tensor: Tensor) -> Any:
     if not isinstance(tensor, DTensor) or not hasattr(stored, "get_shape") or stored.get_shape() != list(tensor.shape):
         return stored
     part = stored[rows_of(tensor)].to(tensor.to_local().device)
-    layout = {"shape": tensor.shape, "stride": tensor.stride()}
+    layout: Any = {"shape": tensor.shape, "stride": tensor.stride()}
     return DTensor.from_local(part, tensor.device_mesh, tensor.placements, run_check=False, **layout)
 
 
