@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -22,13 +22,25 @@ def average(model: nn.Module) -> None:
     DistributedDataParallel would do so while the backward pass runs. It wraps the model, whose names and methods the
     objectives, PEFT and the probes know, and it wants all of a model's tensors, 4-bit ones too, in its own buffers.
     """
-    grads = [tensor.grad for tensor in model.parameters() if tensor.grad is not None]
-    for bucket in _buckets(grad for grad in grads if not isinstance(grad, DTensor)):
+    trained = [tensor for tensor in model.parameters() if tensor.requires_grad and not isinstance(tensor, DTensor)]
+    for bucket in _buckets(_gradients(trained)):
         flat = _flatten_dense_tensors(bucket)
         dist.all_reduce(flat)
         flat /= group.size()
         for grad, averaged in zip(bucket, _unflatten_dense_tensors(flat, bucket), strict=True):
             grad.copy_(averaged)
+
+
+def _gradients(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the gradients, zeros where another process has one and this has none: its items did not use the tensor."""
+    if not tensors:
+        return
+    found = torch.tensor([float(tensor.grad is not None) for tensor in tensors], device=tensors[0].device)
+    for tensor, anywhere in zip(tensors, group.total(found).tolist(), strict=True):
+        if anywhere and tensor.grad is None:
+            tensor.grad = torch.zeros_like(tensor)
+        if tensor.grad is not None:
+            yield tensor.grad
 
 
 def align(model: nn.Module) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import small_runs
 from small_runs import run
 from together import assert_same_numbers, in_two
 
+from harness.storage import assets
 from harness.storage.record import read_record
 
 METHODS = {
@@ -23,6 +26,7 @@ METHODS = {
     "head_only": [],
     "peft": ["method.peft_type=IA3"],
 }
+ENCODER_KINDS = ("classification", "multiple_choice", "regression")
 KINDS = ("multiple_choice", "instruction", "language_modeling")
 
 
@@ -31,10 +35,22 @@ def overrides(model: Path, data: Path, method: str, kind: str, *more: str) -> li
     return [*chosen, "rank=4", "train.use_cpu=true", *METHODS[method], *more]
 
 
+def without_dropout(folder: Path) -> Path:
+    """Write BERT-tiny without dropout, of which each process would draw its own."""
+    bert = assets.fetch_model(small_runs.configure("runs", "model=bert_tiny").model, assets.cache_root(None)).folder
+    shutil.copytree(bert, folder)
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    none = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(described | none), encoding="utf-8")
+    return folder
+
+
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(llama_folder: Path, data_folder: Path, tmp_path: Path, quick: None) -> None:
     asked = {method: overrides(llama_folder, data_folder, method, "classification") for method in METHODS}
     asked |= {kind: overrides(llama_folder, data_folder, "lora", kind) for kind in KINDS}
+    encoder = without_dropout(tmp_path / "bert")
+    asked |= {f"encoder {kind}": overrides(encoder, data_folder, "lora", kind) for kind in ENCODER_KINDS}
     two = in_two([small_runs.configure(tmp_path / "two", *chosen) for chosen in asked.values()])
     for chosen, folder in zip(asked.values(), two, strict=True):
         one, _ = run(tmp_path / "one", *chosen)
