@@ -13,7 +13,7 @@ JOBS ?= 2
 WORKERS ?= auto
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help sweep answer test test-fast check docs format pins clean
+.PHONY: help sweep answer test test-fast test-cluster check docs format pins clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test: $(READY) ## Run all tests
 
 test-fast: $(READY) ## Run the tests that take seconds
 	$(PYTEST) -m "not slow"
+
+test-cluster: $(READY) ## Run the tests of whole runs in several processes that make test leaves out
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 check: $(READY) ## Check format, lint and types, then run the tests
 	$(BIN)/ruff format --check .

@@ -81,6 +81,15 @@ class Purpose(Enum):
     """To choose a learning rate by: it answers the validation split and nothing else."""
 
 
+class Distributed(Enum):
+    """What each of several processes holds of a model."""
+
+    replicate = "replicate"
+    """All of it."""
+    shard = "shard"
+    """Its part of the base's weights, by torch's ``fully_shard`` (FSDP2)."""
+
+
 class Between(Enum):
     """What becomes of the trained state between two tasks of a sequence."""
 
@@ -394,6 +403,12 @@ class RunConfig:
     """Fields that every task of the sequence takes in place of its preset's: ``+sequence_task.max_test=50``."""
     sequence_tasks: dict[str, Any] = field(default_factory=dict)
     """The tasks themselves by name, filled in from their presets; `task` is then the last of them."""
+    processes: int = 1
+    """Processes that work on the run together, each with a GPU where there are any; the batch stays as configured."""
+    distributed: Distributed = Distributed.replicate
+    """What each of them holds."""
+    offload: bool = False
+    """With ``distributed=shard``: keep weights, gradients and the optimiser's state in the processor's memory."""
     retry: Retry = Retry.failed
     resume: Resume = Resume.same
     output_dir: str = "runs"
@@ -407,6 +422,9 @@ class RunConfig:
         require_at_least("rank", self.rank, 1)
         require(0 <= self.seed < 2**32, "seed", self.seed, "must be from 0 to 4294967295")
         require(bool(self.output_dir.strip()), "output_dir", self.output_dir, "must name a folder")
+        require_at_least("processes", self.processes, 1)
+        sharded = self.distributed is Distributed.shard
+        require(sharded or not self.offload, "offload", True, "needs distributed=shard")
         self._check_sequence()
         if self.purpose is Purpose.search:
             self.forgetting = ForgettingConfig()

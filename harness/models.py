@@ -28,7 +28,8 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from harness.config import ModelConfig, ModelKind
+from harness.config import ModelConfig, ModelKind, require
+from harness.distributed.shard import how_to_shard, own_again
 from harness.errors import ConfigError, first_line
 from harness.runtime import torch_dtype
 from harness.storage.assets import Files
@@ -94,6 +95,10 @@ class Pretrained:
     """The width of an encoder's head."""
     seed: int
     """What a new head starts as."""
+    sharded: bool = False
+    """Whether each of several processes holds a part."""
+    offload: bool = False
+    """Whether the parts lie in the processor's memory."""
 
 
 def kind_of(folder: Path, model: ModelConfig) -> str:
@@ -152,6 +157,8 @@ def load_backbone(wanted: Pretrained, device: torch.device, quantization: Any = 
     Raises :class:`ConfigError` where the files do not load.
     """
     kind = kind_of(wanted.files.folder, wanted.model)
+    allowed = "needs a decoder: the new head of an encoder would start from other numbers; distributed=replicate works"
+    require(kind == "decoder" or not wanted.sharded, "distributed", "shard", allowed)
     placed = _placed(None if kind == "encoder" else quantization, device)
     loaded, missing = _load(wanted, kind, placed)
     head = head_of(loaded, kind, missing)
@@ -179,6 +186,8 @@ def _load(wanted: Pretrained, kind: str, placed: dict[str, Any]) -> tuple[PreTra
     auto: Any = AutoModelForCausalLM if kind == "decoder" else AutoModelForSequenceClassification
     head: dict[str, Any] = {} if kind == "decoder" else {"num_labels": wanted.outputs}
     try:
+        if wanted.sharded:
+            placed = {"distributed_config": how_to_shard(auto, wanted.files.folder, wanted.offload, **head)}
         loaded, info = auto.from_pretrained(
             wanted.files.folder,
             dtype=torch_dtype(model.dtype),
@@ -191,6 +200,8 @@ def _load(wanted: Pretrained, kind: str, placed: dict[str, Any]) -> tuple[PreTra
         )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError("model", model.name, f"cannot be loaded: {first_line(error)}") from error
+    if wanted.sharded:
+        own_again(loaded)
     if kind == "decoder":
         keep_contiguous(loaded)
     if kind == "decoder" and info["missing_keys"]:

@@ -14,14 +14,28 @@ from rich.text import Text
 console = Console(stderr=True, highlight=False)
 
 
+class _Voice:
+    """Whether this process may say anything, where several work on one run."""
+
+    speaks: bool | None = None
+    """None where a run has one process."""
+
+
+def mute(muted: bool) -> None:
+    """Say that of several processes which work on one run this one is silent, or is the one that speaks."""
+    _Voice.speaks = not muted
+
+
 def interactive() -> bool:
     """Return whether bars can be drawn: on a terminal, in the process that owns it."""
-    return sys.stderr.isatty() and multiprocessing.parent_process() is None
+    owner = multiprocessing.parent_process() is None if _Voice.speaks is None else _Voice.speaks
+    return sys.stderr.isatty() and owner
 
 
 def say(text: str) -> None:
     """Print one line to the error stream, where it does not mix with the result table."""
-    console.print(text, markup=False, soft_wrap=True)
+    if _Voice.speaks is not False:
+        console.print(text, markup=False, soft_wrap=True)
 
 
 class Bar:

@@ -21,7 +21,7 @@ from harness.config import RunConfig
 from harness.errors import HarnessError
 from harness.help import text
 from harness.storage.record import Status
-from harness.sweep import run_single
+from harness.sweep import report_single, run_single, to_do
 
 register()
 
@@ -33,10 +33,32 @@ def main(composed: DictConfig) -> str | None:
         status = _execute(to_run_config(composed))
         return None if status is None else status.value
     try:
-        run_single(to_run_config(composed), _execute)
+        if launched():
+            _as_member(to_run_config(composed))
+        else:
+            run_single(to_run_config(composed), _execute)
     except HarnessError as error:
         fail(str(error))  # here, because Hydra would add a line of its own
     return None
+
+
+def _as_member(config: RunConfig) -> None:
+    """Do one process's part of a run that torchrun started; the first plans, prepares and reports."""
+    from harness.distributed import group
+    from harness.distributed.membership import agreed, joined
+
+    with joined(config.train.use_cpu):
+        config = agreed(config)
+        run = group.by_first(lambda: to_do(config))
+        if run is not None:
+            _execute(run)
+        if group.first():
+            report_single(config)
+
+
+def launched() -> bool:
+    """Return whether torchrun started this process, alone or as one of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
 
 
 def _execute(config: RunConfig) -> Status | None:
@@ -47,7 +69,8 @@ def _execute(config: RunConfig) -> Status | None:
 
 def fail(line: str) -> NoReturn:
     """Print what is wrong in one line and exit with code 1."""
-    print(f"harness: {line}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+        print(f"harness: {line}", file=sys.stderr)
     sys.exit(1)
 
 
@@ -59,6 +82,8 @@ def cli() -> None:
         print(text(conf_folder()))
         return
     try:
+        if launched() and {"-m", "--multirun"} & set(sys.argv[1:]):
+            fail("torchrun: starts the processes of one run; a sweep starts those of its runs by processes=2")
         main()
     except (HarnessError, HydraException, OmegaConfBaseException) as error:
         overrides = [argument for argument in sys.argv[1:] if "=" in argument]

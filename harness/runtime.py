@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 from harness import __version__
-from harness.config import DType, RunConfig, TrainConfig
+from harness.config import DType, RunConfig, TrainConfig, require
+from harness.distributed import group
 from harness.errors import ConfigError
 
 PACKAGES = (
@@ -71,6 +72,8 @@ RECORDED = (
 """Variables that may change the last bits of a number, a time or a peak: they stand in the record."""
 
 
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+"""glibc's numbers of two options, from its malloc.h."""
 BACKENDS: Any = torch.backends  # whose fp32_precision, of torch 2.9, its types do not know
 
 
@@ -224,7 +227,7 @@ def resolve(config: RunConfig) -> Runtime:
         device,
         precision_of(config, device),
         torch.get_num_threads(),
-        1,
+        group.size(),
         {name: os.environ[name] for name in RECORDED if name in os.environ},
         config.train.tf32,
         config.train.full_determinism,
@@ -236,10 +239,14 @@ def refuse_environment(environment: Mapping[str, str]) -> None:
     """Raise a :class:`ConfigError` for a variable that would change a result behind the configuration's back."""
     for name in WORLD_SIZES:
         if environment.get(name, "1").strip() not in ("", "0", "1"):
-            reason = "one process trains a run; start it without torchrun, mpirun or accelerate launch"
+            reason = "several processes are started by torchrun or by processes=2, not by mpirun or accelerate launch"
             raise ConfigError(name, environment[name], reason)
     if environment.get(LOCAL_RANK, "-1").strip() not in ("", "-1"):
-        raise ConfigError(LOCAL_RANK, environment[LOCAL_RANK], "one process trains a run; start it without torchrun")
+        raise ConfigError(
+            LOCAL_RANK,
+            environment[LOCAL_RANK],
+            "several processes are started by torchrun or by processes=2, and by nothing else",
+        )
     for name, value in sorted(environment.items()):
         if name.startswith(REFUSED) and name not in HARMLESS:
             raise ConfigError(name, value, "this variable would change what is trained; unset it and use train.*")
@@ -248,6 +255,21 @@ def refuse_environment(environment: Mapping[str, str]) -> None:
 def device_of(train: TrainConfig) -> torch.device:
     """Return the GPU where there is one and it is not declined."""
     return torch.device("cuda", torch.cuda.current_device()) if _use_gpu(train) else torch.device("cpu")
+
+
+def own_device(local: int, beside: int, use_cpu: bool) -> str:
+    """Take what is this process's of a machine that `beside` of a run share; return torch's engines between them.
+
+    Raises :class:`ConfigError` where there are fewer GPUs than processes.
+    """
+    if torch.cuda.is_available() and not use_cpu:
+        found = torch.cuda.device_count()
+        require(beside <= found, "processes", beside, f"there are {found} GPUs here; train.use_cpu=true needs none")
+        torch.cuda.set_device(local)
+        return "cpu:gloo,cuda:nccl"
+    if "OMP_NUM_THREADS" not in os.environ:  # with a thread a core in each, they would wait for each other
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
+    return "gloo"
 
 
 def _use_gpu(train: TrainConfig) -> bool:
@@ -325,6 +347,17 @@ def free() -> None:
         torch.cuda.empty_cache()
     with suppress(OSError, AttributeError):  # another C library keeps no such heap
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def give_back_at_once() -> None:
+    """Have glibc give every block of 128 KiB and more back to the system as soon as it is free.
+
+    A base in parts gathers a layer, computes and lets go of it, thousands of times: kept on the heap, between what
+    lives on, these blocks made a process of full fine-tuning SmolLM2 hold 3.3 GiB instead of 2.1 (2.4 at 1 MiB).
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        for option, value in ((M_MMAP_THRESHOLD, 2**17), (M_TRIM_THRESHOLD, 2**20)):
+            ctypes.CDLL("libc.so.6").mallopt(option, value)
 
 
 def release() -> None:

@@ -112,6 +112,7 @@ def _meaning(run: Planned) -> str:
 def prepare(runs: Sequence[Planned]) -> None:
     """Fetch and check models, data, method options, tracker and disk: all that can go wrong before training."""
     from harness import runtime, track
+    from harness.distributed.limits import check_processes
     from harness.execution import session
     from harness.storage.files import require_writable
     from harness.training.arguments import check_arguments
@@ -123,7 +124,9 @@ def prepare(runs: Sequence[Planned]) -> None:
         require_writable(expanded(config.output_dir), 64 * 2**20)
         config.method.preflight()
         here = runtime.resolve(config)
-        check_arguments(replace(config, method=config.method.on(here)), here)
+        resolved = replace(config, method=config.method.on(here))
+        check_arguments(resolved, here)
+        check_processes(resolved, here)
         key = digest([config.model, config.task, config.sequence_tasks, config.cache_dir])
         if key not in seen:
             for task in config.sequence_tasks.values() or [config.task]:
@@ -254,16 +257,35 @@ def report(runs: Sequence[Planned], failed: bool = False) -> None:
 
 def run_single(config: RunConfig, execute: Callable[[RunConfig], Status | None]) -> None:
     """Plan, prepare, train and report one run outside a sweep."""
+    run = to_do(config)
+    if run is not None:
+        execute(run)
+    report_single(config)
+
+
+def _single(config: RunConfig) -> Planned:
     name = run_id(config)
-    run = Planned([], config, name, status_of(RunFolder(config.output_dir, name)))
+    return Planned([], config, name, status_of(RunFolder(config.output_dir, name)))
+
+
+def to_do(config: RunConfig) -> RunConfig | None:
+    """Plan and prepare one run outside a sweep; return what to execute, None where nothing is to be done."""
+    run = _single(config)
     report_missing_checkpoints([run])
     if config.dry_run:
         print(describe([run], 1))
-        return
+        return None
     if run.status == "damaged":
-        RunFolder(config.output_dir, name).read()  # raises, and says how
-    if run.pending:
-        prepare([run])
-        execute(replace(config, sweep=replace(config.sweep, wait=True, begun=time.time())))
-    tidy_done_runs([run])
-    report([run])
+        RunFolder(config.output_dir, run.id).read()  # raises, and says how
+    if not run.pending:
+        return None
+    prepare([run])
+    return replace(config, sweep=replace(config.sweep, wait=True, begun=time.time()))
+
+
+def report_single(config: RunConfig) -> None:
+    """Print the table of one run outside a sweep; exit with code 1 where it is not done."""
+    if not config.dry_run:
+        run = _single(config)
+        tidy_done_runs([run])
+        report([run])

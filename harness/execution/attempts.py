@@ -91,7 +91,7 @@ def _device(earlier: Attempt, later: Attempt) -> Iterator[str]:
 def _other(earlier: Attempt, later: Attempt) -> Iterator[str]:
     """Yield what rounds otherwise, and is not refused for that: a cluster gives a job that goes on any node."""
     yield from _changed("processor", earlier["machine"]["processor"], later["machine"]["processor"])
-    for name in ("threads", "kernels", "environment"):
+    for name in ("threads", "processes", "kernels", "environment"):
         yield from _changed(name, earlier["runtime"][name], later["runtime"][name])
     yield from _changed("commit", _short(earlier), _short(later))
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from harness import identity
+from harness.distributed import group
 from harness.execution.context import Run, Stage
 from harness.execution.evaluate import HELD_OUT, Outcomes
 from harness.execution.heads import Head, head_of
@@ -86,13 +87,14 @@ def base_outcomes(run: Run, stage: Stage, untouched: Untouched) -> Outcomes:
     if config.held_out != HELD_OUT:
         shared["splits"] = config.held_out
     store = SharedStore(config.output_dir, "answers", shared)
-    with store.lock():
-        kept = store.read()
+    with group.held_by_first(store.lock()):
+        kept = group.by_first(store.read)
         if kept is not None:
             return kept[0]
         asked = {split: prepared.questions[split] for split in config.held_out}
         found = run.evaluator.answer(untouched.model(), prepared.objective, asked, "base")
-        store.write(found)
+        if group.first():
+            store.write(found)
         return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import nn
 
 from harness import progress
 from harness.config import RunConfig
+from harness.distributed import group
+from harness.distributed.shard import settle
 from harness.objectives.base import Objective
 from harness.runtime import Runtime
 from harness.tasks.base import Outcome, Task
@@ -41,10 +44,15 @@ class Evaluator:
             with torch.no_grad(), torch.random.fork_rng(self.runtime.generators), self.runtime.autocast():
                 for split, asked in questions.items():
                     with progress.bar(f"{label} {split}", count(asked)) as bar:
-                        outcomes[split] = objective.answer(model, asked, self.batch_size, bar.advance)
+                        outcomes[split] = objective.answer(model, asked, self.batch_size, partial(_advance, bar))
         finally:
-            model.train(was_training)
+            settle(model).train(was_training)
         return outcomes
+
+
+def _advance(bar: progress.Bar, answered: int) -> None:
+    """Move the bar by what this process answered, and by what the others did meanwhile."""
+    bar.advance(answered * group.size())
 
 
 def evaluator(config: RunConfig, runtime: Runtime) -> Evaluator:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import traceback
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from harness import identity, progress, runtime, track
-from harness.config import Purpose, Resume, Retry, RunConfig
+from harness.config import Distributed, Purpose, Resume, Retry, RunConfig
+from harness.distributed import group
+from harness.distributed.watch import FAILED, broken_connection, current
 from harness.errors import DivergedError, HarnessError, NotApplicable, TrainingError, first_line
 from harness.execution.attempts import described, mixed, require_same_environment, resume_point
 from harness.execution.context import Run
@@ -18,7 +22,7 @@ from harness.execution.phases import TRAIN
 from harness.execution.pipeline import work
 from harness.search.sweep import path_of
 from harness.storage.files import disk_full
-from harness.storage.record import SCHEMA_VERSION, RunFolder, Status, checkpoints_not_kept, searched_in_vain
+from harness.storage.record import SCHEMA_VERSION, Follower, RunFolder, Status, checkpoints_not_kept, searched_in_vain
 from harness.table import summary
 
 FINAL = (Status.done, Status.not_applicable)
@@ -31,10 +35,14 @@ def execute(config: RunConfig) -> Status | None:
     a failed record and does not raise; an interruption leaves it resumable and does. Where no record can
     be trusted or written, that is said, and what is there is left as it is.
     """
+    if config.processes > group.size():
+        from harness.distributed.launch import in_processes
+
+        return in_processes(config, execute)
     runtime.freeze_imports()
-    folder = RunFolder(config.output_dir, identity.run_id(config))
+    folder = (RunFolder if group.first() else Follower)(config.output_dir, identity.run_id(config))
     try:
-        with folder.lock(config.sweep.wait) as mine:
+        with group.held_by_first(folder.lock(config.sweep.wait)) as mine:
             return _next_attempt(config, folder) if mine else None
     except (HarnessError, OSError) as error:
         progress.say(f"{folder.id}: failed: {_one_line(error)}")
@@ -44,7 +52,7 @@ def execute(config: RunConfig) -> Status | None:
 
 
 def _next_attempt(config: RunConfig, folder: RunFolder) -> Status:
-    record = folder.read() or {}
+    record = group.by_first(folder.read) or {}
     status = Status(record["status"]) if record else None
     again = config.retry is Retry.all and not record.get("begun", 0) >= config.sweep.begun > 0
     if (status in FINAL or searched_in_vain(record)) and not again:
@@ -53,7 +61,9 @@ def _next_attempt(config: RunConfig, folder: RunFolder) -> Status:
         return Status.failed
     here = runtime.resolve(config)  # before anything is removed: what this machine cannot run is left as it is
     if record and (again or record.get("starts_over")):
-        record = _start_over(folder, record)
+        record = group.by_first(partial(_start_over, folder, record))
+    if config.distributed is Distributed.shard and group.size() > 1:
+        runtime.give_back_at_once()
     with here.settings():
         return _attempt(config, folder, here, record)
 
@@ -78,10 +88,12 @@ def _nothing_to_do(config: RunConfig, folder: RunFolder, record: dict[str, Any])
 
 
 def _attempt(config: RunConfig, folder: RunFolder, here: runtime.Runtime, previous: dict[str, Any]) -> Status:
-    record = _new_record(config, folder, here, previous)
-    folder.write(record)
-    tracker = track.start(config, record["config"], folder.id, folder.path, record["restarts"])
+    record = group.by_first(partial(_begin, config, folder, here, previous))
+    tracker: track.Tracker = track.NullTracker()
+    if group.first():
+        tracker = track.start(config, record["config"], folder.id, folder.path, record["restarts"])
     ended = "interrupted"
+    _tell_watch(config, folder.id)
     try:
         # The record has the configuration as given; what it leaves to the machine stands in its runtime.
         run = Run(replace(config, method=config.method.on(here)), here, folder, tracker)
@@ -120,8 +132,34 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
+def _begin(config: RunConfig, folder: RunFolder, here: runtime.Runtime, previous: dict[str, Any]) -> dict[str, Any]:
+    record = _new_record(config, folder, here, previous)
+    folder.write(record)
+    return record
+
+
+def _tell_watch(config: RunConfig, name: str) -> None:
+    """Have the watch of several processes write the record where the main thread waits for one that does not come."""
+    watch = current()
+    if watch is not None:
+        watch.write = RunFolder(config.output_dir, name).fail
+
+
+def _shared(reason: str) -> str:
+    """Return why a run of several processes failed: the loss of another one, where that broke this one's connection."""
+    watch = current()
+    if watch is None:
+        return reason
+    watch.handled = True
+    found = watch.cause() if broken_connection(sys.exception()) else None
+    if found is None:
+        watch.say(FAILED, reason)
+    return found or reason
+
+
 def _failure(run: Run, reason: str) -> dict[str, Any]:
     """Return a failed record's part; the phases before the one that failed stay, and the same command goes on there."""
+    reason = _shared(reason)
     return {
         "status": Status.failed.value,
         "reason": reason,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from harness.config import Purpose
+from harness.distributed import group
 from harness.execution.context import Run, Stage
 from harness.execution.evaluate import Questions
 from harness.forgetting.events import Events
@@ -44,7 +45,7 @@ class DuringTraining:
         prepared = self.stage.prepared
         with self.run.meter.section("evaluate_during_training"):
             outcomes = self.run.evaluator.answer(self.model, prepared.objective, self.asked, "evaluate")
-        if self.run.config.forgetting.active:
+        if self.run.config.forgetting.active and group.first():
             self.events.add(step, outcomes)
         scored = prepared.task.score(outcomes["validation"])
         found = {f"validation/{name}": score.value for name, score in scored.items()}

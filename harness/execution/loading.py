@@ -6,6 +6,7 @@ import transformers
 from torch import nn
 
 from harness.config import RunConfig
+from harness.distributed.shard import settle, wrapped
 from harness.errors import NotApplicable
 from harness.execution.session import Prepared
 from harness.models import Backbone, load_backbone
@@ -31,8 +32,9 @@ def attach(config: RunConfig, backbone: Backbone, runtime: Runtime) -> nn.Module
 
     What the method draws at random comes from the run's seed alone.
     """
+    settle(backbone.model)  # else it is what was gathered for an evaluation that is frozen, and not the model
     transformers.set_seed(config.seed)
-    return runtime.hold_trained(config.method.attach(backbone))
+    return wrapped(runtime.hold_trained(config.method.attach(backbone)))
 
 
 def merge(config: RunConfig, model: nn.Module) -> nn.Module:

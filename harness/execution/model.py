@@ -20,6 +20,8 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from harness.config import Between
+from harness.distributed import group
+from harness.distributed.state import save_trained
 from harness.execution.context import Run, Stage
 from harness.execution.heads import put_head
 from harness.execution.loading import attach, load, merge
@@ -86,11 +88,11 @@ def hand_over(run: Run, stage: Stage, folder: Path) -> None:
     model, following = tuned(run, stage), run.stages[stage.number + 1]
     model = merge(run.config, model) if merges(run) else model
     put_head(model, deepcopy(run.heads[following.name]), run.runtime.device)
-    if merges(run):
+    if not merges(run):
+        save_trained(run.config.method, model, folder)
+    elif group.first():
         (folder / START).parent.mkdir(parents=True)
         save_model(model, str(folder / START))
-    else:
-        run.config.method.save(model, folder)
     run.model = model
 
 
@@ -112,9 +114,9 @@ def merges(run: Run) -> bool:
 
 def keep(run: Run, stage: Stage, model: nn.Module, folder: Path) -> int:
     """Write a stage's trained state, and the merged weights that it belongs to; return its bytes."""
-    run.config.method.save(model, folder)
+    save_trained(run.config.method, model, folder)
     direct = isinstance(run.config.method, DirectMethod)  # which saves all that ever trained
-    if stage.number and stage.last and merges(run) and not direct:
+    if stage.number and stage.last and merges(run) and not direct and group.first():
         (folder / START).parent.mkdir()
         shutil.copy(handed_over(run, run.stages[stage.number - 1]) / START, folder / START)
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))

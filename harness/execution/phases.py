@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.config import RunConfig
+from harness.distributed import group
 from harness.meter import Meter
-from harness.storage.files import new_folder, remove_partial, write_json
+from harness.storage.files import remove_partial, write_json
 
 BASELINE, TRAIN, EVALUATE, HAND_OVER, PROBE, SAVE = "baseline", "train", "evaluate", "hand-over", "probe", "save"
 METER = "meter.json"
@@ -25,7 +26,8 @@ class Phases:
         self.folder, self.meter = folder, meter
         self.current = BASELINE
         """The phase that is being worked on, which a failed record names."""
-        remove_partial(folder)
+        if group.first():
+            remove_partial(folder)
 
     def place(self, name: str) -> Path:
         """Return the folder of a phase."""
@@ -35,13 +37,13 @@ class Phases:
         """Return the folder that `work` fills; where an earlier attempt did, its seconds and peaks are counted."""
         self.current = name
         place = self.place(name)
-        if place.is_dir():
-            self.meter.add(json.loads((place / METER).read_text(encoding="utf-8")))
+        if group.by_first(place.is_dir):
+            self.meter.add(group.own(json.loads((place / METER).read_text(encoding="utf-8"))))
             return place
         before = self.meter.state()
-        with new_folder(place) as target:
+        with group.folder_of_first(place) as target:
             work(target)
-            write_json(target / METER, self.meter.since(before))
+            write_json(target / METER, group.kept_together(self.meter.since(before)))
         return place
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from harness.distributed import group
 from harness.errors import NotApplicable
 from harness.execution.baseline import fill_baseline, forgetting_section
 from harness.execution.context import Run, Stage, stages_of
@@ -24,7 +25,7 @@ from harness.forgetting.sequence import unsuitable
 from harness.methods.base import trainable
 from harness.models import size
 from harness.runtime import free
-from harness.storage.files import new_folder, require_writable, write_json
+from harness.storage.files import require_writable, write_json
 from harness.storage.outcomes import read_series, write_series
 from harness.training.checkpoint import finish_checkpoints
 from harness.training.train import Trained
@@ -44,7 +45,8 @@ def work(run: Run) -> dict[str, Any]:
         evaluate_stage(run, stage)
         if not stage.last:
             run.phases.once(run.phase(stage, HAND_OVER), partial(hand_over, run, stage))
-            drop_hand_over(run, stage)
+            if group.first():
+                drop_hand_over(run, stage)
     forgotten = probe(run)
     run.phases.current = SAVE
     return results(run, forgotten)
@@ -67,7 +69,7 @@ def measure_baseline(run: Run) -> None:
     """
     run.phases.once(BASELINE, lambda _: fill_baseline(run, whole=True))
     if not run.base:
-        fill_baseline(run, whole=not run.phases.place(PROBE).is_dir())
+        fill_baseline(run, whole=not group.by_first(run.phases.place(PROBE).is_dir))
 
 
 def train_stage(run: Run, stage: Stage) -> None:
@@ -79,13 +81,13 @@ def train_stage(run: Run, stage: Stage) -> None:
             model = begun.model
             run.model = None  # what is cut in training is not what a later phase may go on with
         counts = {"total": begun.base_parameters, "trainable": sum(map(size, trainable(model).values()))}
-        require_room(run, counts["trainable"])
+        group.by_first(partial(require_room, run, counts["trainable"]))
         run.probing.free_head()
         free()
         with run.meter.section("around_training"):
             trained = learn(run, stage, model, begun.head)
-        with run.meter.section("save"), new_folder(stage.trained) as target:
-            counts["saved_bytes"] = keep(run, stage, model, target)
+        with run.meter.section("save"), group.folder_of_first(stage.trained) as target:
+            counts["saved_bytes"] = group.from_first(keep(run, stage, model, target))
         run.heads[stage.name] = head_of(model, run.heads[stage.name])
         save_head(run.heads[stage.name], folder / HEAD)
         write_json(folder / "trained.json", asdict(trained) | {"parameters": counts})
@@ -97,7 +99,9 @@ def train_stage(run: Run, stage: Stage) -> None:
     kept = json.loads((folder / "trained.json").read_text(encoding="utf-8"))
     run.parameters = kept.pop("parameters")
     run.trained.append(Trained(**kept))
-    finish_checkpoints(stage.folder.checkpoints, run.config.train.keep_checkpoints)
+    group.wait()  # until every process has read what it needs
+    if group.first():
+        finish_checkpoints(stage.folder.checkpoints, run.config.train.keep_checkpoints)
 
 
 def require_room(run: Run, trained: int) -> None:

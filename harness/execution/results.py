@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.config import Purpose
+from harness.distributed import group
 from harness.execution.context import Run
 from harness.execution.evaluate import HELD_OUT, Outcomes, scores
 from harness.forgetting.events import Events
@@ -16,6 +17,8 @@ from harness.tasks.base import Outcome, clusters
 from harness.training.watch import STEPS
 
 SAMPLES = 8
+Peaks = dict[str, dict[str, float]]
+"""GiB by section of the meter and kind of memory."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Forgotten:
 
 def results(run: Run, forgotten: Forgotten) -> dict[str, Any]:
     """Write what is kept beside the record, tell the tracker, and return what the record says of the run."""
+    memory = group.gathered(run.meter.memory)
     last = run.last
     before, after = run.base[last.name], run.outcomes[-1][last.name]
     events, event_items = Events(last.folder.path).results()
@@ -41,14 +45,14 @@ def results(run: Run, forgotten: Forgotten) -> dict[str, Any]:
         run.folder.write_items({"before": before | probed["before"], "after": after | probed["after"]}, alike)
         shown = samples(run, before, after) if "test" in after else []
         run.folder.write_samples(shown)
-        if run.config.sequence:
+        if run.config.sequence and group.first():
             join_histories(run)
     if run.config.purpose is Purpose.result:
         run.tracker.samples(shown)
         run.tracker.adapter(run.folder.trained)
     found = {"scores": {"before": scores(last.config.task, before), "after": scores(last.config.task, after)}}
     entries = ({"sequence": transfer_entry(run)} if run.config.sequence else {}) | forgotten.entries | events
-    found |= costs(run) | described(run) | {"parameters": run.parameters, "forgetting": entries}
+    found |= costs(run) | memories(memory) | described(run) | {"parameters": run.parameters, "forgetting": entries}
     return found | ({"sequence": matrix(run)} if run.config.sequence else {})
 
 
@@ -79,8 +83,17 @@ def costs(run: Run) -> dict[str, Any]:
         "steps": sum(stage.steps for stage in run.trained),
         "interruptions": sum(stage.interruptions for stage in run.trained),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "memory": run.meter.memory,
     }
+
+
+def memories(found: list[Peaks]) -> dict[str, Any]:
+    """Return the peaks of each section, of several processes the highest, and besides those of each process."""
+    sections = {section: [own.get(section, {}) for own in found] for section in found[0]}
+    highest = {
+        section: {name: max(own.get(name, 0.0) for own in peaks) for name in peaks[0]}
+        for section, peaks in sections.items()
+    }
+    return {"memory": highest} | ({"memory_by_process": found} if len(found) > 1 else {})
 
 
 def described(run: Run) -> dict[str, Any]:

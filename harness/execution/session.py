@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from harness.config import RunConfig
+from harness.config import Distributed, RunConfig
+from harness.distributed import group
 from harness.errors import DataError
 from harness.execution.evaluate import HELD_OUT, Questions
 from harness.identity import model_identity, task_identity
@@ -32,7 +33,8 @@ class Prepared:
 
     def pretrained(self, config: RunConfig) -> Pretrained:
         """Return what to load for a run over these items."""
-        return Pretrained(self.files, config.model, self.objective.outputs, config.seed)
+        sharded = group.size() > 1 and config.distributed is Distributed.shard
+        return Pretrained(self.files, config.model, self.objective.outputs, config.seed, sharded, config.offload)
 
 
 _PREPARED: dict[str, Prepared] = {}

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from harness.distributed.shard import plain_class, sharded, whole_copy
 from harness.errors import NotApplicable
-from harness.models import load_backbone
+from harness.models import keep_contiguous, load_backbone
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -84,7 +85,20 @@ def untouched_head(config: RunConfig, prepared: Prepared) -> OutputHead:
     """
     if prepared.kind == "encoder":
         return OutputHead(masked_model(prepared.files))
-    return OutputHead(load_backbone(prepared.pretrained(config), torch.device("cpu")).model)
+    model = load_backbone(prepared.pretrained(config), torch.device("cpu")).model
+    return OutputHead(whole_head(model) if sharded(model) else model)
+
+
+def whole_head(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model that has its output layer whole in every process, and of its body nothing."""
+    with torch.device("meta"):
+        bare: PreTrainedModel = plain_class(model)(model.config)
+    layer = whole_copy(model.get_output_embeddings())
+    if bare.get_output_embeddings().weight is bare.get_input_embeddings().weight:
+        bare.get_input_embeddings().weight = layer.weight
+    bare.set_output_embeddings(layer)
+    keep_contiguous(bare)
+    return bare
 
 
 _HEADLESS: dict[str, str | None] = {}

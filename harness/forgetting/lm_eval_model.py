@@ -12,6 +12,8 @@ from typing import Any
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor, nn
 
+from harness.distributed.sharing import joined, share
+
 Request = tuple[tuple[str, str], list[int], list[int]]
 """((context, continuation), context tokens, continuation tokens)."""
 
@@ -40,7 +42,7 @@ class InMemory(HFLM):  # type: ignore[misc]
     ) -> list[tuple[float, bool]]:
         """Score requests in batches of our own, each with the number of positions that it needs logits of."""
         found: dict[int, tuple[float, bool]] = {}
-        for part in self._batches(requests):
+        for part in share(self._batches(requests)):
             batch = [requests[index] for index in part]
             lengths = [len(context) + len(answer) - 1 for _, context, answer in batch]
             fits = max(lengths) <= self.max_length  # a longer one is cut by lm-eval, from the left
@@ -49,6 +51,7 @@ class InMemory(HFLM):  # type: ignore[misc]
             scores = super()._loglikelihood_tokens(batch, disable_tqdm=True, override_bs=len(batch))
             found.update(zip(part, scores, strict=True))
         self._keep = None
+        found = joined(found)
         return [found[index] for index in range(len(requests))]
 
     def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.config import RunConfig, Unfit
+from harness.distributed import group
 from harness.errors import ConfigError, NotApplicable
 from harness.forgetting.base import Change, Items, Measured, Probe
 from harness.forgetting.heads import OutputHead, untouched_head
@@ -69,12 +70,13 @@ class Probing:
 
     def _kept_or_measured(self, label: str, passes: Callable[[], Passes]) -> Measured:
         store = self.store(label)
-        with store.lock():
-            kept = store.read()
+        with group.held_by_first(store.lock()):
+            kept = group.by_first(store.read)
             if kept is not None:
                 return Measured(*kept)
             found = self._measure(label, passes(), None)
-            store.write(found.items, found.tensors)
+            if group.first():
+                store.write(found.items, found.tensors)
             return found
 
     def measure(self, model: nn.Module) -> Found:

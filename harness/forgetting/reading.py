@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.distributed import group
+from harness.distributed.sharing import share
 from harness.errors import NotApplicable
 from harness.forgetting.heads import OutputHead
 from harness.forgetting.predictors import predictor
@@ -57,9 +59,9 @@ def read(
     with nullcontext() if head is None else head.on(subject.device):
         predict = predictor(subject, material.masked, head)
         collector = Collector(rows, base, head)
-        for part in batches(rows, TOKENS):
+        for part in share(batches(rows, TOKENS)):
             collector.take(part, predict([rows[index] for index in part], keep_states))
-    return collector.reading
+    return collector.of_all()
 
 
 class Collector:
@@ -69,6 +71,8 @@ class Collector:
         self.offsets: list[int] = torch.tensor([0, *(len(row.targets) for row in rows)]).cumsum(0).tolist()
         self.rows, self.base, self.head = rows, base, head
         total = self.offsets[-1]
+        self.taken: list[Tensor] = []
+        """Positions of the pieces that this process took."""
         self.reading = Reading(torch.zeros(total, dtype=torch.float64))
         if base is not None:
             self.reading.divergence, self.reading.agreement = (torch.zeros(total, dtype=torch.float64) for _ in "ab")
@@ -76,6 +80,7 @@ class Collector:
     def take(self, part: Sequence[int], pieces: Sequence[tuple[Tensor, Tensor | None]]) -> None:
         """Take what was predicted for the rows of these indices."""
         places = torch.cat([torch.arange(self.offsets[index], self.offsets[index + 1]) for index in part])
+        self.taken.append(places)
         targets = torch.tensor([token for index in part for token in self.rows[index].targets])
         start = 0
         for logits, hidden in joined(pieces):
@@ -87,6 +92,16 @@ class Collector:
             if hidden is not None:
                 self._keep(places[here], hidden.cpu())
             start += len(logits)
+
+    def of_all(self) -> Reading:
+        """Return the reading with what the other processes took."""
+        if group.size() > 1:
+            places = torch.cat(self.taken)
+            mine = {name: held[places] for name, held in vars(self.reading).items() if held is not None}
+            for where, found in group.gathered((places, mine)):
+                for name, values in found.items():
+                    getattr(self.reading, name)[where] = values
+        return self.reading
 
     def _score(self, places: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
         """Take the losses; return the logarithms of the normalisers."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from harness.distributed.shard import settle
 from harness.training.checkpoint import random_state, restore_random_state
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def undisturbed(model: nn.Module, runtime: Runtime) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
+        settle(model)
         for module, mode in modes.items():
             module.training = mode
         restore_random_state(random, runtime)

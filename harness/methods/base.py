@@ -75,6 +75,12 @@ class Method(ABC):
         """Return why the method cannot apply to this model, None where it can."""
         return None
 
+    def needs_whole_base(self) -> str | None:
+        """Return why every process must hold the whole base, None where each may hold a part."""
+        if self.quantised_base() is not None:
+            return "FSDP2 breaks bitsandbytes' quantised parameters (bitsandbytes issue 1945)"
+        return None
+
     @abstractmethod
     def attach(self, backbone: Backbone) -> nn.Module:
         """Change the loaded model and mark what trains; the task's new head always trains."""
@@ -129,23 +135,19 @@ def trainable(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write tensors as one safetensors file."""
-    from safetensors.torch import save_file
+    """Write tensors as one safetensors file, gathered where several processes hold parts of them."""
+    from harness.distributed.state import write_tensors
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+    write_tensors(tensors, path)
 
 
 def load_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Copy a safetensors file's tensors into `tensors`; the names must be the same."""
-    import torch
-    from safetensors.torch import load_file
+    from harness.distributed.state import names_in, read_tensors
 
-    stored = load_file(path)
-    check_names(stored, tensors, path)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            tensor.copy_(stored[name])
+    check_names(names_in(path), tensors, path)
+    read_tensors(tensors, path)
 
 
 def check_names(stored: Iterable[str], wanted: Iterable[str], path: Path) -> None:

@@ -99,6 +99,12 @@ class LoRA(PeftMethod):
         """Return alpha; 2r unless given, the default of "Illusion of Equivalence" (arXiv 2410.21228)."""
         return self.alpha if self.alpha is not None else 2.0 * self.rank
 
+    def needs_whole_base(self) -> str | None:
+        """A start by decomposition and DoRA's magnitudes are computed from whole matrices."""
+        if self.init in DECOMPOSED:
+            return f"method.init={self.init.value} decomposes whole matrices"
+        return "method.dora takes norms of whole matrices" if self.dora else super().needs_whole_base()
+
     def unsuitable(self, backbone: Backbone) -> str | None:
         """PEFT's OLoRA knows one layout of weights, and its table of queries and values has gaps."""
         if self.init is Initialisation.olora and backbone.transposed:

@@ -33,6 +33,8 @@ UNSUITABLE = {
     "XLORA": "XLORA mixes LoRA adapters trained before; it does not train from a base alone",
 }
 """Tuners that cannot be trained on one task, and why."""
+IN_PARTS = ("IA3",)
+"""Tuners that were tried on a base of which each process holds a part."""
 REFUSALS = re.compile(
     "Target module.* not supported|does not support target modules|does not support this layer type"
     "|is not a plain torch.nn.Linear|Unsupported model type"
@@ -194,6 +196,13 @@ class AnyPeftTuner(PeftMethod):
         if self.peft_type in ("PREFIX_TUNING", "CARTRIDGE"):
             return no_past(backbone)
         return UNSUITABLE.get(self.peft_type)
+
+    def needs_whole_base(self) -> str | None:
+        """Most tuners were never tried on a base in parts, and some would be wrong without a word."""
+        tried = ", ".join(IN_PARTS)
+        return (
+            None if self.peft_type in IN_PARTS else f"of PEFT's other tuners only {tried} was tried on a base in parts"
+        )
 
     def _config_class(self) -> type[Any]:
         import peft

@@ -60,6 +60,10 @@ class PrefixTuning(PeftMethod):
             return "an encoder has no keys and values of a text before its own; method.init=random"
         return no_past(backbone)
 
+    def needs_whole_base(self) -> str | None:
+        """PEFT calls parts of the base by themselves."""
+        return "virtual tokens enter by a part of the base, outside of a pass of the whole"
+
     def attach(self, backbone: Backbone) -> nn.Module:
         """Attach the prefix and give it its start."""
         model = super().attach(backbone)

@@ -51,6 +51,10 @@ class PromptTuning(PeftMethod):
             "method.init=text needs the text to start from",
         )
 
+    def needs_whole_base(self) -> str | None:
+        """PEFT calls parts of the base by themselves."""
+        return "virtual tokens enter by a part of the base, outside of a pass of the whole"
+
     def peft_config(self, backbone: Backbone) -> PeftConfig:
         """Return PEFT's configuration of the soft prompt."""
         from peft import PromptTuningConfig, PromptTuningInit

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import nn
 
+from harness.distributed.sharing import joined, share
 from harness.objectives.base import OBJECTIVES, Advance, Features, to_device
 from harness.objectives.likelihood import AnswerObjective
 from harness.tasks.base import Item, Outcome
@@ -73,11 +74,15 @@ class Generation(AnswerObjective[GenerationTask]):
         for index, (_, prompt) in enumerate(questions):
             groups[len(prompt)].append(index)
         written: dict[int, str] = {}
-        for length in sorted(groups, reverse=True):
-            for start in range(0, len(groups[length]), batch_size):
-                part = groups[length][start : start + batch_size]
-                written.update(zip(part, self._generate(model, [questions[index][1] for index in part]), strict=True))
-                advance(len(part))
+        batches = [
+            groups[length][start : start + batch_size]
+            for length in sorted(groups, reverse=True)
+            for start in range(0, len(groups[length]), batch_size)
+        ]
+        for part in share(batches):
+            written.update(zip(part, self._generate(model, [questions[index][1] for index in part]), strict=True))
+            advance(len(part))
+        written = joined(written)
         return [self._outcome(item, written[index]) for index, (item, _) in enumerate(questions)]
 
     def _generate(self, model: nn.Module, prompts: list[list[int]]) -> list[str]:

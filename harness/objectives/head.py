@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from harness.distributed.sharing import joined, share
 from harness.objectives.base import (
     OBJECTIVES,
     Advance,
@@ -63,13 +64,14 @@ class EncoderObjective(Objective[TaskT]):
     def answer(self, model: nn.Module, questions: Any, batch_size: int, advance: Advance) -> list[Outcome]:
         """Read each item's answer off its logits."""
         outcomes: dict[int, Outcome] = {}
-        for part in by_length(questions, lambda pair: pair[1]["length"], batch_size):
+        for part in share(by_length(questions, lambda pair: pair[1]["length"], batch_size)):
             batch = to_device(self.collate([questions[index][1] for index in part]), model)
             logits = self.choice_logits(model, batch)
             losses = self.losses(logits, batch["labels"]).tolist()
             for index, row, loss in zip(part, logits.tolist(), losses, strict=True):
                 outcomes[index] = self.outcome(questions[index][0], row, loss)
             advance(len(part))
+        outcomes = joined(outcomes)
         return [outcomes[index] for index in range(len(questions))]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from harness.distributed.sharing import joined, share
 from harness.objectives.base import (
     IGNORED,
     OBJECTIVES,
@@ -200,13 +201,16 @@ class Likelihood(AnswerObjective[ChoiceTask]):
         """Score all choices of all items and take each item's most likely."""
         scores: list[dict[int, float]] = [{} for _ in questions.items]
         lengths: list[dict[int, int]] = [{} for _ in questions.items]
-        for batch in by_length(questions.rows, lambda row: len(row.ids), batch_size):
-            rows = [questions.rows[index] for index in batch]
-            for (number, choice, ids), value in zip(
-                [a for row in rows for a in row.answers], self._score(model, rows), strict=True
-            ):
-                scores[number][choice], lengths[number][choice] = value, len(ids)
+        batches = list(by_length(questions.rows, lambda row: len(row.ids), batch_size))
+        found: dict[int, list[float]] = {}
+        for batch in share(batches):
+            found[batch[0]] = self._score(model, [questions.rows[index] for index in batch])
             advance(len(batch))
+        found = joined(found)
+        for batch in batches:
+            answers = [answer for index in batch for answer in questions.rows[index].answers]
+            for (number, choice, ids), value in zip(answers, found[batch[0]], strict=True):
+                scores[number][choice], lengths[number][choice] = value, len(ids)
         return [self._outcome(item, scores[n], lengths[n]) for n, item in enumerate(questions.items)]
 
     def _score(self, model: nn.Module, rows: list[Row]) -> list[float]:

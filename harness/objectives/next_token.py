@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.distributed.sharing import joined, share
 from harness.objectives.base import (
     IGNORED,
     OBJECTIVES,
@@ -94,7 +95,7 @@ class NextToken(Objective[Task]):
     def answer(self, model: nn.Module, questions: Any, batch_size: int, advance: Advance) -> list[Outcome]:
         """Return every block's loss."""
         outcomes: dict[int, Outcome] = {}
-        for part in by_length(questions, lambda block: int(block["length"]), batch_size):
+        for part in share(by_length(questions, lambda block: int(block["length"]), batch_size)):
             losses: list[float] = self._losses(
                 model, to_device(self.collate([questions[i] for i in part]), model)
             ).tolist()
@@ -102,4 +103,5 @@ class NextToken(Objective[Task]):
                 tokens = questions[index]["length"] - 1
                 outcomes[index] = Outcome(f"block-{index}", "", "", loss / tokens, loss, tokens)
             advance(len(part))
+        outcomes = joined(outcomes)
         return [outcomes[index] for index in range(len(questions))]

@@ -51,6 +51,7 @@ VOLATILE = (
     "begun",
     "mixed",
     "runtime",
+    "memory_by_process",
     "tracker",
     "interruptions",
 )
@@ -115,7 +116,7 @@ def comparable(record: dict[str, Any]) -> dict[str, Any]:
     config = {
         key: value
         for key, value in kept.get("config", {}).items()
-        if key not in ("sweep", "output_dir", "cache_dir", "tracker")
+        if key not in ("sweep", "output_dir", "cache_dir", "tracker", "processes", "distributed", "offload")
     }
     return kept | {"config": config}
 
@@ -158,6 +159,10 @@ class RunFolder:
     def write(self, record: dict[str, Any]) -> None:
         """Write the record atomically, without who the user is."""
         write_json(self.path / "record.json", masked(record))
+
+    def fail(self, reason: str) -> None:
+        """Note in the record why its processes ended, where none of them came to it."""
+        self.write((self.read() or {}) | {"status": Status.failed.value, "reason": reason})
 
     def start_over(self) -> None:
         """Remove what earlier attempts left, so that the next one trains from the start."""
@@ -221,6 +226,40 @@ class RunFolder:
         """Write ``samples.jsonl``."""
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_bytes(self.path / "samples.jsonl", text.encode())
+
+
+class Follower(RunFolder):
+    """The folder of a run for those of its processes that do not write it."""
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Leave it to the first process, as all below."""
+
+    def start_over(self) -> None:
+        """Remove nothing."""
+
+    def stage(self, name: str) -> RunFolder:
+        """Return the same of a stage."""
+        return Follower(self.path / "stages", name)
+
+    def tidy(self, keep_checkpoints: bool, keep_trained: bool = True) -> None:
+        """Remove nothing."""
+
+    def trim_history(self, step: int) -> None:
+        """Drop nothing."""
+
+    def append_history(self, entry: dict[str, Any]) -> None:
+        """Append nothing."""
+
+    def flush_history(self) -> None:
+        """Flush nothing."""
+
+    def write_items(
+        self, outcomes: dict[str, dict[str, list[Outcome]]], clusters: Mapping[str, str] | None = None
+    ) -> None:
+        """Write nothing."""
+
+    def write_samples(self, rows: list[dict[str, Any]]) -> None:
+        """Write nothing."""
 
 
 def _step(line: str) -> float:

@@ -11,9 +11,11 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from harness.config import RunConfig, require
+from harness.distributed import group
 from harness.errors import ConfigError, first_line
 from harness.identity import learning_rate
 from harness.runtime import BACKENDS, Runtime, settings_kept
+from harness.training.order import Share
 
 OURS = {
     "fused_loss",
@@ -40,7 +42,10 @@ def arguments(config: RunConfig, runtime: Runtime, steps: int, output_dir: Path)
     """Return the Trainer's arguments: the configuration's, passed through, and what this project decides."""
     train = config.train
     passed = {name: value for name, value in asdict(train).items() if name not in OURS}
+    share = Share.of(train, group.rank(), group.size())
     decided = {
+        "per_device_train_batch_size": share.rows,
+        "gradient_accumulation_steps": share.batches,
         "output_dir": str(output_dir),
         "max_steps": steps,
         "learning_rate": learning_rate(config),

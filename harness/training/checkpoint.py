@@ -10,15 +10,21 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers.trainer import TRAINER_STATE_NAME
 
+from harness.distributed import group
+from harness.distributed.shard import rows_of
+from harness.distributed.state import write_tensors
 from harness.runtime import Runtime
 from harness.storage.files import remove_partial
 
@@ -30,21 +36,50 @@ def save_state(folder: Path, name: str, state: Any) -> None:
     """Write a nested structure of dicts, lists, tensors and plain values as ``name.json`` and ``name.safetensors``."""
     tensors: dict[str, Tensor] = {}
     tree = _pack(state, tensors)
-    (folder / f"{name}.json").write_text(json.dumps(tree), encoding="utf-8")
-    save_file(tensors, folder / f"{name}.safetensors")
+    if group.first():
+        (folder / f"{name}.json").write_text(json.dumps(tree), encoding="utf-8")
+    write_tensors(tensors, folder / f"{name}.safetensors")
 
 
-def load_state(folder: Path, name: str) -> Any:
-    """Read what `save_state` wrote."""
+def load_state(folder: Path, name: str, parts: Sequence[Tensor] = ()) -> Any:
+    """Read what `save_state` wrote; of an optimiser over tensors in parts, each process its part of their state."""
     tree = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    return _unpack(tree, load_file(folder / f"{name}.safetensors"))
+    path = folder / f"{name}.safetensors"
+    if not parts:
+        return _unpack(tree, load_file(path))
+    with safe_open(path, framework="pt") as file:
+        state = _unpack(tree, {key: file.get_slice(key) for key in file.keys()})  # noqa: SIM118  # no mapping
+        per_tensor = dict(enumerate(parts))
+        for number, held in state["optimizer"]["state"].items():
+            state["optimizer"]["state"][number] = {
+                key: part_of(value, per_tensor[number]) for key, value in held.items()
+            }
+        return _read(state)
+
+
+def part_of(stored: Any, tensor: Tensor) -> Any:
+    """Return what belongs to this process of a stored tensor that is like a trained one, in parts as that is."""
+    if not isinstance(tensor, DTensor) or not hasattr(stored, "get_shape") or stored.get_shape() != list(tensor.shape):
+        return stored
+    part = stored[rows_of(tensor)].to(tensor.to_local().device)
+    layout: Any = {"shape": tensor.shape, "stride": tensor.stride()}
+    return DTensor.from_local(part, tensor.device_mesh, tensor.placements, run_check=False, **layout)
+
+
+def _read(value: Any) -> Any:
+    """Return a nested state with every tensor read that was only looked up."""
+    if isinstance(value, dict):
+        return {key: _read(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_read(item) for item in value)
+    return value[...] if hasattr(value, "get_shape") else value
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         key = str(len(tensors))
         # clone: safetensors refuses tensors that share memory
-        tensors[key] = value.detach().cpu().contiguous().clone()
+        tensors[key] = value.detach() if isinstance(value, DTensor) else value.detach().cpu().contiguous().clone()
         return {"tensor": key}
     if isinstance(value, dict):
         return {"dict": [[_pack(key, tensors), _pack(item, tensors)] for key, item in value.items()]}

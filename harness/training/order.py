@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset, Sampler
 
-from harness.config import TrainConfig
+from harness.config import TrainConfig, require
 from harness.objectives.base import Features
 
 Array = npt.NDArray[Any]
@@ -67,6 +68,54 @@ def steps_of(train: TrainConfig, items: int) -> int:
         return train.max_steps
     per_step = train.per_device_train_batch_size * train.gradient_accumulation_steps
     return max(1, math.ceil(items * train.num_train_epochs / per_step))
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes takes of each optimiser step, so that all together train on the configured items.
+
+    Where the number of processes divides ``train.gradient_accumulation_steps``, each takes so many fewer batches of
+    the configured size. Else each takes its rows of every batch.
+    """
+
+    rank: int
+    processes: int
+    batch: int
+    """``train.per_device_train_batch_size``."""
+    accumulation: int
+
+    @classmethod
+    def of(cls, train: TrainConfig, rank: int, processes: int) -> Share:
+        """Return a process's share.
+
+        Raises :class:`ConfigError` where a process would have no item.
+        """
+        share = cls(rank, processes, train.per_device_train_batch_size, train.gradient_accumulation_steps)
+        allowed = f"gives not every one of {processes} processes an item; at least {processes}"
+        fits = share.by_batches or share.batch >= processes
+        require(fits, "train.per_device_train_batch_size", share.batch, allowed)
+        return share
+
+    @property
+    def by_batches(self) -> bool:
+        """Return whether whole batches are shared."""
+        return self.accumulation % self.processes == 0
+
+    @property
+    def batches(self) -> int:
+        """Return how many batches this process computes in a step."""
+        return self.accumulation // self.processes if self.by_batches else self.accumulation
+
+    @property
+    def rows(self) -> int:
+        """Return how many items its batches have."""
+        return self.batch if self.by_batches else len(range(self.rank, self.batch, self.processes))
+
+    def of_order(self, order: Sequence[int]) -> list[int]:
+        """Return this process's items of the whole training's, in their order."""
+        if self.by_batches:
+            return [index for number, index in enumerate(order) if number // self.batch % self.processes == self.rank]
+        return [index for number, index in enumerate(order) if number % self.batch % self.processes == self.rank]
 
 
 class Items(Dataset[Features]):

@@ -12,6 +12,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from harness import progress
+from harness.distributed import group
+from harness.distributed.gradients import local
 from harness.errors import DivergedError, TrainingError
 from harness.meter import Meter
 from harness.methods.base import trainable
@@ -41,7 +43,8 @@ class CheckGradients(TrainerCallback):
             if tensor.grad is None:
                 raise TrainingError(f"{name} is set to train but got no gradient")
         inside = {name: tensor for name, tensor in tensors.items() if not self._in_head(name)} or tensors
-        if not any(bool(tensor.grad.any()) for tensor in inside.values() if tensor.grad is not None):
+        some = any(bool(local(tensor.grad).any()) for tensor in inside.values() if tensor.grad is not None)
+        if not any(group.gathered(some)):
             raise TrainingError(f"the gradient of {next(iter(inside))} and all others is zero; it would not learn")
 
     def _in_head(self, name: str) -> bool:
@@ -129,4 +132,4 @@ class Watch(TrainerCallback):
         self.folder.append_history({"step": step} | entry | {"seconds": round(self.meter.elapsed(STEPS), 3)})
         self.hooks.log(entry, step)
         if self.hooks.may_end_early and step == -(-state.max_steps // 2):
-            refuse_lost(self.folder.losses(), state.max_steps)
+            refuse_lost(group.by_first(self.folder.losses), state.max_steps)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +17,8 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_target_mod
 from peft.utils import register_peft_method
 from torch import nn
 from transformers.activations import ACT2FN
+
+from harness.distributed.shard import whole_copy
 
 PROJECTIONS: tuple[tuple[str, str], ...] = (
     ("attention.output.dense", "output.dense"),  # BERT, RoBERTa, ELECTRA, XLM-R, DeBERTa
@@ -155,7 +156,7 @@ class HoulsbyNorm(HoulsbyLayer):
 
     def create(self, config: HoulsbyConfig) -> nn.Module:
         """Return a copy of the base's norm, so an untrained adapter changes nothing."""
-        return deepcopy(cast(nn.Module, cast(Any, self).get_base_layer())).requires_grad_(True)
+        return whole_copy(cast(nn.Module, cast(Any, self).get_base_layer())).requires_grad_(True)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Normalise by the active copy, in its precision, and return that of `x`."""

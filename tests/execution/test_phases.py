@@ -291,7 +291,15 @@ def test_no_model_is_loaded_where_only_saving_is_left(
 
 def test_what_was_mixed_is_forgotten_by_a_start_over() -> None:
     def attempt(torch: str, phase: str, step: int = 0) -> dict[str, Any]:
-        shared = {"device": "cpu", "gpu": None, "method": {}, "threads": 1, "kernels": "AVX2", "environment": {}}
+        shared = {
+            "device": "cpu",
+            "gpu": None,
+            "method": {},
+            "threads": 1,
+            "processes": 1,
+            "kernels": "AVX2",
+            "environment": {},
+        }
         base = {"versions": {"torch": torch}, "runtime": shared, "machine": {"processor": "x"}, "commit": "a" * 40}
         return base | {"dirty": False, "from_phase": phase, "from_step": step}
 

@@ -162,15 +162,17 @@ def label_logits(subject: Subject, items: Sequence[Item]) -> Tensor:
     """Return logits of shape (items, labels or most choices), in the items' order."""
     import torch
 
+    from harness.distributed.sharing import joined, share
     from harness.objectives.base import by_length, to_device
 
     objective: Any = subject.prepared.objective
     features = objective.features(items)
     rows: dict[int, Tensor] = {}
-    for part in by_length(features, lambda made: int(made["length"]), subject.batch_size):
+    for part in share(by_length(features, lambda made: int(made["length"]), subject.batch_size)):
         batch = to_device(objective.collate([features[index] for index in part]), subject.model)
         found = objective.choice_logits(subject.model, batch).double().cpu()
         rows.update(zip(part, found, strict=True))
+    rows = joined(rows)
     width = max(len(row) for row in rows.values())
     lowest = -1e9  # a choice that an item does not have: minus infinity would make 0 · ∞ of it
     padded = torch.full((len(items), width), lowest, dtype=torch.float64)

@@ -157,12 +157,13 @@ def embed(subject: Subject, texts: Sequence[list[int]]) -> Tensor:
     """
     import torch
 
+    from harness.distributed.sharing import joined, share
     from harness.forgetting.subject import last_hidden_states
     from harness.objectives.base import by_length, mask, pad
 
     padding = int(subject.prepared.objective.tokenizer.pad_token_id)
     found: dict[int, Tensor] = {}
-    for part in by_length(texts, len, 4 * subject.batch_size):
+    for part in share(by_length(texts, len, 4 * subject.batch_size)):
         rows = [texts[index] for index in part]
         ids, attended = (tensor.to(subject.device) for tensor in (pad(rows, padding), mask(rows)))
         with last_hidden_states(subject.model) as kept:
@@ -170,4 +171,5 @@ def embed(subject: Subject, texts: Sequence[list[int]]) -> Tensor:
         states = kept[-1][:, -ids.shape[1] :].float() * attended[:, :, None]
         means = states.sum(1) / attended.sum(1, keepdim=True)
         found.update(zip(part, torch.nn.functional.normalize(means, dim=-1).cpu(), strict=True))
+    found = joined(found)
     return torch.stack([found[index] for index in range(len(texts))])

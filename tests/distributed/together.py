@@ -1,0 +1,59 @@
+"""Runs of two processes: many of them in one pair of processes, for a new pair spends ten seconds on imports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import small_runs
+import torch
+
+from harness.config import RunConfig
+from harness.distributed.launch import start
+from harness.distributed.membership import joined
+from harness.execution.execute import execute
+from harness.storage.record import read_record
+
+TOLERANCE = 1e-5
+
+
+def in_two(configs: Sequence[RunConfig]) -> list[Path]:
+    """Execute runs one after the other in two processes, and return their folders."""
+    start(2, execute_all, [replace(config, processes=2) for config in configs])
+    return [small_runs.folder_of(config) for config in configs]
+
+
+def execute_all(configs: Sequence[RunConfig]) -> None:
+    """Do one process's part of all runs."""
+    torch.set_num_threads(1)
+    with joined(use_cpu=True):
+        for config in configs:
+            execute(config)
+
+
+def assert_same_numbers(one: Path, two: Path) -> None:
+    """Require that a run of two processes has the losses of one to 1e-5, its answers, and its trained state."""
+    first, second = read_record(one), read_record(two)
+    assert (first["status"], second["status"]) == ("done", "done"), second.get("traceback")
+    assert first["id"] == second["id"]
+    assert first["parameters"] == second["parameters"]
+    for before, after in zip(small_runs.history(one), small_runs.history(two), strict=True):
+        assert (before["step"], before["tokens"]) == (after["step"], after["tokens"])
+        assert abs(before["loss"] - after["loss"]) < TOLERANCE, (before, after)
+        assert abs(before["grad_norm"] - after["grad_norm"]) < TOLERANCE * max(1.0, before["grad_norm"])
+    assert answers(one) == answers(two)
+    tensors, others = small_runs.tensors(one / "trained"), small_runs.tensors(two / "trained")
+    assert tensors.keys() == others.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(others[name], tensor, rtol=1e-4, atol=1e-4)
+
+
+def answers(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """Return each item's answer by phase and split."""
+    found = small_runs.items(folder)
+    return {
+        f"{phase} {split}": [(outcome["item"], outcome["prediction"]) for outcome in outcomes]
+        for phase, splits in found.items()
+        for split, outcomes in splits.items()
+    }
