@@ -12,7 +12,7 @@ from itertools import count
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from harness.config import RunConfig
+from harness.config import RunConfig, TrainConfig
 from harness.errors import ConfigError
 from harness.methods.base import trainable
 from harness.models import size
@@ -21,10 +21,12 @@ from harness.objectives.base import Features
 from harness.planning.architecture import architecture_of
 from harness.planning.cards import Card
 from harness.planning.gpu import CONTEXT
+from harness.planning.shares import of_process
 from harness.planning.skeleton import Blueprint, with_method
 from harness.planning.step import Peak, Rehearsal
 from harness.planning.words import StandIn
 from harness.runtime import Runtime, precision_of, resolve, torch_dtype
+from harness.training.order import Share
 
 LARGEST = 2**20
 """Items beyond which no batch is tried."""
@@ -89,7 +91,7 @@ class Planner:
         runtime, mode = replace(planned, device=torch.device("cpu")), fake_mode()
         blueprint = blueprint_of(self.config)
         objective = build(config.task, blueprint.kind, StandIn())  # type: ignore[arg-type]
-        blueprint = replace(blueprint, outputs=objective.outputs)
+        self.blueprint = blueprint = replace(blueprint, outputs=objective.outputs)
         with quiet():
             self.skeleton = with_method(self.config, blueprint, runtime, mode)
             self.rehearsal = Rehearsal(self.config, self.skeleton, objective, runtime, cuda, mode)
@@ -98,8 +100,12 @@ class Planner:
         """Return the plan at a batch size, by default ``train.per_device_train_batch_size``."""
         batch_size = batch_size or self.config.train.per_device_train_batch_size
         with quiet():
-            peak = self.rehearsal.peak(batch_size)
+            peak = self.rehearsal.peak(Share.of(self._sized(batch_size), 0, self.config.processes).rows)
+            peak = of_process(peak, self.config, self.skeleton, self.blueprint)
         return self._described(batch_size, peak)
+
+    def _sized(self, batch_size: int) -> TrainConfig:
+        return replace(self.config.train, per_device_train_batch_size=batch_size)
 
     def step_seconds(self, item: Features) -> float:
         """Return the seconds of an optimiser step over items like `item`, on a card whose speed is known."""
