@@ -6,8 +6,8 @@
     python scripts/study_illusion.py runs/
 
 Prints one row a claim and task, as Markdown: holds, does not hold or undecided, with the effect and its interval.
-Counts are those beyond random changes of the same spectrum, means over seeds. All intervals of a claim hold at once
-(Bonferroni).
+Counts are the paper's ("bare") and those beyond random changes of the same spectrum ("beyond"), means over seeds. All
+intervals of a claim hold at once (Bonferroni).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from analysis.records import read_runs
 from harness.errors import HarnessError
 
 HOLDS, NOT, OPEN = "holds", "does not hold", "undecided"
+COUNTS = {"bare": "intruders", "beyond": "intruders_excess"}
 LOW, HIGH = 16, 64
 """Ranks: up to the first the paper finds intruders, at the second fewer."""
 
@@ -49,29 +50,32 @@ def said(value: float, low: float, high: float) -> str:
 
 def lora_writes(runs: pd.DataFrame, family: int) -> Iterator[tuple[str, str, str]]:
     """LoRA at low rank has more intruders than full fine-tuning, each rank against it."""
-    full = runs.loc[runs["method"] == "full", "intruders_excess"]
+    full = runs[runs["method"] == "full"]
     for (method, rank), some in runs[runs["rank"] <= LOW].groupby(["method", "rank"]):
-        found = apart(some["intruders_excess"], full, family)
-        yield f"{method} r{int(rank)} − full", judged(*found[1:]), said(*found)
+        for name, count in COUNTS.items():
+            found = apart(some[count], full[count], family)
+            yield f"{name}: {method} r{int(rank)} − full", judged(*found[1:]), said(*found)
 
 
 def low_rank_writes_more(runs: pd.DataFrame, family: int) -> Iterator[tuple[str, str, str]]:
     """Rank 1 has more intruders than rank 64."""
     for method, some in runs[runs["rank"].notna()].groupby("method"):
-        ends = [some.loc[some["rank"] == rank, "intruders_excess"] for rank in (some["rank"].min(), HIGH)]
+        ends = [some[some["rank"] == rank] for rank in (some["rank"].min(), HIGH)]
         if all(len(one) > 1 for one in ends):
-            found = apart(*ends, family)
-            yield f"{method} r{int(some['rank'].min())} − r{HIGH}", judged(*found[1:]), said(*found)
+            for name, count in COUNTS.items():
+                found = apart(ends[0][count], ends[1][count], family)
+                yield f"{name}: {method} r{int(some['rank'].min())} − r{HIGH}", judged(*found[1:]), said(*found)
 
 
 def follows_forgetting(runs: pd.DataFrame, _: int) -> Iterator[tuple[str, str, str]]:
     """Over configurations the count follows what was forgotten, also at constant ‖ΔW‖/‖W0‖."""
     sign = -1 if bool(runs["forgetting_higher_is_better"].iloc[0]) else 1
     means = runs.assign(lost=sign * runs["forgetting"]).groupby("configuration")
-    rows = means[["intruders_excess", "lost", "relative_change"]].mean()
-    for name, held in (("Spearman", None), ("at constant ‖ΔW‖", rows["relative_change"])):
-        found = spearman(rows["intruders_excess"], rows["lost"], held)
-        yield name, judged(found.low, found.high), str(found)
+    rows = means[[*COUNTS.values(), "lost", "relative_change"]].mean()
+    for name, count in COUNTS.items():
+        for how, held in (("Spearman", None), ("at constant ‖ΔW‖", rows["relative_change"])):
+            found = spearman(rows[count], rows["lost"], held)
+            yield f"{name}: {how}", judged(found.low, found.high), str(found)
 
 
 def scaling_restores(runs: pd.DataFrame, _: int) -> Iterator[tuple[str, str, str]]:
@@ -100,8 +104,10 @@ def main() -> None:
     except HarnessError as error:
         sys.exit(str(error))
     runs = effects_of(table).chosen
-    runs = runs[runs["intruders_excess"].notna()].astype({"intruders_excess": float, "rank": "float64"})
-    print("| claim | task | compared | result | effect, beyond random changes [95 %] |\n|---|---|---|---|---|")
+    runs = runs[runs["intruders_excess"].notna()].astype(
+        {**dict.fromkeys(COUNTS.values(), "float64"), "rank": "float64"}
+    )
+    print("| claim | task | compared | result | effect [95 %] |\n|---|---|---|---|---|")
     for claim, work in CLAIMS.items():
         rows = [(task, row) for task, some in runs.groupby("task", sort=False) for row in work(some, 1)]
         family = max(1, len(rows))
