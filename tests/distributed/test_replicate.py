@@ -52,8 +52,8 @@ def test_two_processes_give_what_one_gives(llama_folder: Path, data_folder: Path
     encoder = without_dropout(tmp_path / "bert")
     asked |= {f"encoder {kind}": overrides(encoder, data_folder, "lora", kind) for kind in ENCODER_KINDS}
     two = in_two([small_runs.configure(tmp_path / "two", *chosen) for chosen in asked.values()])
-    for chosen, folder in zip(asked.values(), two, strict=True):
+    for (name, chosen), folder in zip(asked.items(), two, strict=True):
         one, _ = run(tmp_path / "one", *chosen)
-        assert_same_numbers(one, folder)
+        assert_same_numbers(one, folder, shifts=name == "encoder multiple_choice")
         record = read_record(folder)
         assert (record["runtime"]["processes"], len(record["memory_by_process"])) == (2, 2)
