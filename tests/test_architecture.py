@@ -17,7 +17,7 @@ from harness.methods.base import METHODS
 from harness.tasks.base import TASKS, Task
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("torch", "transformers", "peft", "wandb", "datasets", "pyarrow", "scipy", "sklearn", "accelerate")
+HEAVY = ("torch", "transformers", "peft", "wandb", "datasets", "evaluate", "pyarrow", "scipy", "sklearn", "accelerate")
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -15,6 +15,7 @@ from harness.config import require, require_at_least, require_share
 from harness.errors import DataError, nearest
 from harness.registry import Registry
 from harness.storage.privacy import expanded
+from harness.tasks import external
 from harness.tasks.source import Row, Source, Sources, pick, read_rows
 
 TASKS: Registry[Task] = Registry("task")
@@ -52,6 +53,8 @@ class Outcome:
     """Negative log-likelihood of the target, in nats; NaN where there is none."""
     tokens: int = 0
     """Tokens that `loss` sums over; 0 where there is no loss."""
+    measured: dict[str, float] = field(default_factory=dict)
+    """Of each metric of ``task.metrics`` that scores items, this item's value; columns ``metric.<name>`` on disk."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,10 @@ class Task(ABC):
     """A kind of task over some rows; a data set is a preset that fills in the fields."""
 
     name: ClassVar[str] = "task"
-    metrics: ClassVar[tuple[str, ...]] = ()
+    own_metrics: ClassVar[tuple[str, ...]] = ()
+    """What :meth:`score` computes."""
     per_item_metrics: ClassVar[tuple[str, ...]] = ()
-    """Those of `metrics` that are the mean of the items' scores, which sequences of tasks are measured by."""
+    """Those of `own_metrics` that are the mean of the items' scores, which sequences of tasks are measured by."""
     many_answers: ClassVar[bool] = False
     """Whether the same text with another answer is another item, kept in the same split."""
 
@@ -107,6 +111,8 @@ class Task(ABC):
     """What a decoder reads, with fields in braces."""
     metric: str = "accuracy"
     """The metric of the result table."""
+    metrics: list[str] = field(default_factory=list)
+    """Metrics of the `evaluate` library besides the task's own: ``evaluate:bleu``, ``path:metrics/word_overlap``."""
     max_length: int = 256
     """Tokens; the longest field of a longer example is cut at its end, and the cuts are counted."""
     max_train: int = -1
@@ -132,12 +138,10 @@ class Task(ABC):
             "needs task.data.all.path=<file> or task.data.train.path=<file>",
         )
         require("all" in given or "train" in given, "task.data", given, "needs `all` or `train`")
-        require(
-            self.metric in self.metrics,
-            "task.metric",
-            self.metric,
-            f"no such metric; {nearest(self.metric, self.metrics)}",
-        )
+        known = [*self.own_metrics, *(external.parsed(spec).name for spec in self.metrics)]
+        twice = sorted({name for name in known if known.count(name) > 1})
+        require(not twice, "task.metrics", self.metrics, f"two metrics have the name {', '.join(twice)}")
+        require(self.metric in known, "task.metric", self.metric, f"no such metric; {nearest(self.metric, known)}")
         require_at_least("task.max_length", self.max_length, 8)
         for name in ("max_train", "max_validation", "max_test"):
             value = getattr(self, name)
@@ -157,8 +161,12 @@ class Task(ABC):
         )
 
     def files(self) -> dict[str, Path]:
-        """Return the local files whose content decides the items, by the setting that names each."""
-        return {f"data.{name}.path": expanded(source.path) for name, source in self.data.items() if source.path}
+        """Return the local files whose content decides the items or what they score, by the setting that names each."""
+        found = {f"data.{name}.path": expanded(source.path) for name, source in self.data.items() if source.path}
+        for place, metric in enumerate(map(external.parsed, self.metrics)):
+            # The chosen value stands in the name: two values of one script are two metrics.
+            found |= {f"metrics.{place}/{metric.name}/{name}": path for name, path in metric.files().items()}
+        return found
 
     def text_fields(self) -> list[str]:
         """Return the fields that hold text, which templates may use."""
@@ -178,7 +186,15 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, outcomes: list[Outcome]) -> dict[str, Score]:
-        """Return each of `metrics` with its interval."""
+        """Return each of `own_metrics` with its interval."""
+
+    def scores(self, outcomes: list[Outcome]) -> dict[str, Score]:
+        """Return the task's own metrics and those of `metrics`, which have NaN for an interval where they have none."""
+        return self.score(outcomes) | external.scores(self.metrics, outcomes)
+
+    def annotated(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """Return the outcomes with the values of `metrics`, so that nobody has to run their scripts again."""
+        return external.annotated(self.metrics, outcomes)
 
     @abstractmethod
     def objective(self, kind: str) -> str:

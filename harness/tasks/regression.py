@@ -17,7 +17,7 @@ from harness.tasks.source import Row, pick
 class Regression(Task):
     """A number for a text or a pair of texts."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
+    own_metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
     metric: str = "spearman"
 
     def __post_init__(self) -> None:

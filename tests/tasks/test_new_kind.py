@@ -39,7 +39,7 @@ CONTRIBUTING = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
 class Rating(LabelTask):
     """One of three ratings; to be off by one is better than to be off by two."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "mae")
+    own_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "mae")
     metric: str = "mae"
 
     def target(self, row: Row, where: str) -> str | None:
@@ -157,7 +157,7 @@ def test_objectives_are_found_in_their_package() -> None:
 
 @pytest.mark.parametrize("kind", ["classification", "instruction", "multiple_choice", "regression"])
 def test_means_of_item_scores_are_metrics(kind: str) -> None:
-    assert set(TASKS[kind].per_item_metrics) <= set(TASKS[kind].metrics)
+    assert set(TASKS[kind].per_item_metrics) <= set(TASKS[kind].own_metrics)
     assert bool(TASKS[kind].per_item_metrics) == (kind != "regression")
 
 
