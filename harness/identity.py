@@ -35,8 +35,6 @@ OPERATIONAL = {
 """Fields of ``train`` that change no result, and why."""
 LATER = {"fused_loss": False}
 """Fields of ``train`` that came after ids were given out, at what every run was before: other values count."""
-LATER_OF_TASKS: dict[str, Any] = {"metrics": []}
-"""The same of tasks."""
 OUTSIDE = {
     "tracker": "where numbers are shown",
     "sweep": "a run's place in its sweep",
@@ -116,7 +114,7 @@ def folder_hashes(folder: Path) -> dict[str, str]:
 def task_identity(task: Task) -> dict[str, Any]:
     """Return what decides a task's items and how they are scored; local files count by their content."""
     values = {key: value for key, value in plain(task).items() if key not in DESCRIPTIVE}
-    values = {key: value for key, value in values.items() if key not in LATER_OF_TASKS or value != LATER_OF_TASKS[key]}
+    values = {key: value for key, value in values.items() if key not in task.later or value != task.later[key]}
     return by_content("task", values | {"kind": task.name}, task.files())
 
 

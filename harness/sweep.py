@@ -96,7 +96,7 @@ def _meaning(run: Planned) -> str:
 
 def prepare(runs: Sequence[Planned]) -> None:
     """Fetch and check models, data, method options, tracker and disk: all that can go wrong before training."""
-    from harness import runtime, track
+    from harness import runtime, tracking
     from harness.execution import session
     from harness.storage.files import require_writable
     from harness.training.arguments import check_arguments
@@ -104,7 +104,7 @@ def prepare(runs: Sequence[Planned]) -> None:
     seen: set[str] = set()
     for run in runs:
         config = run.config
-        track.check(config.tracker)
+        tracking.check(config.tracker)
         require_writable(expanded(config.output_dir), 64 * 2**20)
         config.method.preflight()
         here = runtime.resolve(config)

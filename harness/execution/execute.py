@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from harness import identity, progress, runtime, track
+from harness import identity, progress, runtime, tracking
 from harness.config import Purpose, Resume, Retry, RunConfig
 from harness.errors import DivergedError, HarnessError, NotApplicable, TrainingError, first_line
 from harness.execution.attempts import described, mixed, require_same_environment, resume_point
@@ -80,7 +80,7 @@ def _nothing_to_do(config: RunConfig, folder: RunFolder, record: dict[str, Any])
 def _attempt(config: RunConfig, folder: RunFolder, here: runtime.Runtime, previous: dict[str, Any]) -> Status:
     record = _new_record(config, folder, here, previous)
     folder.write(record)
-    tracker = track.start(config, record["config"], folder.id, folder.path, record["restarts"])
+    tracker = tracking.start(config, record["config"], folder.id, folder.path, record["restarts"])
     ended = "interrupted"
     try:
         # The record has the configuration as given; what it leaves to the machine stands in its runtime.

@@ -1,7 +1,8 @@
 """Metrics of the `evaluate` library beside a task's own, by hub id or by a local folder.
 
 ``evaluate:<id>`` is a script on the hub that runs here once it is loaded: who writes it asks for that. Its commit
-stands in the record. ``path:<folder>`` is the same kind of script on this machine, and its content counts in the run's id.
+stands in the record. ``path:<folder>`` is the same kind of script on this machine, and its content counts in the
+run's id.
 """
 
 from __future__ import annotations
@@ -13,13 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.errors import ConfigError, first_line
 from harness.storage.privacy import expanded
-
-if TYPE_CHECKING:
-    from harness.tasks.base import Outcome, Score
+from harness.tasks.scores import Outcome, Score, bootstrap
 
 KEY = "task.metrics"
 FORM = re.compile(r"(evaluate|path):([^:@]+?)(?:@([\w.-]+))?(?::(?!lower$)(\w+))?(:lower)?")
@@ -105,8 +104,6 @@ def scores(specs: Sequence[str], outcomes: list[Outcome]) -> dict[str, Score]:
 
 
 def _score(external: External, outcomes: list[Outcome]) -> Score:
-    from harness.tasks.base import Score, bootstrap
-
     better = external.higher_is_better
     if all(external.name in outcome.measured for outcome in outcomes):
         found = Measured(math.nan, tuple(outcome.measured[external.name] for outcome in outcomes))
