@@ -42,9 +42,9 @@ def from_wandb(server: Server, folder: Path) -> Seen:
     lines = [line for line in server.stream["wandb-history.jsonl"] if "loss" in line]
     assert len(lines) == len({line["_step"] for line in lines})
     summary = json.loads(server.files["wandb-summary.json"])
-    (table,) = (data for name, data in server.files.items() if "samples" in name and name.endswith(".json"))
+    tables = b"".join(data for name, data in server.files.items() if "samples" in name and name.endswith(".json"))
     runs = len({run["name"] for run in server.runs})
-    return Seen({x["_step"]: x["loss"] for x in lines}, summary["scores/test/accuracy"], table.decode(), runs)
+    return Seen({x["_step"]: x["loss"] for x in lines}, summary["scores/test/accuracy"], tables.decode(), runs)
 
 
 def from_trackio(server: Server, folder: Path) -> Seen:
@@ -60,10 +60,10 @@ def from_trackio(server: Server, folder: Path) -> Seen:
 
 
 def events(folder: Path) -> Iterator[Any]:
-    """Read event files in the order they were begun: length, its checksum, an event, its checksum."""
+    """Read event files in the order of their names, as TensorBoard does; an event stands between checksums."""
     from tensorboardX.proto.event_pb2 import Event
 
-    for path in sorted((folder / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns):
+    for path in sorted((folder / "tensorboard").iterdir()):
         data, at = path.read_bytes(), 0
         while at < len(data):
             (length,) = struct.unpack_from("<Q", data, at)
@@ -173,9 +173,9 @@ def test_a_tracker_that_breaks_warns_once_and_raises_nothing(
         pytest.skip(f"{PACKAGES[name]} is not installed")
     tracker = begun(name, tmp_path / "run")
     tracker.log({"loss": 1.0}, 1)
-    for held in ("_run", "_writer"):
-        if hasattr(tracker, held):
-            setattr(tracker, held, object())
+    whole = {held: getattr(tracker, held) for held in ("_run", "_writer") if hasattr(tracker, held)}
+    for held in whole:
+        setattr(tracker, held, object())
     for step in (2, 3):
         tracker.log({"loss": 1.0}, step)
     tracker.samples(ROWS)
@@ -183,6 +183,8 @@ def test_a_tracker_that_breaks_warns_once_and_raises_nothing(
     tracker.finish("done")
     said = [one for one in caplog.records if one.name.startswith("harness")]
     assert len(said) == (0 if name == "none" else 1)
+    for held, value in whole.items():
+        getattr(value, {"_run": "finish", "_writer": "close"}[held])()
 
 
 def test_every_tracker_is_a_preset_of_its_name() -> None:

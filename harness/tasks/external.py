@@ -21,6 +21,8 @@ from harness.storage.privacy import expanded
 from harness.tasks.scores import Outcome, Score, bootstrap
 
 KEY = "task.metrics"
+SHIPPED = Path(__file__).resolve().parent.parent / "metrics"
+"""``path:word_f1`` is one of these where there is no such folder here."""
 FORM = re.compile(r"(evaluate|path):([^:@]+?)(?:@([\w.-]+))?(?::(?!lower$)(\w+))?(:lower)?")
 ALLOWED = (
     "write evaluate:<hub id>[@<commit>] or path:<folder>, then [:<value>] of several and [:lower] if less is better"
@@ -43,9 +45,15 @@ class External:
     higher_is_better: bool
 
     @property
+    def folder(self) -> Path:
+        """Return the folder of a local metric: on this machine, or one of those that are shipped."""
+        here = expanded(self.place).absolute()
+        return here if here.exists() or "/" in self.place else SHIPPED / self.place
+
+    @property
     def module(self) -> str:
         """Return the script's name without its ending; its folder has the same."""
-        return expanded(self.place).absolute().name if self.local else self.place.rsplit("/", 1)[-1]
+        return self.folder.name if self.local else self.place.rsplit("/", 1)[-1]
 
     @property
     def name(self) -> str:
@@ -55,13 +63,13 @@ class External:
     @property
     def script(self) -> Path:
         """Return the local script."""
-        return expanded(self.place) / f"{self.module}.py"
+        return self.folder / f"{self.module}.py"
 
     def files(self) -> dict[str, Path]:
         """Return a local metric's Python files by name, the script first; none of a hub metric."""
         if not self.local:
             return {}
-        beside = sorted(expanded(self.place).glob("*.py"))
+        beside = sorted(self.folder.glob("*.py"))
         return {path.name: path for path in dict.fromkeys([self.script, *beside])}
 
 
@@ -226,7 +234,7 @@ def _loaded(local: bool, folder: str, module: str, spec: str) -> Any:
 
 def folder_of(external: External) -> Path:
     """Return the folder with the metric's script; of a hub metric the snapshot that has its commit for a name."""
-    return expanded(external.place).absolute() if external.local else _snapshot(external)
+    return external.folder if external.local else _snapshot(external)
 
 
 @cache

@@ -51,7 +51,8 @@ class TensorBoardTracker(Tracker):
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder), purge_step=step)
+            # Its files are named by the second alone: one begun in the same second would replace the first.
+            self._writer = SummaryWriter(str(self._folder), purge_step=step, filename_suffix=f".from-{step:08d}")
             lines = (f"    {name}: {value}" for name, value in flatten(self._start.resolved).items())
             self._writer.add_text("configuration", "\n".join(lines), step)
         self._step = max(self._step, step)

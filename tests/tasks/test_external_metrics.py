@@ -23,8 +23,7 @@ from harness.tasks.language_modeling import LanguageModeling
 from harness.tasks.regression import Regression
 from harness.tasks.source import Source, Sources
 
-ROOT = Path(__file__).resolve().parents[2]
-WORD_F1, DISTINCT = f"path:{ROOT}/examples/metrics/word_f1", f"path:{ROOT}/examples/metrics/distinct_words"
+WORD_F1, DISTINCT = "path:word_f1", "path:distinct_words"
 PAIRS = [("the cat sat", "the cat ran"), ("yes", "no"), ("a dog", "a dog"), ("on the mat", "it is on a mat"), ("", "x")]
 DATA = Sources(all=Source(path=__file__))
 
@@ -66,6 +65,13 @@ def test_a_metric_of_items_has_the_intervals_of_the_tasks_own() -> None:
     assert found.value == pytest.approx(np.mean(by_hand))
     expected = bootstrap(by_hand, lambda values: float(values.mean()))
     assert (found.low, found.high, found.n) == pytest.approx((expected.low, expected.high, 5))
+
+
+def test_a_folder_of_this_machine_comes_before_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, "word_f1", "{'word_f1': 0.125}")
+    assert external.parsed(WORD_F1).folder == external.SHIPPED / "word_f1"
+    monkeypatch.chdir(tmp_path)
+    assert instruction(metrics=[WORD_F1]).scores(outcomes())["word_f1"].value == 0.125
 
 
 def test_a_metric_of_all_answers_together_has_no_interval() -> None:
