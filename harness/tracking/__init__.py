@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig, TrackerConfig
@@ -17,12 +18,12 @@ def check(tracker: TrackerConfig) -> None:
     TRACKERS[tracker.name].check(tracker)
 
 
-def start(config: RunConfig, resolved: dict[str, Any], run_id: str, run_folder: Any, restarts: int = 0) -> Tracker:
+def start(config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path, restarts: int = 0) -> Tracker:
     """Begin tracking the run `run_id`, or go on with it where it was cut; what fails is said and the run untracked.
 
     One that has started over, `restarts` times, is a run of its own: trackers keep the steps that are there already.
     """
-    return TRACKERS[config.tracker.name].begin(Start(config, resolved, run_id, run_folder, restarts))
+    return TRACKERS[config.tracker.name].begin(Start(config, resolved, run_id, folder, restarts))
 
 
 __all__ = ["TRACKERS", "NullTracker", "Start", "Tracker", "check", "start"]
