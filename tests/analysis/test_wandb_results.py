@@ -238,7 +238,7 @@ def test_a_run_that_was_not_tracked_is_one_line_and_the_rest_goes_on(
 
 def test_what_wandb_raises_costs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tracked(tmp_path)
-    monkeypatch.setattr(wandb_tracking, "wandb_id", lambda *_: "no/such:id#")
+    monkeypatch.setattr("analysis.exchange.wandb.sending.tracked_id", lambda *_: "no/such:id#")
     with pytest.raises(AnalysisError, match="W&B did not take the findings") as caught:
         send(record(run), run, Findings({"x": 1}))
     assert "\n" not in str(caught.value) and not (run / NOTE).exists()
@@ -255,6 +255,11 @@ def test_what_wandb_raises_costs_one_line(tmp_path: Path, monkeypatch: pytest.Mo
 def test_places(where: str, expected: tuple[str, str, str]) -> None:
     found = place({"id": "x", "tracker": where, "config": {"tracker": {"entity": "me", "project": "mine"}}})
     assert (found.mode, found.entity, found.project) == expected
+
+
+def test_a_run_that_another_tracker_has_is_said() -> None:
+    with pytest.raises(AnalysisError, match="x: was tracked in trackio, so W&B has no run to add to"):
+        place({"id": "x", "tracker": "~/trackio/p.db", "config": {"tracker": {"name": "trackio"}}})
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def place(tracked: dict[str, Any]) -> Place:
     where, asked = tracked.get("tracker"), tracked["config"].get("tracker", {})
     if not where:
         raise AnalysisError(f"{tracked['id']}: was not tracked (tracker=none), so W&B has no run to add to")
-    if asked.get("name", "wandb") != "wandb":
+    if asked.get("name", "wandb") not in ("wandb", "none"):
         raise AnalysisError(f"{tracked['id']}: was tracked in {asked['name']}, so W&B has no run to add to")
     timeout = float(asked.get("init_timeout") or 30.0)
     parts = urlparse(str(where)).path.strip("/").split("/") if "://" in str(where) else []
