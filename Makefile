@@ -21,7 +21,7 @@ help: ## Show this list
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,cluster]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,cluster,trackio,tensorboard]"
 	touch $(READY)
 
 sweep: $(READY) ## Fetch the embedded model and data, run the sweep of the README, print its table
@@ -59,7 +59,7 @@ pins: ## Write constraints.txt anew from the newest versions that pyproject.toml
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable ".[dev,cluster]"
+	$(BIN)/pip install --quiet --editable ".[dev,cluster,trackio,tensorboard]"
 	$(BIN)/pip freeze --exclude-editable > constraints.txt
 
 clean: ## Remove the environment and caches; runs stay

@@ -297,9 +297,12 @@ class TrainConfig:
 
 @dataclass
 class TrackerConfig:
-    """How runs are tracked in Weights & Biases."""
+    """How runs are tracked: in Weights & Biases, Trackio or TensorBoard."""
 
+    name: str = "wandb"
+    """A tracker of :mod:`harness.tracking`."""
     mode: TrackerMode = TrackerMode.auto
+    """Of W&B alone."""
     project: str = "peft-harness"
     entity: str | None = None
     tags: list[str] = field(default_factory=list)

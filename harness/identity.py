@@ -130,6 +130,7 @@ def folder_hashes(folder: Path) -> dict[str, str]:
 def task_identity(task: Task) -> dict[str, Any]:
     """Return what decides a task's items and how they are scored; local files count by their content."""
     values = {key: value for key, value in plain(task).items() if key not in DESCRIPTIVE}
+    values = {key: value for key, value in values.items() if key not in task.later or value != task.later[key]}
     return by_content("task", values | {"kind": task.name}, task.files())
 
 

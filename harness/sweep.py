@@ -22,6 +22,7 @@ from harness.storage.record import RunFolder, Status, checkpoints_not_kept, read
 
 if TYPE_CHECKING:
     from harness.runtime import Runtime
+    from harness.tasks.base import Item, Splits, Task
 
 Job = Sequence[str]
 FINAL = {"done", "not_applicable"}
@@ -111,7 +112,7 @@ def _meaning(run: Planned) -> str:
 
 def prepare(runs: Sequence[Planned]) -> None:
     """Fetch and check models, data, method options, tracker and disk: all that can go wrong before training."""
-    from harness import runtime, track
+    from harness import runtime, tracking
     from harness.distributed.limits import check_processes
     from harness.execution import session
     from harness.storage.files import require_writable
@@ -120,7 +121,7 @@ def prepare(runs: Sequence[Planned]) -> None:
     seen: set[str] = set()
     for run in runs:
         config = run.config
-        track.check(config.tracker)
+        tracking.check(config.tracker)
         require_writable(expanded(config.output_dir), 64 * 2**20)
         config.method.preflight()
         here = runtime.resolve(config)
@@ -130,9 +131,24 @@ def prepare(runs: Sequence[Planned]) -> None:
         key = digest([config.model, config.task, config.sequence_tasks, config.cache_dir])
         if key not in seen:
             for task in config.sequence_tasks.values() or [config.task]:
-                session.fetch(replace(config, task=task))
+                _, splits = session.fetch(replace(config, task=task))
+                check_metrics(task, splits)
             seen.add(key)
         check_forgetting(config, here, seen)
+
+
+def check_metrics(task: Task, splits: Splits) -> None:
+    """Compute each metric of ``task.metrics`` of a few right answers, so that one that cannot be is known before."""
+    from harness.tasks import external
+    from harness.tasks.base import Outcome
+
+    right = [Outcome(item.id, text, text, 1.0) for item in splits.test[:4] for text in [_right_answer(item)]]
+    for spec in task.metrics:
+        external.measure(external.parsed(spec), right)
+
+
+def _right_answer(item: Item) -> str:
+    return item.choices[item.target] if item.choices else str(item.target)
 
 
 def check_forgetting(config: RunConfig, here: Runtime, seen: set[str]) -> None:

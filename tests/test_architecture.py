@@ -17,7 +17,20 @@ from harness.methods.base import METHODS
 from harness.tasks.base import TASKS, Task
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("torch", "transformers", "peft", "wandb", "datasets", "pyarrow", "scipy", "sklearn", "accelerate")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "wandb",
+    "trackio",
+    "tensorboardX",
+    "datasets",
+    "evaluate",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "accelerate",
+)
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -131,7 +144,9 @@ def _name(node: ast.Name | ast.Attribute) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr
 
 
-@pytest.mark.parametrize("module", ["run", "plan", "compose", "sweep", "config", "storage.record", "identity", "track"])
+@pytest.mark.parametrize(
+    "module", ["run", "plan", "compose", "sweep", "config", "storage.record", "identity", "tracking"]
+)
 def test_configuration_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, harness.{module}; print([name for name in {HEAVY} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

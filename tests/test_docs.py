@@ -119,6 +119,9 @@ def test_each_command_is_tested_or_it_is_said_why_not(command: str) -> None:
 )
 def test_each_run_command_composes(command: str, tmp_path: Path) -> None:
     (tmp_path / "reviews.csv").write_text("review,stars\ngood,5\nbad,1\n", encoding="utf-8")
+    for part in ("train.csv", "test.csv"):
+        (tmp_path / part).write_text("sentence1,sentence2,label\na,b,3.8\n", encoding="utf-8")
+    (tmp_path / "chats.jsonl").write_text('{"Description": "", "Patient": "a", "Doctor": "b"}\n', encoding="utf-8")
     (tmp_path / "my_tasks").mkdir()
     asked = [] if "--" in command else [*fewer(command), "dry_run=true"]
     command = command.removesuffix(" dry_run=true")

@@ -62,6 +62,8 @@ def other(value: Any, hint: Any, where: str, made: Path) -> Any:
     """Return another value of a field's type."""
     if where.endswith("path"):  # of a model folder, a folder of task files, or a file
         return str({"model.path": made / "model"}.get(where, made if "include" in where else made / "other.yaml"))
+    if where.endswith(".metrics"):
+        return ["evaluate:bleu"]
     kinds = [kind for kind in (get_args(hint) or [hint]) if kind is not NoneType]
     sample = value if value is not None else {str: "", int: 0, float: 0.0, bool: False}.get(kinds[0], {})
     if isinstance(sample, bool):

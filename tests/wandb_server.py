@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from harness import track
+from harness.tracking import wandb as wandb_tracking
 
 KEY = "f4k3" * 10
 SECRET = "hunter2-of-the-environment"
@@ -34,9 +34,9 @@ def own_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home" / name.lower()))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HARNESS_TEST_SECRET", SECRET)
-    monkeypatch.setattr(track._network, "retry_at", 0.0)
+    monkeypatch.setattr(wandb_tracking._network, "retry_at", 0.0)
     yield
-    track.wandb_library().teardown()
+    wandb_tracking.wandb_library().teardown()
 
 
 def chunks(data: bytes) -> Iterator[bytes]:
@@ -55,7 +55,8 @@ def chunks(data: bytes) -> Iterator[bytes]:
 
 def read(folder: Path) -> SimpleNamespace:
     """Read back what ``wandb sync`` would upload of the single run in `folder`."""
-    track.wandb_library().teardown()  # the service closes a finished run's file a moment later, at the latest here
+    # The service closes a finished run's file a moment later, at the latest here.
+    wandb_tracking.wandb_library().teardown()
     (file,) = folder.glob("wandb/*run-*/*.wandb")
     return read_file(file)
 
@@ -216,6 +217,6 @@ def serve(monkeypatch: pytest.MonkeyPatch, server: Made) -> Iterator[Made]:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setenv("WANDB_BASE_URL", serving.url)
         yield serving
-        track.wandb_library().teardown()
+        wandb_tracking.wandb_library().teardown()
         serving.shutdown()
         thread.join()

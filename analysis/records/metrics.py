@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.errors import AnalysisError
+from harness.storage.outcomes import MEASURED
 
 Array = NDArray[np.float64]
 Rows = Callable[[pd.DataFrame], Array]
@@ -116,12 +117,23 @@ METRICS: dict[str, Metric] = {
     "rouge_l": Metric(_overlaps, mean, SHARE),
     "perplexity": Metric(_columns("loss", "tokens"), perplexity, (1.0, np.inf)),
 }
-"""The metrics as :mod:`harness.tasks` define them; another one is taken for the mean of its items' scores."""
+"""The metrics as :mod:`harness.tasks` define them; another one is the mean of its stored values, or of the scores."""
+
+
+def _stored(name: str) -> Rows:
+    """Return the reader of a metric that is not a task's own: its values by item, which the run wrote down."""
+
+    def read(items: pd.DataFrame) -> Array:
+        column = f"{MEASURED}{name}"
+        known = column in items.columns and bool(items[column].notna().all())
+        return items[[column if known else "score"]].to_numpy(dtype=float)
+
+    return read
 
 
 def metric_of(name: str) -> Metric:
     """Return how a metric is computed; :func:`rows_of` holds it against the record's number."""
-    return METRICS.get(name, Metric(_SCORE, mean))
+    return METRICS.get(name) or Metric(_stored(name), mean)
 
 
 def rows_of(name: str, items: pd.DataFrame, recorded: float, where: str) -> Array:

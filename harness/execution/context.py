@@ -20,7 +20,7 @@ from harness.meter import Meter
 from harness.models import Backbone
 from harness.runtime import Runtime
 from harness.storage.record import RunFolder
-from harness.track import Tracker
+from harness.tracking import Tracker
 from harness.training.train import Trained
 
 

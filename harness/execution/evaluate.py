@@ -68,5 +68,10 @@ def count(questions: Any) -> int:
 def scores(task: Task, outcomes: Outcomes) -> dict[str, dict[str, dict[str, Any]]]:
     """Return each split's metrics with their intervals, as plain values."""
     return {
-        split: {name: asdict(score) for name, score in task.score(found).items()} for split, found in outcomes.items()
+        split: {name: asdict(score) for name, score in task.scores(found).items()} for split, found in outcomes.items()
     }
+
+
+def annotated(task: Task, outcomes: Outcomes) -> Outcomes:
+    """Return each split's outcomes with the values of the metrics that are not the task's own."""
+    return {split: task.annotated(found) for split, found in outcomes.items()}

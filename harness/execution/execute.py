@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from harness import identity, progress, runtime, track
+from harness import identity, progress, runtime, tracking
 from harness.config import Distributed, Purpose, Resume, Retry, RunConfig
 from harness.distributed import group
 from harness.distributed.watch import FAILED, broken_connection, current
@@ -89,9 +89,9 @@ def _nothing_to_do(config: RunConfig, folder: RunFolder, record: dict[str, Any])
 
 def _attempt(config: RunConfig, folder: RunFolder, here: runtime.Runtime, previous: dict[str, Any]) -> Status:
     record = group.by_first(partial(_begin, config, folder, here, previous))
-    tracker: track.Tracker = track.NullTracker()
+    tracker: tracking.Tracker = tracking.NullTracker()
     if group.first():
-        tracker = track.start(config, record["config"], folder.id, folder.path, record["restarts"])
+        tracker = tracking.start(config, record["config"], folder.id, folder.path, record["restarts"])
     ended = "interrupted"
     _tell_watch(config, folder.id)
     try:

@@ -47,7 +47,7 @@ class DuringTraining:
             outcomes = self.run.evaluator.answer(self.model, prepared.objective, self.asked, "evaluate")
         if self.run.config.forgetting.active and group.first():
             self.events.add(step, outcomes)
-        scored = prepared.task.score(outcomes["validation"])
+        scored = prepared.task.scores(outcomes["validation"])
         found = {f"validation/{name}": score.value for name, score in scored.items()}
         every = self.run.config.forgetting.every
         if not every or step % every:

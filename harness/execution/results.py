@@ -9,10 +9,11 @@ from typing import Any
 from harness.config import Purpose
 from harness.distributed import group
 from harness.execution.context import Run
-from harness.execution.evaluate import HELD_OUT, Outcomes, scores
+from harness.execution.evaluate import HELD_OUT, Outcomes, annotated, scores
 from harness.forgetting.events import Events
 from harness.forgetting.sequence import DEFINITIONS, HEADLINE, VERSION, intervals
 from harness.storage.files import write_bytes
+from harness.tasks import external
 from harness.tasks.base import Outcome, clusters
 from harness.training.watch import STEPS
 
@@ -34,7 +35,10 @@ def results(run: Run, forgotten: Forgotten) -> dict[str, Any]:
     """Write what is kept beside the record, tell the tracker, and return what the record says of the run."""
     memory = group.gathered(run.meter.memory)
     last = run.last
-    before, after = run.base[last.name], run.outcomes[-1][last.name]
+    with run.meter.section("evaluate"):
+        before, after = (
+            annotated(last.config.task, found) for found in (run.base[last.name], run.outcomes[-1][last.name])
+        )
     events, event_items = Events(last.folder.path).results()
     with run.meter.section("save"):
         probed = {
@@ -51,9 +55,16 @@ def results(run: Run, forgotten: Forgotten) -> dict[str, Any]:
         run.tracker.samples(shown)
         run.tracker.adapter(run.folder.trained)
     found = {"scores": {"before": scores(last.config.task, before), "after": scores(last.config.task, after)}}
+    found |= measured_by(last.config.task.metrics, after)
     entries = ({"sequence": transfer_entry(run)} if run.config.sequence else {}) | forgotten.entries | events
     found |= costs(run) | memories(memory) | described(run) | {"parameters": run.parameters, "forgetting": entries}
     return found | ({"sequence": matrix(run)} if run.config.sequence else {})
+
+
+def measured_by(specs: list[str], after: Outcomes) -> dict[str, Any]:
+    """Return the record's part on metrics of ``task.metrics``: where each is from and why it has or has no interval."""
+    outcomes = [one for split in after.values() for one in split]
+    return {"metrics": external.described(specs, outcomes)} if specs else {}
 
 
 def samples(run: Run, before: Outcomes, after: Outcomes) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ class Generation(AnswerObjective[GenerationTask]):
         return [self._encode(item) for item in items]
 
     def _encode(self, item: Item) -> Features:
-        answer = self.task.answer_template.format(answer=item.target)
+        answer = self.task.answer_template.format(answer=self.task.reference(item))
         prompt, ids = self._split(self._prompt(item, len(self.tokenizer(answer).input_ids) + 1), answer)
         whole = [*ids, self.tokenizer.eos_token_id]
         kept = whole[: max(self.task.max_length - len(prompt), 1)]

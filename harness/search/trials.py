@@ -58,11 +58,12 @@ def scored(task: Task, outcomes: list[Outcome]) -> Trial:
     if task.metric in task.per_item_metrics:  # of those more is better
         items = tuple(outcome.score for outcome in outcomes)
         return Trial(fmean(items), items)
-    score: Score = task.score(outcomes)[task.metric]
+    score: Score = task.scores(outcomes)[task.metric]
     if not math.isfinite(score.value):
         return WORST
     sign = 1 if score.higher_is_better else -1
-    return Trial(sign * score.value, error=(score.high - score.low) / HALF_WIDTHS)
+    error = (score.high - score.low) / HALF_WIDTHS
+    return Trial(sign * score.value, error=error if math.isfinite(error) else 0.0)
 
 
 def described(record: dict[str, Any] | None) -> dict[str, Any]:

@@ -11,13 +11,17 @@ from harness.tasks.base import SPLITS, Outcome
 
 Series = Mapping[str, Sequence[Outcome]]
 """Outcomes by the name of a split, or of what a probe measured."""
+MEASURED = "metric."
+"""Begins the columns of metrics that a task does not compute itself."""
 
 
 def rows_of(series: Series, **more: str) -> Iterator[dict[str, Any]]:
     """Yield a row for each outcome, with its series as ``split``."""
     for name, outcomes in series.items():
         for outcome in outcomes:
-            yield {**more, "split": name, **asdict(outcome)}
+            row = asdict(outcome)
+            measured = {f"{MEASURED}{metric}": value for metric, value in row.pop("measured").items()}
+            yield {**more, "split": name, **row, **measured}
 
 
 def parquet(rows: list[dict[str, Any]]) -> bytes:
@@ -26,7 +30,8 @@ def parquet(rows: list[dict[str, Any]]) -> bytes:
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
+    columns = dict.fromkeys(name for row in rows for name in row)  # probes' rows lack those of metrics
+    pq.write_table(pa.Table.from_pylist([{**dict.fromkeys(columns), **row} for row in rows]), sink)
     return bytes(sink.getvalue().to_pybytes())
 
 
@@ -60,4 +65,6 @@ def read_items(path: Path) -> dict[str, dict[str, list[Outcome]]]:
 
 def _outcome(row: dict[str, Any]) -> Outcome:
     """Return a row's outcome; what an item shares with others is a fact of the task, and no part of it."""
-    return Outcome(**{name: value for name, value in row.items() if name != "cluster"})
+    own = {name: value for name, value in row.items() if name != "cluster" and not name.startswith(MEASURED)}
+    given = {name: value for name, value in row.items() if name.startswith(MEASURED) and value is not None}
+    return Outcome(**own, measured={name.removeprefix(MEASURED): value for name, value in given.items()})

@@ -6,7 +6,7 @@ import hashlib
 import re
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,11 +15,27 @@ from harness.config import require, require_at_least, require_share
 from harness.errors import DataError, nearest
 from harness.registry import Registry
 from harness.storage.privacy import expanded
+from harness.tasks import external
+from harness.tasks.scores import Outcome, Score, accuracy, bootstrap
 from harness.tasks.source import Row, Source, Sources, pick, read_rows
 
 TASKS: Registry[Task] = Registry("task")
 SPLITS = ("train", "validation", "test")
 Fetch = Callable[[Source], "Path | None"]
+__all__ = [
+    "SPLITS",
+    "TASKS",
+    "Fetch",
+    "Item",
+    "Outcome",
+    "Score",
+    "Splits",
+    "Task",
+    "accuracy",
+    "bootstrap",
+    "clusters",
+    "normalised",
+]
 
 
 @dataclass(frozen=True)
@@ -37,32 +53,6 @@ class Item:
     target: Any
     """A label, an index into `choices`, a number, or the reference answer."""
     choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a model made of one item; a row of ``items.parquet``."""
-
-    item: str
-    prediction: str
-    target: str
-    score: float
-    """Right or wrong as 1 or 0; for graded answers a share, for regression the predicted number."""
-    loss: float = float("nan")
-    """Negative log-likelihood of the target, in nats; NaN where there is none."""
-    tokens: int = 0
-    """Tokens that `loss` sums over; 0 where there is no loss."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """A metric with its 95 % interval over `n` items."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-    higher_is_better: bool = True
 
 
 @dataclass
@@ -88,9 +78,12 @@ class Task(ABC):
     """A kind of task over some rows; a data set is a preset that fills in the fields."""
 
     name: ClassVar[str] = "task"
-    metrics: ClassVar[tuple[str, ...]] = ()
+    own_metrics: ClassVar[tuple[str, ...]] = ()
+    """What :meth:`score` computes."""
     per_item_metrics: ClassVar[tuple[str, ...]] = ()
-    """Those of `metrics` that are the mean of the items' scores, which sequences of tasks are measured by."""
+    """Those of `own_metrics` that are the mean of the items' scores, which sequences of tasks are measured by."""
+    later: ClassVar[dict[str, Any]] = {"metrics": []}
+    """Fields that came after runs' ids were given out, at what every task was before: other values count in the id."""
     many_answers: ClassVar[bool] = False
     """Whether the same text with another answer is another item, kept in the same split."""
 
@@ -107,6 +100,8 @@ class Task(ABC):
     """What a decoder reads, with fields in braces."""
     metric: str = "accuracy"
     """The metric of the result table."""
+    metrics: list[str] = field(default_factory=list)
+    """Metrics of the `evaluate` library besides the task's own: ``evaluate:bleu``, ``path:metrics/word_overlap``."""
     max_length: int = 256
     """Tokens; the longest field of a longer example is cut at its end, and the cuts are counted."""
     max_train: int = -1
@@ -132,12 +127,10 @@ class Task(ABC):
             "needs task.data.all.path=<file> or task.data.train.path=<file>",
         )
         require("all" in given or "train" in given, "task.data", given, "needs `all` or `train`")
-        require(
-            self.metric in self.metrics,
-            "task.metric",
-            self.metric,
-            f"no such metric; {nearest(self.metric, self.metrics)}",
-        )
+        known = [*self.own_metrics, *(external.parsed(spec).name for spec in self.metrics)]
+        twice = sorted({name for name in known if known.count(name) > 1})
+        require(not twice, "task.metrics", self.metrics, f"two metrics have the name {', '.join(twice)}")
+        require(self.metric in known, "task.metric", self.metric, f"no such metric; {nearest(self.metric, known)}")
         require_at_least("task.max_length", self.max_length, 8)
         for name in ("max_train", "max_validation", "max_test"):
             value = getattr(self, name)
@@ -157,8 +150,12 @@ class Task(ABC):
         )
 
     def files(self) -> dict[str, Path]:
-        """Return the local files whose content decides the items, by the setting that names each."""
-        return {f"data.{name}.path": expanded(source.path) for name, source in self.data.items() if source.path}
+        """Return the local files whose content decides the items or what they score, by the setting that names each."""
+        found = {f"data.{name}.path": expanded(source.path) for name, source in self.data.items() if source.path}
+        for place, metric in enumerate(map(external.parsed, self.metrics)):
+            # The chosen value stands in the name: two values of one script are two metrics.
+            found |= {f"metrics.{place}/{metric.name}/{name}": path for name, path in metric.files().items()}
+        return found
 
     def text_fields(self) -> list[str]:
         """Return the fields that hold text, which templates may use."""
@@ -178,7 +175,15 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, outcomes: list[Outcome]) -> dict[str, Score]:
-        """Return each of `metrics` with its interval."""
+        """Return each of `own_metrics` with its interval."""
+
+    def scores(self, outcomes: list[Outcome]) -> dict[str, Score]:
+        """Return the task's own metrics and those of `metrics`, which have NaN for an interval where they have none."""
+        return self.score(outcomes) | external.scores(self.metrics, outcomes)
+
+    def annotated(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """Return the outcomes with the values of `metrics`, so that nobody has to run their scripts again."""
+        return external.annotated(self.metrics, outcomes)
 
     @abstractmethod
     def objective(self, kind: str) -> str:
@@ -302,46 +307,3 @@ def _duplicate(item: Item, kept: Item | None) -> str:
 def normalised(text: str) -> str:
     """Fold case and white space, so that texts which differ in nothing else are one item."""
     return re.sub(r"\s+", " ", text).strip().casefold()
-
-
-def accuracy(outcomes: Iterable[Outcome]) -> Score:
-    """Return the share of right answers with Wilson's 95 % interval."""
-    from scipy.stats import binomtest
-
-    scores = [outcome.score for outcome in outcomes]
-    right = int(sum(scores))
-    interval = binomtest(right, len(scores)).proportion_ci(method="wilson")
-    return Score(right / len(scores), float(interval.low), float(interval.high), len(scores))
-
-
-def bootstrap(
-    values: Any, statistic: Callable[..., Any], higher_is_better: bool = True, stacked: bool = False
-) -> Score:
-    """Return `statistic` of per-item `values` with a seeded 95 % percentile bootstrap interval.
-
-    `values` has shape ``(items,)`` or ``(items, columns)``; each resample draws whole items. With `stacked`,
-    `statistic` takes many resamples at once, in a leading axis, and returns a value for each.
-    """
-    import numpy as np
-
-    rows = np.asarray(values, dtype=float)
-    resampled = _of_stacks(rows, statistic) if stacked else [statistic(rows[drawn[0]]) for drawn in _draws(rows, 1)]
-    known = [value for value in resampled if not np.isnan(value)]
-    low, high = np.percentile(known, [2.5, 97.5]) if known else (np.nan, np.nan)
-    whole = statistic(rows[None])[0] if stacked else statistic(rows)
-    return Score(float(whole), float(low), float(high), len(rows), higher_is_better)
-
-
-def _of_stacks(rows: Any, statistic: Callable[..., Any]) -> list[float]:
-    """Return the statistic of every resample; as many at once as a processor's cache holds."""
-    at_once = max(1, 2**14 // max(1, len(rows)))
-    return [float(value) for drawn in _draws(rows, at_once) for value in statistic(rows[drawn])]
-
-
-def _draws(rows: Any, at_once: int) -> Iterator[Any]:
-    """Yield the items of 1000 resamples, `at_once` in each array; what is drawn does not depend on it."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    for start in range(0, 1000, at_once):
-        yield rng.integers(0, len(rows), (min(at_once, 1000 - start), len(rows)))

@@ -17,7 +17,7 @@ from harness.tasks.source import Row, pick
 class Classification(LabelTask):
     """One of a fixed set of labels for a text or a pair of texts."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
+    own_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
 
     labels: dict[Any, str] = field(default_factory=dict)
     """Label in the data → the word a decoder answers with, leading blank included."""

@@ -6,15 +6,17 @@ a subclass of         says                                        is answered by
 `ChoiceTask`          each item's answers, and the right one      ``likelihood``, ``choice_head``
 `LabelTask`           the answers that all items share            ``likelihood``, ``head``
 `GenerationTask`      how a written answer is graded              ``generation``
+`NumberTask`          the words of the numbers on its scale       ``number_words``, ``generation``
 `Task` itself         nothing more; targets may be numbers        ``regression_head``, ``next_token``
 ====================  ==========================================  ===========================================
 """
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from harness.config import require, require_at_least
 from harness.tasks.base import Item, Task
@@ -93,4 +95,38 @@ class GenerationTask(Task):
 
     @abstractmethod
     def grade(self, prediction: str, reference: str) -> float:
-        """Return the score of a written answer, from 0 to 1."""
+        """Return the score of a written answer, from 0 to 1; of a number, the number that is read in it."""
+
+    def reference(self, item: Item) -> str:
+        """Return the answer that is learned."""
+        return str(item.target)
+
+
+@dataclass
+class NumberTask(GenerationTask):
+    """A task whose targets are numbers on a scale of words for decoders; an item's score is the number said."""
+
+    number_words: dict[Any, str] = field(default_factory=dict)
+    """Number → the word that a decoder answers with, leading blank included; encoders need none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.number_words = {str(number): word for number, word in self.number_words.items()}
+        for number, word in self.number_words.items():
+            known = re.fullmatch(r"-?\d+(\.\d+)?", number) is not None
+            require(known and bool(word), f"task.number_words.{number}", word, "must be a number and its word")
+        require(len(self.number_words) != 1, "task.number_words", self.number_words, "needs two numbers or more")
+
+    def scale(self) -> list[tuple[float, str]]:
+        """Return the numbers with their words, in order."""
+        return sorted((float(number), word) for number, word in self.number_words.items())
+
+    def reference(self, item: Item) -> str:
+        """Return the number with three digits: hub data holds 3.8 as 3.7999999523."""
+        return format(float(item.target), ".3g")
+
+    def grade(self, prediction: str, reference: str) -> float:
+        """Return the first number of a written answer, within the scale; where there is none, the middle of it."""
+        low, high = self.scale()[0][0], self.scale()[-1][0]
+        found = re.search(r"-?\d+(?:\.\d+)?", prediction)
+        return min(max(float(found.group()), low), high) if found else (low + high) / 2

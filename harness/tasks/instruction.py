@@ -18,7 +18,7 @@ from harness.tasks.source import Row, pick, require_pattern
 class Instruction(GenerationTask):
     """A prompt and the answer to write."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("exact_match", "rouge_l")
+    own_metrics: ClassVar[tuple[str, ...]] = ("exact_match", "rouge_l")
     per_item_metrics: ClassVar[tuple[str, ...]] = ("exact_match",)
     many_answers: ClassVar[bool] = True
     metric: str = "exact_match"

@@ -17,11 +17,14 @@ from harness.tasks.source import Row
 class LanguageModeling(Task):
     """Predict each next token of plain text; `max_length` is the length of a packed block."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("perplexity",)
+    own_metrics: ClassVar[tuple[str, ...]] = ("perplexity",)
     metric: str = "perplexity"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            not self.metrics, "task.metrics", self.metrics, "language modelling has no answers that it could compare"
+        )
         require("text" in self.columns, "task.columns", self.columns, "needs text: <column>")
 
     def target_columns(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ class MultipleChoice(ChoiceTask):
     after `answer_pattern`, a letter.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    own_metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     many_answers: ClassVar[bool] = True
 
     choices_pattern: str | None = None

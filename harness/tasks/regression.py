@@ -1,27 +1,54 @@
-"""Regression: an encoder's head predicts a number; Pearson and Spearman correlation with the truth."""
+"""Regression: a number for a text or a pair; Pearson and Spearman correlation with the truth.
+
+Encoders have a head for it. Decoders answer with the expected value over number words, or by writing the number.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar
 
 from harness.config import require
 from harness.errors import DataError, NotApplicable
 from harness.tasks.base import TASKS, Outcome, Score, Task, bootstrap
+from harness.tasks.contracts import NumberTask
 from harness.tasks.source import Row, pick
+
+
+class NumberFrom(Enum):
+    """How a decoder says a number."""
+
+    expected_value = "expected_value"
+    """The mean of the numbers of ``task.number_words``, each weighted by its word's likelihood."""
+    generation = "generation"
+    """The number that it writes."""
 
 
 @TASKS.register("regression")
 @dataclass
-class Regression(Task):
+class Regression(NumberTask):
     """A number for a text or a pair of texts."""
 
-    metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
+    own_metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
+    later: ClassVar[dict[str, Any]] = Task.later | {
+        "answer_template": " {answer}",
+        "max_new_tokens": 8,
+        "chat": False,
+        "system": None,
+        "number_words": {},
+        "number_from": NumberFrom.expected_value.value,
+    }
     metric: str = "spearman"
+    max_new_tokens: int = 8
+    number_from: NumberFrom = NumberFrom.expected_value
+    """Of decoders alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        written = self.number_from is NumberFrom.generation
+        require(written or not self.chat, "task.chat", self.chat, "needs task.number_from=generation")
         for name in ("text", "label"):
             require(name in self.columns, "task.columns", self.columns, f"needs {name}: <column>")
 
@@ -39,10 +66,12 @@ class Regression(Task):
         return number
 
     def objective(self, kind: str) -> str:
-        """Only encoders have a head to regress with."""
-        if kind != "encoder":
-            raise NotApplicable("regression needs an encoder with a head; this model is a decoder")
-        return "regression_head"
+        """Encoders regress by a head, decoders by the words of the numbers, if the task has some."""
+        if kind == "encoder":
+            return "regression_head"
+        if not self.number_words:
+            raise NotApplicable("regression needs an encoder, or the words of a decoder's numbers: task.number_words")
+        return "generation" if self.number_from is NumberFrom.generation else "number_words"
 
     def score(self, outcomes: list[Outcome]) -> dict[str, Score]:
         """Pearson's and Spearman's correlation (bootstrap intervals); NaN where predictions are constant."""

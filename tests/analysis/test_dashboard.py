@@ -21,8 +21,9 @@ from analysis.exchange.wandb.saving import VIEW, save
 from analysis.records import history, read_runs, record
 from analysis.records.columns import flat
 from analysis.wandb import COMMAND
-from harness import track
 from harness.config import TrackerMode
+from harness.tracking import base
+from harness.tracking import wandb as wandb_tracking
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -76,7 +77,7 @@ def test_every_name_is_one_that_is_really_logged(run: Path) -> None:
     spec = specification("me", "proj", SHOWN)
     row = read_runs(run).table.iloc[0]
     added = findings(row)
-    summary = set(track.summarised(record(run))) | set(added.summary) | {VERDICT, FORGOTTEN}
+    summary = set(base.summarised(record(run))) | set(added.summary) | {VERDICT, FORGOTTEN}
     logged = set(history(run).columns) - {"step", "seconds"}
     wrapped = {re.sub(r"^([^.]+)", r"\1.value", key) for key, _ in flat(record(run)["config"])}
     for part in ("workspace", "report"):
@@ -139,7 +140,7 @@ def test_the_specification_needs_no_network_and_is_the_same_each_time(monkeypatc
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("asked W&B")
 
-    monkeypatch.setattr(track.wandb_library(), "Api", refuse)
+    monkeypatch.setattr(wandb_tracking.wandb_library(), "Api", refuse)
     first, second = (json.dumps(specification("me", "proj", SHOWN)) for _ in range(2))
     assert first == second
 
@@ -255,7 +256,7 @@ def test_a_project_that_is_not_there_is_one_line(server: Views) -> None:
 
 
 def test_without_a_login_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not track.logged_in() and TrackerMode.online
+    assert not wandb_tracking.logged_in() and TrackerMode.online
     with pytest.raises(AnalysisError, match=r"wandb login.*out=spec\.json"):
         save("me", "proj", SHOWN)
 

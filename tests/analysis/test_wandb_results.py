@@ -36,8 +36,9 @@ from analysis.exchange.wandb.findings import (
 from analysis.exchange.wandb.sending import NOTE, place, send
 from analysis.records import read_runs, record, samples
 from analysis.wandb import COMMAND, Settings, add
-from harness import track
+from harness import tracking
 from harness.storage.files import write_json
+from harness.tracking import wandb as wandb_tracking
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -60,12 +61,12 @@ def tracked(folder: Path, mode: str = "offline", made: Made | None = None) -> Pa
     run = make_run(folder, *overrides, made=made or Made(intruders=7))
     whole = record(run)
     config = configure(folder, "model=bert_tiny", "task=trec", *overrides)
-    tracker = track.start(config, whole["config"], whole["id"], run)
+    tracker = tracking.start(config, whole["config"], whole["id"], run)
     for step in (1, 2, 3):
         tracker.log({"loss": 1 / step}, step)
     tracker.summarise(whole)
     tracker.finish("done")
-    track.wandb_library().teardown()
+    wandb_tracking.wandb_library().teardown()
     write_json(run / "record.json", whole | {"tracker": tracker.url_or_folder})
     return run
 
@@ -77,7 +78,7 @@ def row(run: Path) -> pd.Series[Any]:
 
 def offline(run: Path) -> list[Path]:
     """Return a run's offline files, oldest first."""
-    track.wandb_library().teardown()
+    wandb_tracking.wandb_library().teardown()
     return sorted(run.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -237,7 +238,7 @@ def test_a_run_that_was_not_tracked_is_one_line_and_the_rest_goes_on(
 
 def test_what_wandb_raises_costs_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tracked(tmp_path)
-    monkeypatch.setattr(track, "wandb_id", lambda *_: "no/such:id#")
+    monkeypatch.setattr("analysis.exchange.wandb.sending.tracked_id", lambda *_: "no/such:id#")
     with pytest.raises(AnalysisError, match="W&B did not take the findings") as caught:
         send(record(run), run, Findings({"x": 1}))
     assert "\n" not in str(caught.value) and not (run / NOTE).exists()
@@ -256,11 +257,16 @@ def test_places(where: str, expected: tuple[str, str, str]) -> None:
     assert (found.mode, found.entity, found.project) == expected
 
 
+def test_a_run_that_another_tracker_has_is_said() -> None:
+    with pytest.raises(AnalysisError, match="x: was tracked in trackio, so W&B has no run to add to"):
+        place({"id": "x", "tracker": "~/trackio/p.db", "config": {"tracker": {"name": "trackio"}}})
+
+
 @pytest.mark.slow
 def test_nothing_is_written_outside_the_run(tmp_path: Path) -> None:
     run = tracked(tmp_path / "runs")
     assert add(Settings((str(run),))) == []
-    track.wandb_library().teardown()
+    wandb_tracking.wandb_library().teardown()
     outside = [path for path in (tmp_path / "home").rglob("*") if path.is_file() and path.suffix != ".log"]
     assert outside == []
 

@@ -230,11 +230,11 @@ def test_done_run_is_skipped(bert: list[str], tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_tracker_is_told_and_finished(bert: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import track
+    from harness import tracking
 
     calls: list[Any] = []
 
-    class Spy(track.NullTracker):
+    class Spy(tracking.NullTracker):
         url_or_folder = "somewhere"
 
         def log(self, metrics: dict[str, float], step: int) -> None:
@@ -243,7 +243,7 @@ def test_tracker_is_told_and_finished(bert: list[str], tmp_path: Path, monkeypat
         def finish(self, status: str) -> None:
             calls.append(status)
 
-    monkeypatch.setattr(track, "start", lambda *_: Spy())
+    monkeypatch.setattr(tracking, "start", lambda *_: Spy())
     _, record = run(tmp_path, *bert, "train.max_steps=1")
     assert calls == [(1, {"loss", "learning_rate", "grad_norm", "epoch", "tokens"}), "done"]
     assert record["tracker"] == "somewhere"

@@ -257,7 +257,7 @@ def test_table_shows_the_change_in_loss(llama_run: tuple[Path, dict[str, Any]]) 
 
 
 def test_tracker_gets_the_numbers(llama_run: tuple[Path, dict[str, Any]]) -> None:
-    from harness.track import flatten
+    from harness.tracking.base import flatten
 
     _, record = llama_run
     leaves = flatten({"forgetting": record["forgetting"]})

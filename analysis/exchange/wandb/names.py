@@ -1,4 +1,4 @@
-"""What the panels read, by the names that :mod:`harness.track` and :mod:`analysis.exchange.wandb` give it."""
+"""What the panels read, by the names that :mod:`harness.tracking` and :mod:`analysis.exchange.wandb` give it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.exchange.wandb.findings import FORGOTTEN, PREFIX, VERDICT, VERDICTS
-from harness import track
 from harness.forgetting.base import PROBES
+from harness.tracking import wandb as tracking
 
 __all__ = ["FORGOTTEN", "VERDICT", "VERDICTS", "Shown", "analysed", "delta", "everything", "measured", "score"]
 
@@ -79,7 +79,7 @@ def analysed(name: str) -> str:
 
 def workspaces() -> Any:
     """Return the modules of wandb-workspaces: ``ws``, ``wr``, ``expr`` and ``views``; nothing is sent."""
-    track.wandb_library()
+    tracking.wandb_library()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import wandb_workspaces.reports.v2 as wr

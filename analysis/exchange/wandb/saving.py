@@ -11,8 +11,8 @@ from typing import Any
 from analysis.errors import AnalysisError
 from analysis.exchange.wandb.board import report, runs, workspace
 from analysis.exchange.wandb.names import Shown, workspaces
-from harness import track
 from harness.errors import first_line
+from harness.tracking import wandb as tracking
 
 VIEW = "nw-peftharness-v"
 """The view's internal name: W&B's are of this form, with eleven letters and digits."""
@@ -32,7 +32,7 @@ def save(entity: str, project: str, shown: Shown) -> list[Saved]:
 
     Raises :class:`AnalysisError` in one line where there is no login, no such project, or W&B refuses.
     """
-    if not track.logged_in():
+    if not tracking.logged_in():
         raise AnalysisError(
             "needs a W&B login: run `wandb login` or set WANDB_API_KEY; out=spec.json writes what would be saved"
         )
@@ -72,6 +72,6 @@ def _save_report(entity: str, project: str, shown: Shown) -> Saved:
 
 def _report_id(entity: str, project: str, title: str) -> str | None:
     """Return the id of the report with this title, the one changed last where people made copies of it."""
-    api: Any = track.wandb_library().Api()
+    api: Any = tracking.wandb_library().Api()
     found = [one for one in api.reports(f"{entity}/{project}") if one.display_name == title]
     return str(max(found, key=lambda one: str(one.updated_at)).id) if found else None

@@ -15,10 +15,11 @@ import pandas as pd
 from analysis.errors import AnalysisError
 from analysis.exchange.wandb.findings import Findings, cells, findings
 from analysis.records import history, record, samples
-from harness import track
 from harness.errors import first_line
 from harness.storage.files import write_json
 from harness.storage.privacy import masked
+from harness.tracking import wandb as tracking
+from harness.tracking.base import summarised, tracked_id
 
 NOTE = Path("wandb") / "analysis.json"
 """In a run's folder: the hash of the findings that were sent last, and where to."""
@@ -44,6 +45,8 @@ def place(tracked: dict[str, Any]) -> Place:
     where, asked = tracked.get("tracker"), tracked["config"].get("tracker", {})
     if not where:
         raise AnalysisError(f"{tracked['id']}: was not tracked (tracker=none), so W&B has no run to add to")
+    if asked.get("name", "wandb") not in ("wandb", "none"):
+        raise AnalysisError(f"{tracked['id']}: was tracked in {asked['name']}, so W&B has no run to add to")
     timeout = float(asked.get("init_timeout") or 30.0)
     parts = urlparse(str(where)).path.strip("/").split("/") if "://" in str(where) else []
     if len(parts) >= 4 and parts[-2] == "runs":
@@ -73,10 +76,10 @@ def send(tracked: dict[str, Any], folder: Path, found: Findings) -> str | None:
     where, digest = place(tracked), found.digest()
     if _last(folder) == digest:
         return None
-    if where.mode == "online" and not track.logged_in():
+    if where.mode == "online" and not tracking.logged_in():
         raise AnalysisError(f"{tracked['id']}: was tracked online; run `wandb login` or set WANDB_API_KEY to add to it")
     try:
-        with _resumed(where, track.wandb_id(tracked["id"], tracked.get("restarts", 0)), folder) as run:
+        with _resumed(where, tracked_id(tracked["id"], tracked.get("restarts", 0)), folder) as run:
             run.summary.update(_so_far(tracked, folder) | found.summary)
             run.summary.update({name: _table(table) for name, table in found.tables.items()})
             to = str(run.url) if where.mode == "online" else masked(str(Path(run.dir).resolve().parent))
@@ -95,7 +98,7 @@ def _so_far(tracked: dict[str, Any], folder: Path) -> dict[str, Any]:
     lines = history(folder)
     last = {} if lines.empty else lines.iloc[-1].drop("step", errors="ignore").dropna().to_dict()
     rows = pd.DataFrame(samples(folder))
-    return last | track.summarised(tracked) | ({"samples": _table(rows)} if len(rows) else {})
+    return last | summarised(tracked) | ({"samples": _table(rows)} if len(rows) else {})
 
 
 def _last(folder: Path) -> str | None:
@@ -108,16 +111,16 @@ def _last(folder: Path) -> str | None:
 @contextmanager
 def _resumed(where: Place, run_id: str, folder: Path) -> Iterator[Any]:
     """Yield the W&B run with this id; W&B joins the histories of both parts, uploaded in order of their beginning."""
-    run = track.wandb_library().init(
+    run = tracking.wandb_library().init(
         id=run_id,
         resume="must" if where.mode == "online" else "allow",
         entity=where.entity,
         project=where.project,
         dir=str(folder),
         reinit="create_new",
-        settings=track.quiet_settings(where.mode, where.timeout),
+        settings=tracking.quiet_settings(where.mode, where.timeout),
     )
-    with track.staged_in(folder / "wandb"):
+    with tracking.staged_in(folder / "wandb"):
         try:
             yield run
         except BaseException:
@@ -127,4 +130,4 @@ def _resumed(where: Place, run_id: str, folder: Path) -> Iterator[Any]:
 
 
 def _table(table: pd.DataFrame) -> Any:
-    return track.wandb_library().Table(columns=[*table.columns], data=cells(table), allow_mixed_types=True)
+    return tracking.wandb_library().Table(columns=[*table.columns], data=cells(table), allow_mixed_types=True)

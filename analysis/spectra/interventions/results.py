@@ -82,7 +82,7 @@ def _series(items: Items, label: str) -> Items:
 def _task_rows(examination: Examination, one: Items, found: Items) -> Iterator[Row]:
     task, split = examination.config.task, examination.split
     before = examination.record["scores"]["before"][split]
-    at_one, now = task.score(one[split]), task.score(found[split])
+    at_one, now = task.scores(one[split]), task.scores(found[split])
     means = paired([o.score for o in one[split]], [o.score for o in found[split]], mean, higher_is_better=True)
     for metric, score in now.items():
         share = Percent(None, undefined="the metric is no mean over items")

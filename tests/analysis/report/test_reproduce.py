@@ -25,6 +25,8 @@ CASES = (
     ("forgetting=full", "~forgetting.probes.abilities", "forgetting.window=128"),
     ("forgetting=none", "+probe@forgetting.probes.mine=lm_loss", "+text@forgetting.texts.wikipedia=wikipedia"),
     ("sequence=[trec,rotten_tomatoes]", "+sequence_task.max_test=50", "sequence_between=keep"),
+    ("task=asdiv", "task.metrics=[path:word_f1]", "task.metric=word_f1"),
+    ("task=stsb", "task.number_from=generation", "forgetting=none"),
     ("experiment=quickstart",),
 )
 

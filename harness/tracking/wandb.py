@@ -7,28 +7,36 @@ record says what is needed of it, and a remote or an argument may hold a credent
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from harness.config import Purpose, RunConfig, TrackerConfig, TrackerMode, require
+from harness.config import Purpose, TrackerConfig, TrackerMode, require
 from harness.errors import ConfigError
 from harness.storage.privacy import mask_files, masked
+from harness.tracking.base import (
+    COMPLETE,
+    TRACKERS,
+    Start,
+    Tracker,
+    cell,
+    columns,
+    label,
+    reason,
+    require_project,
+    summarised,
+)
+from harness.tracking.none import NullTracker
 
 log = logging.getLogger(__name__)
 
-SUMMARISED = ("status", "search", "scores", "forgetting", "parameters", "seconds", "tokens", "memory")
-"""The record's keys that go to the W&B summary, where they are there."""
-COMPLETE = ("done", "not_applicable")
 RETRY_SECONDS = 900.0
 """So long a process stays offline once W&B could not be reached: six runs wait once, not six times."""
 FINISH_FACTOR = 10
@@ -46,98 +54,72 @@ class _Network:
 _network = _Network()
 
 
-class Tracker(Protocol):
-    """Where a run's numbers go while it trains; no method raises."""
-
-    @property
-    def url_or_folder(self) -> str | None:
-        """The run's page, or the folder to give to ``wandb sync``."""
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        """Add one line of history."""
-
-    def summarise(self, record: dict[str, Any]) -> None:
-        """Put the record's final numbers into the run's summary, as ``scores/test/accuracy``."""
-
-    def samples(self, rows: list[dict[str, Any]]) -> None:
-        """Show a few inputs with their answers as the table ``samples``."""
-
-    def adapter(self, folder: Path) -> None:
-        """Keep the trained state as an artifact, if ``tracker.log_adapter``."""
-
-    def finish(self, status: str) -> None:
-        """End the run, with exit code 0 if it is done or not applicable and 1 otherwise."""
-
-
-class NullTracker:
-    """Tracks nothing."""
-
-    url_or_folder: str | None = None
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        """Do nothing."""
-
-    def summarise(self, record: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def samples(self, rows: list[dict[str, Any]]) -> None:
-        """Do nothing."""
-
-    def adapter(self, folder: Path) -> None:
-        """Do nothing."""
-
-    def finish(self, status: str) -> None:
-        """Do nothing."""
-
-
-class WandbTracker:
+@TRACKERS.register("wandb")
+class WandbTracker(Tracker):
     """One W&B run; what W&B raises is warned of once and training goes on."""
 
-    def __init__(self, run: Any, online: bool, log_adapter: bool) -> None:
-        self._run, self._log_adapter, self._warned = run, log_adapter, False
-        self._folder = Path(run.dir).resolve().parent
-        self.url_or_folder: str | None = str(run.url) if online else masked(str(self._folder))
+    shown = "W&B"
 
-    @contextmanager
-    def _guarded(self, what: str) -> Iterator[None]:
-        """Let no error of W&B through; a lost chart must not cost a trained model."""
+    def __init__(self, run: Any, online: bool, log_adapter: bool) -> None:
+        self._run, self._log_adapter = run, log_adapter
+        self._folder = Path(run.dir).resolve().parent
+        self.url_or_folder = str(run.url) if online else masked(str(self._folder))
+
+    @classmethod
+    def check(cls, tracker: TrackerConfig) -> None:
+        """Refuse a name that W&B would refuse, and ``mode=online`` without a login; nothing is sent to W&B."""
+        if tracker.mode is TrackerMode.none:
+            return
+        require_project(tracker)
+        for tag in tracker.tags:
+            require(1 <= len(tag) <= 64, "tracker.tags", tag, "a W&B tag has 1 to 64 characters")
+        if tracker.mode is TrackerMode.online and not logged_in():
+            ways = "run `wandb login`, set WANDB_API_KEY to a valid key, or use tracker.mode=offline"
+            raise ConfigError("tracker.mode", "online", f"needs a W&B login: {ways}")
+
+    @classmethod
+    def begin(cls, start: Start) -> Tracker:
+        """Begin the run with files in ``folder/wandb``; a run that was cut continues its W&B run.
+
+        Where W&B cannot be reached within ``tracker.init_timeout`` seconds the run is tracked offline instead.
+        """
         try:
-            yield
+            mode = tracking_mode(start.config.tracker)
         except Exception as error:
-            if not self._warned:
-                log.warning("W&B did not take the run's %s (%s); training goes on", what, _reason(error))
-            self._warned = True
+            log.warning("W&B cannot be asked (%s); tracking offline", reason(error))
+            mode = TrackerMode.offline
+        return NullTracker() if mode is TrackerMode.none else _first_that_starts(mode, start)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Add one line of history; a step already there, as after a resume, is left as it is."""
-        with self._guarded("history"):
+        with self.guarded("history"):
             self._run.log(metrics, step=step)
 
     def summarise(self, record: dict[str, Any]) -> None:
         """Put the leaves of the record's :data:`SUMMARISED` parts into the run's summary."""
-        with self._guarded("summary"):
+        with self.guarded("summary"):
             self._run.summary.update(summarised(record))
 
     def samples(self, rows: list[dict[str, Any]]) -> None:
         """Log `rows` as the table ``samples``; its columns are all keys, in order of first appearance."""
-        with self._guarded("samples"), staged_in(self._folder.parent):
-            columns = list(dict.fromkeys(key for row in rows for key in row))
-            data = [[cell(row.get(column)) for column in columns] for row in rows]
-            table = wandb_library().Table(columns=columns, data=data, allow_mixed_types=True)
+        with self.guarded("samples"), staged_in(self._folder.parent):
+            names = columns(rows)
+            data = [[cell(row.get(name)) for name in names] for row in rows]
+            table = wandb_library().Table(columns=names, data=data, allow_mixed_types=True)
             self._run.log({"samples": table})
 
     def adapter(self, folder: Path) -> None:
         """Log the files of `folder` as the artifact ``adapter-<run id>``; they are not copied."""
         if not self._log_adapter:
             return
-        with self._guarded("adapter"):
+        with self.guarded("adapter"):
             artifact = wandb_library().Artifact(f"adapter-{self._run.id}", type="adapter")
             artifact.add_dir(str(folder.resolve()), policy="immutable", skip_cache=True)
             self._run.log_artifact(artifact)
 
     def finish(self, status: str) -> None:
         """End the run; if the last upload takes too long, its data stay on disk for ``wandb sync``."""
-        with self._guarded("end"):
+        with self.guarded("end"):
             try:
                 self._run.finish(exit_code=0 if status in COMPLETE else 1)
             except TimeoutError:
@@ -145,35 +127,6 @@ class WandbTracker:
                 raise
             finally:
                 mask_files(self._folder / "logs", "*.log")
-
-
-def check(tracker: TrackerConfig) -> None:
-    """Raise a :class:`ConfigError` if the run could not be tracked as asked; nothing is sent to W&B."""
-    if tracker.mode is TrackerMode.none:
-        return
-    plain = re.fullmatch(r"[^/\\#?%:]{1,128}", tracker.project) is not None
-    require(plain, "tracker.project", tracker.project, r"1 to 128 characters without / \ # ? % :")
-    for tag in tracker.tags:
-        require(1 <= len(tag) <= 64, "tracker.tags", tag, "a W&B tag has 1 to 64 characters")
-    if tracker.mode is TrackerMode.online and not logged_in():
-        ways = "run `wandb login`, set WANDB_API_KEY to a valid key, or use tracker.mode=offline"
-        raise ConfigError("tracker.mode", "online", f"needs a W&B login: {ways}")
-
-
-def start(config: RunConfig, resolved: dict[str, Any], run_id: str, folder: Path, restarts: int = 0) -> Tracker:
-    """Begin tracking the run `run_id` with files in ``folder/wandb``; a run that was cut continues its W&B run.
-
-    One that has started over, `restarts` times, has a W&B run of its own: W&B drops steps that are there already.
-    Where W&B cannot be reached within ``tracker.init_timeout`` seconds the run is tracked offline instead.
-    """
-    try:
-        mode = tracking_mode(config.tracker)
-    except Exception as error:
-        log.warning("W&B cannot be asked (%s); tracking offline", _reason(error))
-        mode = TrackerMode.offline
-    if mode is TrackerMode.none:
-        return NullTracker()
-    return _first_that_starts(mode, config, masked(resolved), wandb_id(run_id, restarts), folder)
 
 
 def tracking_mode(tracker: TrackerConfig) -> TrackerMode:
@@ -204,42 +157,6 @@ def logged_in() -> bool:
     return found is not None
 
 
-def label(config: RunConfig) -> str:
-    """Name a run for people: ``lora-r16-trec-smollm2_135m-s0``."""
-    rank = getattr(config.method, "rank", None)
-    method = config.method.name if rank is None else f"{config.method.name}-r{rank}"
-    return f"{method}-{data_sets(config)}-{config.model.name}-s{config.seed}"
-
-
-def data_sets(config: RunConfig) -> str:
-    """Name the data a run learns, of a sequence in order: ``trec+boolq``."""
-    tasks = [config.sequence_tasks[name] for name in config.sequence] or [config.task]
-    return "+".join(task.dataset for task in tasks)
-
-
-def summarised(record: Mapping[str, Any]) -> dict[str, float | str]:
-    """Return what of a record the W&B summary holds, as ``scores/after/test/accuracy/value``."""
-    return flatten({key: record[key] for key in SUMMARISED if key in record})
-
-
-def flatten(tree: Mapping[Any, Any], prefix: str = "") -> dict[str, float | str]:
-    """Return the numbers and strings of nested dicts and lists by path; anything else is left out."""
-    leaves: dict[str, float | str] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= flatten(value, f"{prefix}{key}/")
-        elif isinstance(value, list | tuple):
-            leaves |= flatten(dict(enumerate(value)), f"{prefix}{key}/")
-        elif isinstance(value, int | float | str):
-            leaves[f"{prefix}{key}"] = value
-    return leaves
-
-
-def wandb_id(run_id: str, restarts: int = 0) -> str:
-    """Return the id that a run has in W&B after so many restarts; W&B takes letters, digits, _ and - only."""
-    return re.sub(r"[^\w-]", "-", f"{run_id}-retry{restarts}" if restarts else run_id)
-
-
 def _may_have_key() -> bool:
     """Say whether there is any place to find a key in: importing wandb to look takes half a second."""
     if "wandb" in sys.modules or "WANDB_API_KEY" in os.environ or "WANDB_IDENTITY_TOKEN_FILE" in os.environ:
@@ -266,26 +183,25 @@ def _session() -> Any:
     return wandb_setup.singleton().settings
 
 
-def _first_that_starts(
-    mode: TrackerMode, config: RunConfig, resolved: dict[str, Any], key: str, folder: Path
-) -> Tracker:
+def _first_that_starts(mode: TrackerMode, start: Start) -> Tracker:
     """Start the run as `mode` says, offline if that fails, and untracked if that fails too."""
     online = mode is TrackerMode.online and time.monotonic() >= _network.retry_at
     # Offline is tried twice: the first failure clears away a W&B service that died during an earlier run.
     for attempt in ("online" if online else "offline", "offline"):
         try:
-            run = _init(attempt, config, resolved, key, folder)
+            run = _init(attempt, start)
         except Exception as error:
-            reason = _reason(error)
-            _after_failed(attempt, reason)
+            said = reason(error)
+            _after_failed(attempt, said)
         else:
-            return WandbTracker(run, attempt == "online", config.tracker.log_adapter)
-    log.warning("W&B cannot track this run (%s); training goes on", reason)
+            return WandbTracker(run, attempt == "online", start.config.tracker.log_adapter)
+    log.warning("W&B cannot track this run (%s); training goes on", said)
     return NullTracker()
 
 
-def _init(mode: str, config: RunConfig, resolved: dict[str, Any], key: str, folder: Path) -> Any:
+def _init(mode: str, start: Start) -> Any:
     """Call ``wandb.init``; if it raises, its half-made folder is removed."""
+    config, folder, key = start.config, start.folder, start.key
     folder.mkdir(parents=True, exist_ok=True)
     tracker, searching = config.tracker, ["search"] if config.purpose is Purpose.search else []
     before = set(folder.glob("wandb/*run-*"))
@@ -297,7 +213,7 @@ def _init(mode: str, config: RunConfig, resolved: dict[str, Any], key: str, fold
             group=config.sweep.name,
             job_type=config.purpose.value,
             tags=list(dict.fromkeys([*tracker.tags, config.method.name, *searching])),
-            config=resolved,
+            config=masked(start.resolved),
             dir=str(folder),
             project=tracker.project,
             entity=tracker.entity,
@@ -335,34 +251,20 @@ def quiet_settings(mode: str, init_timeout: float) -> Any:
     )
 
 
-def _after_failed(attempt: str, reason: str) -> None:
+def _after_failed(attempt: str, said: str) -> None:
     """Free the run's id, which a failed ``wandb.init`` leaves in use, and say what happens next."""
     try:
         wandb_library().teardown()
     except (Exception, SystemExit) as error:  # it exits where the service died
-        log.debug("W&B teardown: %s", _reason(error))
+        log.debug("W&B teardown: %s", reason(error))
     if attempt == "online":
         _pause()
-        log.warning("W&B cannot be reached (%s); tracking offline, for `wandb sync` later", reason)
+        log.warning("W&B cannot be reached (%s); tracking offline, for `wandb sync` later", said)
 
 
 def _pause() -> None:
     """Keep this process's next runs offline for :data:`RETRY_SECONDS`."""
     _network.retry_at = time.monotonic() + RETRY_SECONDS
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of an error, short, and without the user's key should it stand there."""
-    text = " ".join(str(error).split("\n", 1)[0].split())[:160]
-    key = os.environ.get("WANDB_API_KEY")
-    return f"{type(error).__name__}: {text.replace(key, '***') if key else text}"
-
-
-def cell(value: Any) -> Any:
-    """Return a table cell: a plain value as it is, anything nested as JSON."""
-    if value is None or isinstance(value, int | float | str):
-        return value
-    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 @contextmanager

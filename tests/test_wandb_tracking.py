@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 from wandb_server import KEY, SECRET, Server, own_session, read, serve
 
-from harness import track
+from harness import tracking
 from harness.config import ModelConfig, RunConfig, SweepConfig, TrackerConfig, TrackerMode, TrainConfig
 from harness.errors import ConfigError
 from harness.methods.lora import LoRA
 from harness.tasks.base import Task
 from harness.tasks.classification import Classification
 from harness.tasks.source import Source, Sources
+from harness.tracking import base
+from harness.tracking import wandb as wandb_tracking
 
 ROWS: list[dict[str, Any]] = [
     {"input": "How far is it?", "tuned": "NUM"},
@@ -62,11 +64,11 @@ def configured(mode: str = "offline", **tracker: Any) -> RunConfig:
     )
 
 
-def trained(config: RunConfig, folder: Path, run_id: str = "abc123", status: str = "done") -> track.Tracker:
+def trained(config: RunConfig, folder: Path, run_id: str = "abc123", status: str = "done") -> tracking.Tracker:
     """Track a run of three steps from start to end."""
     (folder / "trained").mkdir(parents=True)
     (folder / "trained" / "adapter.safetensors").write_bytes(b"weights" * 100)
-    tracker = track.start(config, {"rank": 8, "method": {"name": "lora"}}, run_id, folder)
+    tracker = tracking.start(config, {"rank": 8, "method": {"name": "lora"}}, run_id, folder)
     for step in (1, 2, 3):
         tracker.log({"train/loss": 1 / step}, step)
     tracker.samples(ROWS)
@@ -160,13 +162,13 @@ def test_a_run_started_again_keeps_its_id(tmp_path: Path) -> None:
 
 def test_a_run_that_starts_over_has_a_run_of_its_own(tmp_path: Path) -> None:
     for restarts in (0, 1, 2):
-        track.start(configured(), {}, "a.b", tmp_path / str(restarts), restarts).finish("failed")
+        tracking.start(configured(), {}, "a.b", tmp_path / str(restarts), restarts).finish("failed")
     assert [read(tmp_path / str(part)).run.run_id for part in (0, 1, 2)] == ["a-b", "a-b-retry1", "a-b-retry2"]
 
 
 def test_a_retry_that_was_cut_goes_on_in_its_own_run(server: Server, tmp_path: Path) -> None:
     for steps in ((1,), (2, 3)):
-        tracker = track.start(configured("online"), {}, "abc", tmp_path / "run", 1)
+        tracker = tracking.start(configured("online"), {}, "abc", tmp_path / "run", 1)
         for step in steps:
             tracker.log({"train/loss": float(step)}, step)
         tracker.finish("done")
@@ -176,10 +178,10 @@ def test_a_retry_that_was_cut_goes_on_in_its_own_run(server: Server, tmp_path: P
 
 def test_runs_are_named_by_their_data() -> None:
     config = configured()
-    assert track.label(config) == "lora-r8-trec-tiny-s3"
+    assert base.label(config) == "lora-r8-trec-tiny-s3"
     tasks: dict[str, Task] = {"one": questions("boolq"), "two": questions("trec")}
     config = replace(config, sequence=["two", "one"], sequence_tasks=tasks)
-    assert track.label(config) == "lora-r8-trec+boolq-tiny-s3"
+    assert base.label(config) == "lora-r8-trec+boolq-tiny-s3"
 
 
 def test_no_secret_command_or_host_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +203,7 @@ def test_unreachable_wandb_goes_offline_once(
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     config = configured("auto", init_timeout=1.0)
-    assert track.tracking_mode(config.tracker) is TrackerMode.online
+    assert wandb_tracking.tracking_mode(config.tracker) is TrackerMode.online
     for part in ("a", "b"):
         trained(config, tmp_path / part)
         assert read(tmp_path / part).exit_code == 0
@@ -250,14 +252,14 @@ def test_an_offline_run_is_ready_for_sync(server: Server, tmp_path: Path) -> Non
 def test_a_connection_lost_on_the_way_holds_nothing_up(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(track, "FINISH_FACTOR", 1)
-    tracker = track.start(configured("auto", init_timeout=1.5), {}, "abc", tmp_path / "run")
+    monkeypatch.setattr(wandb_tracking, "FINISH_FACTOR", 1)
+    tracker = tracking.start(configured("auto", init_timeout=1.5), {}, "abc", tmp_path / "run")
     server.shutdown()
     server.server_close()
     tracker.log({"loss": 1.0}, 1)
     tracker.finish("done")
     assert len(ours(caplog)) == 1 and "TimeoutError" in ours(caplog)[0][1]
-    assert track.start(configured("auto"), {}, "next", tmp_path / "next").url_or_folder == str(
+    assert tracking.start(configured("auto"), {}, "next", tmp_path / "next").url_or_folder == str(
         next(tmp_path.glob("next/wandb/offline-run-*"))
     )
 
@@ -265,7 +267,7 @@ def test_a_connection_lost_on_the_way_holds_nothing_up(
 def test_a_service_that_died_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from wandb.sdk import wandb_setup
 
-    tracker = track.start(configured(), {}, "first", tmp_path / "first")
+    tracker = tracking.start(configured(), {}, "first", tmp_path / "first")
     connection: Any = wandb_setup.singleton().ensure_service()
     connection._proc._process.kill()
     connection._proc.join()
@@ -285,7 +287,7 @@ def test_settings_wandb_cannot_read_stop_nothing(
 
 
 def test_a_tracker_that_breaks_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tracker = track.start(configured(log_adapter=True), {}, "abc", tmp_path / "run")
+    tracker = tracking.start(configured(log_adapter=True), {}, "abc", tmp_path / "run")
     tracker.finish("done")
     for step in (1, 2):
         tracker.log({"loss": 1.0}, step)
@@ -298,9 +300,9 @@ def test_a_tracker_that_breaks_warns_once(tmp_path: Path, caplog: pytest.LogCapt
 
 def test_tracking_nothing_imports_nothing(tmp_path: Path) -> None:
     lines = (
-        "import sys, pathlib; from harness import track, config; import types",
-        "t = config.TrackerConfig(mode=config.TrackerMode(sys.argv[1])); track.check(t)",
-        "run = track.start(types.SimpleNamespace(tracker=t), {}, 'x', pathlib.Path('.'))",
+        "import sys, pathlib; from harness import tracking, config; import types",
+        "t = config.TrackerConfig(mode=config.TrackerMode(sys.argv[1])); tracking.check(t)",
+        "run = tracking.start(types.SimpleNamespace(tracker=t), {}, 'x', pathlib.Path('.'))",
         "run.log({'loss': 1.0}, 1); run.samples([]); run.summarise({}); run.finish('done')",
         "assert run.url_or_folder is None and 'wandb' not in sys.modules",
     )
@@ -309,9 +311,9 @@ def test_tracking_nothing_imports_nothing(tmp_path: Path) -> None:
 
 def test_auto_follows_login_and_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tracker = TrackerConfig()
-    assert track.tracking_mode(tracker) is TrackerMode.offline
+    assert wandb_tracking.tracking_mode(tracker) is TrackerMode.offline
     (tmp_path / "netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
-    assert track.tracking_mode(tracker) is TrackerMode.online
+    assert wandb_tracking.tracking_mode(tracker) is TrackerMode.online
     for asked, mode in (
         ("offline", "offline"),
         ("dryrun", "offline"),
@@ -319,7 +321,7 @@ def test_auto_follows_login_and_environment(monkeypatch: pytest.MonkeyPatch, tmp
         ("online", "online"),
     ):
         monkeypatch.setenv("WANDB_MODE", asked)
-        assert track.tracking_mode(tracker) is TrackerMode(mode)
+        assert wandb_tracking.tracking_mode(tracker) is TrackerMode(mode)
 
 
 @pytest.mark.parametrize("key", [None, "too-short"])
@@ -327,16 +329,16 @@ def test_online_without_a_login_is_refused(monkeypatch: pytest.MonkeyPatch, key:
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
     with pytest.raises(ConfigError, match=r"^tracker\.mode=online: needs a W&B login") as caught:
-        track.check(TrackerConfig(mode=TrackerMode.online))
+        tracking.check(TrackerConfig(mode=TrackerMode.online))
     assert "too-short" not in str(caught.value)
 
 
 def test_online_with_a_login_passes_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    track.check(TrackerConfig(mode=TrackerMode.online))
+    tracking.check(TrackerConfig(mode=TrackerMode.online))
 
 
 @pytest.mark.parametrize(("key", "value"), [("project", "a/b"), ("project", ""), ("tags", ["x" * 65])])
 def test_what_wandb_would_refuse_is_refused_before_training(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"^tracker\.{key}="):
-        track.check(TrackerConfig(**{key: value}))
+        tracking.check(TrackerConfig(**{key: value}))
