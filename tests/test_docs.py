@@ -103,7 +103,7 @@ def test_the_front_page_is_short() -> None:
 def test_each_page_opens_with_its_question_and_an_example(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     head = text.partition("\n## ")[0]
-    assert re.match(r"# .+(\?|\n\n\*.+\?\*)\n", text), name
+    assert re.match(r"# .+(\?|\n\n\*.+\?\*.*)\n", text), name
     assert "```" in head or "    " in head, name
 
 
