@@ -356,10 +356,10 @@ def cli() -> None:
     try:
         export(parse(arguments))
     except (HarnessError, NotApplicable) as error:
-        print(f"harness-export: {error}", file=sys.stderr)
+        print(f"export: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("harness-export: interrupted; nothing was written", file=sys.stderr)
+        print("export: interrupted; nothing was written", file=sys.stderr)
         sys.exit(130)
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``python -m harness.run`` trains one run, ``-m`` a sweep."""
+"""Train one run, or a sweep with ``-m``: the command line ``python -m harness.run``."""
 
 from __future__ import annotations
 
