@@ -65,7 +65,7 @@ class LoRAPrefix(LoRA):
         """Return PEFT's configuration of the LoRA part, which leaves a new head to the prefix."""
         config = super().peft_config(backbone)
         if backbone.head and self.targets is Targets.all_linear and not self.target_modules:
-            config.exclude_modules = backbone.head_modules()
+            config.exclude_modules = list(backbone.head)
         return config
 
     def attach(self, backbone: Backbone) -> nn.Module:

@@ -27,7 +27,7 @@ def command(*arguments: str, cwd: Path | None = None) -> Ended:
 
 
 def test_every_command_line_is_a_subcommand_and_nothing_else() -> None:
-    assert {"run", "plan", "export", "table", "compare", "figures", "report", "advise", "wandb"} <= set(COMMANDS)
+    assert {"run", "plan", "export", "table", "compare", "report", "advise", "serving"} <= set(COMMANDS)
     documented = set()
     for package in ("harness", "analysis"):
         for path in (ROOT / package).glob("*.py"):

@@ -70,7 +70,7 @@ def test_load_restores_the_logits_exactly(method: Method, architecture: str, tmp
     perturb(model)
     tuned = logits(model)
     method.save(model, tmp_path)
-    assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors", ".json", ".md"}  # nothing pickled
+    assert {path.suffix for path in tmp_path.rglob("*.*")} <= {".safetensors", ".json", ".md"}  # nothing pickled
     torch.manual_seed(99)
     fresh = method.attach(tiny(architecture))
     method.load(fresh, tmp_path)
