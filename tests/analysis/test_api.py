@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from command_line import call
-from made_results import make_sweep
+from made_runs import make_sweep
 
 import analysis.compare
 import harness.run  # noqa: F401  # registers with Hydra once, which `call` would undo
