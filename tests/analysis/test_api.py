@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 NOTEBOOK = ROOT / "docs/notebooks/compare.ipynb"
 TINY = [
     *("model=bert_tiny", "task=trec", "method=lora,head_only", "rank=4", "seed=0,1", "train.max_steps=2"),
-    *("task.max_train=64", "task.max_validation=8", "task.max_test=24", "forgetting=none", "train.save_steps=0"),
+    *("task.max_train=400", "task.max_validation=8", "task.max_test=24", "forgetting=none", "train.save_steps=0"),
     *("train.per_device_train_batch_size=4", "tracker=none"),
 ]
 

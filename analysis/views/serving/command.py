@@ -14,6 +14,7 @@ from analysis.views.serving.forms import ORDER, Run, Served, opened
 from analysis.views.serving.measure import Load, Timed, timed, weights_bytes
 from analysis.views.serving.rows import middle, ratio
 from analysis.views.table.writing import show, write
+from harness import progress
 from harness.errors import HarnessError, NotApplicable
 from harness.storage.privacy import expanded
 
@@ -59,14 +60,13 @@ def measured(run: Run, load: Load, settings: Settings) -> Iterator[Row]:
     """Yield a row a form of the run; turn by turn each form answers the same requests once."""
     forms = run.forms()
     times: dict[str, list[Timed]] = {one.form: [] for one in forms}
-    with run.here.settings():
+    with run.here.settings(), progress.bar(run.folder.name, settings.turns + 1) as bar:
         for turn in range(settings.turns + 1):
             for one in forms if turn % 2 else forms[::-1]:  # neither order is always the warmer
                 found = timed(one.model, load, run.here)
                 if turn:  # the first fills caches and is not counted
                     times[one.form].append(found)
-            print(f"serving: {run.folder.name}: {turn} of {settings.turns} turns", end="\r", file=sys.stderr)
-    print(file=sys.stderr)
+            bar.advance()
     for one in forms:
         yield _row(run, one, times, settings.margin)
 
