@@ -108,8 +108,17 @@ class LoRAPrefix(LoRA):
         self._prefix().load(model, folder / PREFIX)
 
     def merge(self, model: nn.Module) -> nn.Module:
-        """Fold LoRA into the base's weights; what is left is the prefix, an adapter of the merged base."""
-        cast("Any", lora_of(model)).merge_and_unload()
+        """Fold LoRA into the base's weights; what is left is the prefix, an adapter of the merged base.
+
+        PEFT's ``merge_and_unload`` would also take the head, which belongs to the prefix's adapter, out of its hands.
+        """
+        from peft.tuners.lora import LoraLayer
+
+        base = cast("Any", lora_of(model)).get_base_model()
+        for name, layer in [*base.named_modules()]:
+            if isinstance(layer, LoraLayer):
+                cast("Any", layer).merge()
+                base.set_submodule(name, layer.get_base_layer())
         return model
 
     def export_adapter(self, model: nn.Module, folder: Path) -> None:

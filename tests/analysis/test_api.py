@@ -53,6 +53,19 @@ def test_read_filters_and_warns_of_what_is_damaged(tmp_path: Path) -> None:
         api.read(tmp_path)
 
 
+def test_the_page_on_python_shows_options_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its example, after a sweep that is there already."""
+    page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    source = page.split("```python\n")[1].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    make_sweep("runs", ("full", "lora", "prefix"))
+    names: dict[str, Any] = {}
+    lines = source.splitlines()
+    exec("\n".join(line for line in lines if "sweep(" not in line).replace("(runs", '("runs"'), names)
+    assert set(names["table"]["method"]) == {"lora"} and names["page"].is_file() and names["files"]
+    assert set(names["found"]["second"]) | set(names["found"]["first"]) == {"full", "lora r8", "prefix"}
+
+
 def test_an_unknown_option_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^agianst=full: no such option; did you mean against\?"):
         api.compare(tmp_path, agianst="full")

@@ -72,6 +72,7 @@ def test_merging_folds_lora_and_leaves_the_prefix(architecture: str, tmp_path: P
     base = merged.get_base_model()  # type: ignore[operator]
     assert type(base) is type(tiny(architecture).model)
     assert not [name for name, _ in base.named_parameters() if "lora" in name]
+    assert count(merged) == count(PrefixTuning(length=4).attach(tiny(architecture)))  # with a head, where there is one
     with quiet_peft():
         alone = PeftModel.from_pretrained(tiny(architecture).model, str(tmp_path)).merge_and_unload()
     found, wanted = dict(base.named_parameters()), dict(alone.named_parameters())
