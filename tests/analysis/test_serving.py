@@ -129,19 +129,25 @@ def test_each_form_of_each_run_has_a_row(trained: Any, tmp_path: Path) -> None:
     rows = pd.read_csv(tmp_path / "serving/serving.csv").set_index(["run", "form"])
     forms = {name: list(rows.loc[folder.name].index) for name, folder in folders.items()}
     assert forms == {
-        "lora": ["base", "adapter", "merged"],
-        "prefix": ["base", "adapter"],
+        "lora": ["base", "adapter on base", "merged"],
+        "prefix": ["base", "adapter on base"],
         "full": ["base", "merged"],
-        "lora_prefix": ["base", "adapter", "merged"],
+        "lora_prefix": ["base", "adapter on base", "merged"],
     }
     assert (rows["turns"] == 6).all() and (rows[["first_token_s", "token_s", "tokens_per_s"]] > 0).all().all()
     lora, prefix = (rows.loc[folders[name].name] for name in ("lora", "prefix"))
     saved = read_record(folders["lora"])["parameters"]["saved_bytes"]
-    assert lora.loc["adapter", "file_bytes"] == saved
+    assert lora.loc["adapter on base", "file_bytes"] == saved
     assert (
-        lora.loc["merged", "weights_bytes"] == lora.loc["base", "weights_bytes"] < lora.loc["adapter", "weights_bytes"]
+        lora.loc["merged", "weights_bytes"]
+        == lora.loc["base", "weights_bytes"]
+        < lora.loc["adapter on base", "weights_bytes"]
     )
-    assert lora.loc["merged", "cache_bytes"] == lora.loc["base", "cache_bytes"] < prefix.loc["adapter", "cache_bytes"]
+    assert (
+        lora.loc["merged", "cache_bytes"]
+        == lora.loc["base", "cache_bytes"]
+        < prefix.loc["adapter on base", "cache_bytes"]
+    )
     said = [line for line in ended.stdout.splitlines() if " merged against its base: " in line]
     assert [line.split(" merged")[0] for line in sorted(said)] == ["full", "lora r4", "lora_prefix r4"]
 

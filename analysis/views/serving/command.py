@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis.views.serving.forms import ORDER, Run, Served, opened
+from analysis.views.serving.forms import BASE, MERGED, Run, Served, opened
 from analysis.views.serving.measure import Load, Timed, timed, weights_bytes
 from analysis.views.serving.rows import middle, ratio
 from analysis.views.table.writing import show, write
@@ -72,7 +72,7 @@ def measured(run: Run, load: Load, settings: Settings) -> Iterator[Row]:
 
 
 def _row(run: Run, one: Served, times: dict[str, list[Timed]], margin: float) -> Row:
-    own, base = times[one.form], times[ORDER[0]]
+    own, base = times[one.form], times[BASE]
     row: Row = {"run": run.folder.name, "method": run.label, "form": one.form}
     for name, values in (
         ("first_token_s", [found.first for found in own]),
@@ -86,7 +86,7 @@ def _row(run: Run, one: Served, times: dict[str, list[Timed]], margin: float) ->
         ("token", ratio(own, base, lambda found: found.token)),
     ):
         row |= {f"{name}_ratio": against.value, f"{name}_ratio_low": against.low, f"{name}_ratio_high": against.high}
-        row[f"{name}_verdict"] = against.verdict(margin) if one.form != ORDER[0] else ""
+        row[f"{name}_verdict"] = against.verdict(margin) if one.form != BASE else ""
     return row | {"turns": len(own)}
 
 
@@ -104,7 +104,7 @@ def shown(row: Row) -> Row:
     text |= {"weights MiB": f"{row['weights_bytes'] / 2**20:,.1f}", "cache MiB": f"{row['cache_bytes'] / 2**20:,.2f}"}
     text |= {"file MB": f"{row['file_bytes'] / 1e6:,.1f}"}
     for name, key in (("first / base", "first_ratio"), ("token / base", "token_ratio")):
-        text[f"{name} [95 %]"] = "" if row["form"] == ORDER[0] else _interval(row, key)
+        text[f"{name} [95 %]"] = "" if row["form"] == BASE else _interval(row, key)
     return text
 
 
@@ -118,5 +118,5 @@ def lines(rows: list[Row]) -> list[str]:
         f"{row['method']} merged against its base: {_interval(row, 'first_ratio')} times to the first token "
         f"({row['first_verdict']}), {_interval(row, 'token_ratio')} times a token ({row['token_verdict']})"
         for row in rows
-        if row["form"] == ORDER[-1]
+        if row["form"] == MERGED
     ]

@@ -19,7 +19,7 @@ from harness.methods.base import DirectMethod
 from harness.runtime import Runtime
 from harness.storage.record import NO_WEIGHTS, of_search
 
-ORDER = ("base", "adapter", "merged")
+BASE, BESIDE, MERGED = "base", "adapter on base", "merged"
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Run:
     def forms(self) -> list[Served]:
         """Load the run in each form that it has; three models are held at once, and no other run's."""
         base = load_untouched(self.config, self.prepared, self.here).model.to(self.here.device)
-        found = [Served("base", base, self._base_bytes())]
+        found = [Served(BASE, base, self._base_bytes())]
         method = self.config.method
         if not isinstance(method, DirectMethod):
-            found.append(Served("adapter", self._tuned(), _weights_files(self.folder / "trained")))
+            found.append(Served(BESIDE, self._tuned(), _weights_files(self.folder / "trained")))
         if method.mergeable or method.left_by_merge:
             merged = merge(self.config, self._tuned())
-            found.append(Served("merged", merged, held(list(merged.parameters()))))
+            found.append(Served(MERGED, merged, held(list(merged.parameters()))))
         return found
 
     def _tuned(self) -> nn.Module:
