@@ -12,14 +12,14 @@ Measure what finished runs of decoders cost to serve: latency, throughput, memor
 
   python -m analysis.serving runs/                       each run beside its base, in turns in one process
   python -m analysis.serving runs/ turns=21 batch=8      more turns, batches of eight requests
-  python -m analysis.serving <folder> prompt=512         one run, a longer prompt
+  python -m analysis.serving <folder> prompt_tokens=512  one run, longer prompts
 
-  turns   measurements of each form, after one that does not count (default: 9)
-  prompt  tokens of each request (default: 64)
-  tokens  tokens that each request is answered with (default: 32)
-  batch   requests at once (default: 1)
-  margin  differences of latency smaller than this share are called none (default: 0.05)
-  out     folder for the rows as CSV, Parquet, Markdown and LaTeX (default: serving)
+  turns          measurements of each form, after one that does not count (default: 9)
+  prompt_tokens  tokens of each request (default: 64)
+  new_tokens     tokens that each request is answered with (default: 32)
+  batch          requests at once (default: 1)
+  margin         differences of latency smaller than this share are called none (default: 0.05)
+  out            folder for the rows as CSV, Parquet, Markdown and LaTeX (default: serving)
 """
 
 
@@ -29,8 +29,8 @@ class Settings:
 
     runs: tuple[str, ...] = ()
     turns: int = 9
-    prompt: int = 64
-    tokens: int = 32
+    prompt_tokens: int = 64
+    new_tokens: int = 32
     batch: int = 1
     margin: float = 0.05
     out: str = "serving"
@@ -39,8 +39,10 @@ class Settings:
         require_runs(self.runs)
         # Of fewer values no two bound the median with 95 % confidence: 2 · 0.5^5 is .0625, 2 · 0.5^6 is .031.
         require(self.turns >= 6, "turns", self.turns, "must be at least 6, for an interval of 95 %")
-        require(self.tokens >= 2, "tokens", self.tokens, "must be at least 2, for a time between two tokens")
-        for key in ("prompt", "batch"):
+        require(
+            self.new_tokens >= 2, "new_tokens", self.new_tokens, "must be at least 2, for a time between two tokens"
+        )
+        for key in ("prompt_tokens", "batch"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be at least 1")
         require(0 < self.margin < 1, "margin", self.margin, "must be above 0 and below 1")
         out = expanded(self.out)

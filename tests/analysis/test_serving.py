@@ -118,7 +118,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path, data_f
     return one
 
 
-QUICK = ("turns=6", "prompt=4", "tokens=3")
+QUICK = ("turns=6", "prompt_tokens=4", "new_tokens=3")
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_what_cannot_be_served_says_why(trained: Any, tmp_path: Path) -> None:
     ("given", "line"),
     [
         ("turns=5", "serving: turns=5: must be at least 6, for an interval of 95 %"),
-        ("tokens=1", "serving: tokens=1: must be at least 2, for a time between two tokens"),
+        ("new_tokens=1", "serving: new_tokens=1: must be at least 2, for a time between two tokens"),
         ("batch=0", "serving: batch=0: must be at least 1"),
         ("margin=1", "serving: margin=1.0: must be above 0 and below 1"),
     ],

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 def serve(settings: Settings) -> bool:
     """Measure each run, print the rows and what merging adds, and write them; False where a run failed."""
-    load, fine = Load(settings.prompt, settings.tokens, settings.batch), True
+    load, fine = Load(settings.prompt_tokens, settings.new_tokens, settings.batch), True
     rows: list[Row] = []
     for folder in folders(settings.runs):
         try:
