@@ -12,7 +12,7 @@ Measure what finished runs of decoders cost to serve: latency, throughput, memor
 
   python -m analysis.serving runs/                       each run beside its base, in turns in one process
   python -m analysis.serving runs/ turns=21 batch=8      more turns, batches of eight requests
-  python -m analysis.serving <folder> prompt_tokens=512  one run, longer prompts
+  python -m analysis.serving <folder> prompt_tokens=512   one run, longer prompts
 
   turns          measurements of each form, after one that does not count (default: 9)
   prompt_tokens  tokens of each request (default: 64)
