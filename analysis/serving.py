@@ -10,8 +10,8 @@ from harness.storage.privacy import expanded
 USAGE = """\
 Measure what finished runs of decoders cost to serve: latency, throughput, memory and files; base, adapter and merged.
 
-  python -m analysis.serving runs/                       each run beside its base, in turns in one process
-  python -m analysis.serving runs/ turns=21 batch=8      more turns, batches of eight requests
+  python -m analysis.serving runs/                        each run beside its base, in turns in one process
+  python -m analysis.serving runs/ turns=21 batch=8       more turns, batches of eight requests
   python -m analysis.serving <folder> prompt_tokens=512   one run, longer prompts
 
   turns          measurements of each form, after one that does not count (default: 9)
