@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from analysis.command import Command, require, require_runs
 from harness.storage.privacy import expanded
@@ -39,8 +40,8 @@ class Settings:
         require(not out.exists() or out.is_dir(), "out", self.out, "is a file; give a folder")
 
 
-def work(settings: Settings) -> bool:
-    """Read the runs, write the page, print where it is and what could not be read."""
+def write(settings: Settings) -> Path:
+    """Read the runs, write the page, print where it is and what could not be read; return its file."""
     from analysis import advise
     from analysis.records import read_runs
     from analysis.views.report.page import page
@@ -55,7 +56,12 @@ def work(settings: Settings) -> bool:
         print(f"report: {line}", file=sys.stderr)
     counted = f"{len(runs.table)} run{'' if len(runs.table) == 1 else 's'}"
     print(f"{target}: {counted}, {len(text) / 1e6:.1f} MB; open it in a browser")
-    return True
+    return target
+
+
+def work(settings: Settings) -> bool:
+    """Write the page."""
+    return write(settings).is_file()
 
 
 COMMAND = Command("report", USAGE, Settings, work, "a page that was there before is unchanged")

@@ -1,4 +1,4 @@
-"""Exporting a finished run: ``python -m harness.export run=<id> to=<folder>``, a PEFT adapter or a merged model.
+"""Exporting a finished run: ``python -m harness.export run=<id> to=<folder>``: a PEFT adapter, a LoRA, a merged model.
 
 What is written is opened again the way its user will, and its logits are compared with the run's,
 before it takes its place on disk.
@@ -17,7 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from harness import lora_conversion
 from harness.errors import AssetError, ConfigError, HarnessError, NotApplicable, RecordError, first_line, nearest
+from harness.lora_conversion import rank_of
 from harness.model_card import MARK, adapter_card, base_of, merged_card
 from harness.storage.files import disk_full, new_folder, write_bytes
 from harness.storage.privacy import expanded
@@ -32,13 +34,17 @@ if TYPE_CHECKING:
     from harness.models import Backbone
 
 USAGE = """\
-Write a finished run as a standard PEFT adapter folder, or merged as a plain Hugging Face model.
+Write a finished run as a PEFT adapter folder, as a LoRA adapter, or merged as a plain Hugging Face model.
 
-  python -m harness.export run=<id> to=<folder> [merge=true] [output_dir=runs] [overwrite=true]
+  python -m harness.export run=<id> to=<folder>                  the adapter
+  python -m harness.export run=<id> to=<folder> merge=true       the whole model
+  python -m harness.export run=<id> to=<folder> as_lora=16       another tuner as a LoRA adapter, for vLLM and others
 
   run         a run's id, the beginning of one, or a run's folder
   to          the folder to write; it must not exist, or be empty
   merge       true: fold what was trained into the base's weights and write the whole model (default: false)
+  as_lora     a rank, or a share of ΔW's squared singular values such as 0.99: convert an adapter that is no LoRA into
+              one; how much its logits differ is said and stands in its card (default: written as it is)
   output_dir  where runs are (default: runs)
   overwrite   true: replace a folder that an earlier export wrote (default: false)
 """
@@ -59,6 +65,7 @@ class Request:
     merge: bool = False
     output_dir: str = "runs"
     overwrite: bool = False
+    as_lora: int | float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,17 +93,32 @@ def parse(arguments: list[str]) -> Request:
             raise ConfigError(key, value, "needs a value")
         if key in given:
             raise ConfigError(key, value, f"given twice, first as {given[key]}")
-        given[key] = _boolean(key, value) if key in ("merge", "overwrite") else value
+        given[key] = READ.get(key, _text)(key, value)
     for key in ("run", "to"):
         if key not in given:
             raise ConfigError(key, "", "must be given: run=<id> to=<folder>; --help shows all options")
-    return Request(**given)
+    request = Request(**given)
+    if request.merge and request.as_lora is not None:
+        raise ConfigError("as_lora", request.as_lora, "is an adapter; leave merge=true out")
+    return request
+
+
+def _text(key: str, value: str) -> str:
+    return value
 
 
 def _boolean(key: str, value: str) -> bool:
     if value.lower() not in ("true", "false"):
         raise ConfigError(key, value, "must be true or false")
     return value.lower() == "true"
+
+
+READ: dict[str, Callable[[str, str], Any]] = {
+    "merge": _boolean,
+    "overwrite": _boolean,
+    "as_lora": lambda key, value: rank_of(value),
+}
+"""How the values of options that are no text are read."""
 
 
 def find_run(run: str, output_dir: str) -> Path:
@@ -134,7 +156,10 @@ def export(request: Request) -> Path:
     to = _target(request)
     loaded = _load(record, config, folder)
     with _new_export(to) as target:
-        (_write_merged if request.merge else _write_adapter)(loaded, target)
+        if request.as_lora is not None:
+            _write_lora(loaded, target, request.as_lora)
+        else:
+            (_write_merged if request.merge else _write_adapter)(loaded, target)
     print(f"wrote {to}")
     return to
 
@@ -145,7 +170,7 @@ def _require_possible(record: dict[str, Any], config: RunConfig, request: Reques
     from harness.methods.base import DirectMethod
 
     name = config.method.name
-    if request.merge and not config.method.mergeable:
+    if request.merge and not (config.method.mergeable or config.method.left_by_merge):
         fix = "leave merge out: the adapter folder opens with PeftModel.from_pretrained"
         raise ConfigError("merge", "true", f"what {name} trains cannot be folded into the base's weights; {fix}")
     if not request.merge and isinstance(config.method, DirectMethod):
@@ -191,35 +216,69 @@ def _load(record: dict[str, Any], config: RunConfig, folder: Path) -> Loaded:
 
 def _write_adapter(loaded: Loaded, target: Path) -> None:
     """Write a PEFT adapter folder that names its base by a public name where there is one."""
-    peft_config = cast("Any", loaded.model).peft_config["default"]
+    configs = loaded.config.method.adapter_configs(loaded.model)
+    for config in configs:
+        _name_base(config, loaded)
+    with _disk_errors():
+        loaded.config.method.export_adapter(loaded.model, target)
+        loaded.backbone.tokenizer.save_pretrained(target)
+    _write_card(loaded, target, partial(adapter_card, tuner=type(configs[0]).__module__))
+    _require_equal(loaded, loaded.logits, _opened(loaded, target), "adapter")
+
+
+def _name_base(peft_config: Any, loaded: Loaded) -> None:
     base, revision = base_of(loaded.config, loaded.prepared.files)
     peft_config.base_model_name_or_path, peft_config.revision = base, revision
     if getattr(peft_config, "tokenizer_name_or_path", None):
         peft_config.tokenizer_name_or_path = base
+
+
+def _write_lora(loaded: Loaded, target: Path, rank: int | float) -> None:
+    """Write another tuner's weight changes as a LoRA adapter, and say how much its logits differ from the run's."""
+    lora_conversion.require_convertible(loaded.model)
+    base, revision = base_of(loaded.config, loaded.prepared.files)
+    described = {"base_model_name_or_path": base, "revision": revision, "task_type": loaded.backbone.peft_task}
     with _disk_errors():
-        loaded.config.method.export_adapter(loaded.model, target)
+        lora_conversion.write(loaded.model, target, rank, described)
         loaded.backbone.tokenizer.save_pretrained(target)
-    _write_card(loaded, target, partial(adapter_card, tuner=type(peft_config).__module__))
-    _require_equal(loaded, loaded.logits, _opened(loaded, target), "adapter")
+    account = lora_conversion.account(logits_of(_opened(loaded, target)), loaded.logits)
+    print(f"as LoRA ({rank}): {account}")
+    note = f"Converted into LoRA ({rank}) from {loaded.config.method.name}; against the run itself {account}."
+    _write_card(loaded, target, partial(adapter_card, tuner="peft.", note=note))
 
 
 def _write_merged(loaded: Loaded, target: Path) -> None:
     """Write a plain model of the base's architecture, in the precision the base was loaded in."""
     import torch
 
+    method = loaded.config.method
     with whole_activations(loaded.model):
         wanted = logits_of(loaded.model)
-    merged: Any = loaded.config.method.merge(loaded.model)
+    merged: Any = method.merge(loaded.model)
     merged.to(getattr(torch, loaded.config.model.dtype.value))
-    _name_labels(merged, loaded)
     with _disk_errors():
-        merged.save_pretrained(target)
+        plain = _write_left(merged, target, *method.left_by_merge) if method.left_by_merge else merged
+        _name_labels(plain, loaded)
+        plain.save_pretrained(target)
         loaded.backbone.tokenizer.save_pretrained(target)
     _write_card(loaded, target, merged_card)
     _require_equal(loaded, wanted, _reloaded(loaded, target), "merged model")
     if not torch.equal(wanted, loaded.logits):
         account = f"max |difference of logits| of {float((wanted - loaded.logits).abs().max()):.1e}"
         print(f"without LLM.int8's rounding of activations, which the run had, a {account}")
+
+
+def _write_left(merged: Any, target: Path, part: str) -> Any:
+    """Write what cannot be folded into the weights as an adapter in the merged model's folder; return that model.
+
+    A trained head stands in both: PEFT's adapter of a classifier always has one.
+    """
+    from harness.methods.peft import unwrap_head
+
+    merged.peft_config["default"].base_model_name_or_path = ".."
+    merged.save_pretrained(str(target / part), save_embedding_layers=False)
+    unwrap_head(merged)
+    return merged.get_base_model()
 
 
 def _write_card(loaded: Loaded, target: Path, card: Callable[[dict[str, Any], RunConfig, Backbone], str]) -> None:
@@ -240,9 +299,6 @@ def _name_labels(merged: Any, loaded: Loaded) -> None:
 
 def _opened(loaded: Loaded, target: Path) -> nn.Module:
     """Open the adapter as any user of PEFT does, on a base whose new head starts from another seed."""
-    from peft import PeftModel
-
-    from harness.methods.peft import quiet_peft
     from harness.methods.qlora import keep_unpacked
     from harness.models import load_backbone
     from harness.runtime import device_of
@@ -252,8 +308,7 @@ def _opened(loaded: Loaded, target: Path) -> nn.Module:
     base = load_backbone(wanted, device_of(config.train), config.method.quantization()).model
     keep_unpacked(base)
     try:
-        with quiet_peft():
-            return cast("nn.Module", PeftModel.from_pretrained(base, str(target)))
+        return _with_adapters(base, target, config.method.adapters if not is_one(target) else ("",))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = f"PEFT cannot open its adapter on this machine ({first_line(error)})"
         raise ConfigError("run", loaded.record["id"], f"{reason}; write the whole model with merge=true") from error
@@ -267,7 +322,26 @@ def _reloaded(loaded: Loaded, target: Path) -> nn.Module:
 
     config = loaded.config
     wanted = replace(loaded.prepared.pretrained(config), files=Files(target, {}, "export"), seed=config.seed + 1)
-    return load_backbone(wanted, device_of(config.train)).model
+    base = load_backbone(wanted, device_of(config.train)).model
+    return _with_adapters(base, target, config.method.left_by_merge)
+
+
+def is_one(folder: Path) -> bool:
+    """Return whether a folder is itself an adapter, as all but those of several parts are."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def _with_adapters(base: Any, folder: Path, parts: tuple[str, ...]) -> nn.Module:
+    """Open the adapters of a folder on a base, one over the other."""
+    from peft import PeftModel
+
+    from harness.methods.peft import quiet_peft
+
+    model = base
+    for number, part in enumerate(parts):
+        with quiet_peft():
+            model = PeftModel.from_pretrained(model.get_base_model() if number else model, str(folder / part))
+    return cast("nn.Module", model)
 
 
 def logits_of(model: nn.Module) -> torch.Tensor:
@@ -356,10 +430,10 @@ def cli() -> None:
     try:
         export(parse(arguments))
     except (HarnessError, NotApplicable) as error:
-        print(f"harness-export: {error}", file=sys.stderr)
+        print(f"export: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("harness-export: interrupted; nothing was written", file=sys.stderr)
+        print("export: interrupted; nothing was written", file=sys.stderr)
         sys.exit(130)
 
 

@@ -20,14 +20,15 @@ ADAPTER = """
 {imports}
 
 folder = "."  # this folder
-adapter = PeftConfig.from_pretrained(folder)
+adapter = PeftConfig.from_pretrained({first})
 base = {auto}.from_pretrained(
 {arguments}
 )
-model = PeftModel.from_pretrained(base, folder).eval()
+{opening}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ```
-{notes}
+{notes}"""
+SWAPPING = """
 Several adapters of this base can be held at once and swapped on the loaded model:
 
 ```python
@@ -39,10 +40,10 @@ MERGED = """
 ## Use
 
 ```python
-from transformers import {auto}, AutoTokenizer
+{imports}from transformers import {auto}, AutoTokenizer
 
 folder = "."  # this folder
-model = {auto}.from_pretrained(folder).eval()
+{opening}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ```
 """
@@ -63,24 +64,51 @@ def base_of(config: RunConfig, files: Files) -> tuple[str, str | None]:
     return str(files.folder.absolute()), None
 
 
-def adapter_card(record: dict[str, Any], config: RunConfig, backbone: Backbone, tuner: str) -> str:
+def adapter_card(record: dict[str, Any], config: RunConfig, backbone: Backbone, tuner: str, note: str = "") -> str:
     """Return the card of an adapter folder; `tuner` is the module that PEFT has the tuner's configuration from."""
     own = "" if tuner.startswith("peft.") else tuner
     quantization = config.method.quantization()
+    parts = ("",) if note else config.method.adapters  # a converted adapter is one folder, whatever it was before
+    notes = (f"\n{note}\n" if note else "") + (HOULSBY.format(module=own) if own else "")
+    if quantization is not None:
+        notes += QUANTISED.format(bits=8 if quantization.load_in_8bit else 4)
     use = ADAPTER.format(
         imports=_imports(backbone, own, quantization is not None),
         auto=_auto(backbone),
         arguments=_arguments(config, backbone, quantization),
-        notes=(HOULSBY.format(module=own) if own else "")
-        + (QUANTISED.format(bits=8 if quantization.load_in_8bit else 4) if quantization is not None else ""),
+        first=_folder(parts[0]),
+        opening=_opening("base", parts),
+        notes=notes,
     )
-    return _head(config, backbone, "peft") + _account(record, config, backbone) + use
+    return _head(config, backbone, "peft") + _account(record, config, backbone) + use + _swapping(parts)
 
 
 def merged_card(record: dict[str, Any], config: RunConfig, backbone: Backbone) -> str:
     """Return the card of a merged model."""
-    use = MERGED.format(auto=_auto(backbone))
+    left = config.method.left_by_merge
+    loaded = f"{_auto(backbone)}.from_pretrained(folder)"
+    use = MERGED.format(
+        imports="from peft import PeftModel\n" if left else "",
+        auto=_auto(backbone),
+        opening=f"base = {loaded}\n{_opening('base', left)}" if left else f"model = {loaded}.eval()",
+    )
     return _head(config, backbone, "transformers") + _account(record, config, backbone) + use
+
+
+def _folder(part: str) -> str:
+    return f'f"{{folder}}/{part}"' if part else "folder"
+
+
+def _opening(name: str, parts: tuple[str, ...]) -> str:
+    """Return the lines that open adapters on a base, one over the other."""
+    *first, last = parts
+    lines = [f"{name} = PeftModel.from_pretrained({name}, {_folder(part)}).get_base_model()" for part in first]
+    return "\n".join([*lines, f"model = PeftModel.from_pretrained({name}, {_folder(last)}).eval()"])
+
+
+def _swapping(parts: tuple[str, ...]) -> str:
+    """Return how adapters are swapped; of several parts only the last could be."""
+    return SWAPPING if len(parts) == 1 else ""
 
 
 def _auto(backbone: Backbone) -> str:

@@ -1,9 +1,10 @@
-"""The command line: ``python -m harness.run`` trains one run, ``-m`` a sweep."""
+"""Train one run, or a sweep with ``-m``: the command line ``python -m harness.run``."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import hydra
@@ -74,17 +75,30 @@ def fail(line: str) -> NoReturn:
     sys.exit(1)
 
 
+def train(arguments: Sequence[str]) -> None:
+    """Train what the arguments of a command line say, and print what it did.
+
+    Raises :class:`HarnessError`, Hydra's errors, or ``SystemExit`` with a code above 0 where a run of a sweep failed.
+    """
+    before = sys.argv
+    # Hydra prints its own errors over many lines unless told to raise them, and reads the process's arguments.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [before[0], *arguments]
+    try:
+        main()
+    finally:
+        sys.argv = before
+
+
 def cli() -> None:
     """Run the command line; what a user can mend is one line and exit code 1."""
-    # Hydra prints its own errors over many lines unless told to raise them.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(text(conf_folder()))
         return
     try:
         if launched() and {"-m", "--multirun"} & set(sys.argv[1:]):
             fail("torchrun: starts the processes of one run; a sweep starts those of its runs by processes=2")
-        main()
+        train(sys.argv[1:])
     except (HarnessError, HydraException, OmegaConfBaseException) as error:
         overrides = [argument for argument in sys.argv[1:] if "=" in argument]
         fail(str(error) if isinstance(error, HarnessError) else explain(error, overrides))

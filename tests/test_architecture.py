@@ -71,8 +71,16 @@ def test_no_module_of_the_harness_imports_itself_by_way_of_others() -> None:
 @pytest.mark.parametrize("package", ["harness", "hydra_plugins"])
 def test_harness_never_imports_analysis(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
-        found = [name for name in imports(path) if name.split(".")[0] in ("analysis", "scripts", "tests")]
-        assert found == [], path
+        found = {name.split(".")[0] for name in imports(path)} & {"analysis", "scripts", "tests", "harness_cli"}
+        assert found == set(), path
+
+
+def test_the_analysis_and_the_command_are_told_apart() -> None:
+    """The installed command starts both packages by name: neither knows it, and it imports no part of the analysis."""
+    for path in (ROOT / "analysis").rglob("*.py"):
+        assert "harness_cli" not in {name.split(".")[0] for name in imports(path)}, path
+    for path in (ROOT / "harness_cli").rglob("*.py"):
+        assert "analysis" not in {name.split(".")[0] for name in imports(path)}, path
 
 
 @pytest.mark.parametrize(

@@ -130,14 +130,3 @@ def test_configuration_imports_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
-
-
-@pytest.mark.slow
-def test_the_console_script_completes_in_a_shell(tmp_path: Path) -> None:
-    script = Path(sys.executable).parent / "harness"
-    line = f"{script} method=lo"
-    environment = os.environ | {"COMP_LINE": line, "COMP_POINT": str(len(line))}
-    found = subprocess.run(
-        [script, "-sc", "query=bash"], cwd=tmp_path, capture_output=True, text=True, env=environment, check=True
-    )
-    assert found.stdout.split() == ["method=lora"]

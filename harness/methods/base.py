@@ -14,6 +14,7 @@ from harness.registry import Registry
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftConfig
     from torch import nn
 
     from harness.models import Backbone
@@ -36,6 +37,11 @@ class Method(ABC):
     """Whether the trained model can be written as a plain model of the base's architecture."""
     leaves_matrices: ClassVar[str | None] = None
     """Why no weight matrix of the base changes, None where some do: such a run has no ΔW, which is not ΔW = 0."""
+
+    adapters: ClassVar[tuple[str, ...]] = ("",)
+    """Folders inside an exported adapter, in the order in which PEFT opens them on the base."""
+    left_by_merge: ClassVar[tuple[str, ...]] = ()
+    """Those of `adapters` that are no part of the weights and are written beside a merged model."""
 
     learning_rate: float = 1e-3
     """The method's own default, used unless ``train.learning_rate`` is given."""
@@ -104,6 +110,10 @@ class Method(ABC):
     def export_adapter(self, model: nn.Module, folder: Path) -> None:
         """Write a standard PEFT adapter folder."""
         raise ConfigError("run", self.name, "trains no adapter; export it with merge=true")
+
+    def adapter_configs(self, model: nn.Module) -> list[PeftConfig]:
+        """Return PEFT's configurations of what `adapters` names, in that order."""
+        return [cast("Any", model).peft_config["default"]]
 
 
 @dataclass

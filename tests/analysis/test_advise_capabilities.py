@@ -15,10 +15,11 @@ from analysis.views.advise.trials import Capabilities, capabilities
 from harness.methods.base import METHODS, Method
 
 NAMES = [name for name, _ in matrix.registered()]
-NEW_INPUTS_OR_LAYERS = {"adapter", "prefix", "prompt"}
-"""Prompts (Lester 2021), prefixes (Li & Liang 2021) and bottlenecks (Houlsby 2019) are no change of a weight matrix."""
+NEW_INPUTS_OR_LAYERS = {"adapter", "lora_prefix", "prefix", "prompt"}
+"""Prompts (Lester 2021), prefixes (Li & Liang 2021) and bottlenecks (Houlsby 2019) are no change of a weight matrix; of
+LoRA with a prefix (Hu 2021) one half is none."""
 ADAPTERS = {"adapter", "lora", "prefix", "prompt", "qlora", "rslora"}
-"""Small files beside a base, of which several can be loaded at once; the others change the base's own parameters."""
+"""Small files beside a base, of which several can be loaded at once; others change the base, or are two adapters."""
 LORAS = {"lora", "qlora", "rslora"}
 
 

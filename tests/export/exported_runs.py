@@ -41,14 +41,16 @@ METHODS: dict[str, list[str]] = {
     "adapter": ["method=adapter", "method.size=4"],
     "adapter_other": ["method=adapter", "method.size=6", "seed=1"],
     "ia3": ["method=peft", "method.peft_type=IA3"],
+    "lokr": ["method=peft", "method.peft_type=LOKR", "+method.options.r=4"],
+    "lora_prefix": ["method=lora_prefix", "method.length=3"],
 }
 DIRECT = ("full", "bitfit", "bitfit_added", "head_only")
 UNMERGEABLE = ("prefix", "prefix_projected", "prompt", "prompt_text", "adapter", "adapter_other")
-ADAPTERS = [name for name in METHODS if name not in (*DIRECT, "loftq")]
-MERGEABLE = [name for name in METHODS if name not in (*UNMERGEABLE, "bitfit_added")]
+ADAPTERS = [name for name in METHODS if name not in (*DIRECT, "loftq", "lora_prefix")]
+MERGEABLE = [name for name in METHODS if name not in (*UNMERGEABLE, "bitfit_added", "lora_prefix")]
 ON_BOTH = {"full", "lora", "pissa", "qlora", "adapter", "prefix", "prompt"}
 """Trained on the encoder and on the decoder; the others on one of them, to save time."""
-DECODER_ONLY = {"bitfit_added", "qlora8", "prompt_text", "rslora", "loftq", "head_only", "ia3"}
+DECODER_ONLY = {"bitfit_added", "qlora8", "prompt_text", "rslora", "loftq", "head_only", "ia3", "lokr"}
 TOKENS = torch.arange(5, 25).reshape(2, 10)
 
 

@@ -77,7 +77,7 @@ def test_command_line_exports(trained: Any, tmp_path: Path) -> None:
 def test_command_line_refuses_in_one_line(tmp_path: Path) -> None:
     done = command("run=nothing", f"to={tmp_path / 'to'}", f"output_dir={tmp_path}")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"harness-export: run=nothing: no such run in {tmp_path}; it holds none\n"
+    assert done.stderr == f"export: run=nothing: no such run in {tmp_path}; it holds none\n"
     assert "merge" in command("--help").stdout
 
 
@@ -100,11 +100,11 @@ def test_interruption_is_not_a_traceback(monkeypatch: pytest.MonkeyPatch, capsys
         raise KeyboardInterrupt
 
     monkeypatch.setattr(export, "export", interrupted)
-    monkeypatch.setattr(sys, "argv", ["harness-export", "run=a", "to=b"])
+    monkeypatch.setattr(sys, "argv", ["harness export", "run=a", "to=b"])
     with pytest.raises(SystemExit) as ended:
         export.cli()
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "harness-export: interrupted; nothing was written\n"
+    assert capsys.readouterr().err == "export: interrupted; nothing was written\n"
 
 
 def test_errors_are_the_users() -> None:

@@ -16,7 +16,7 @@ from harness.methods.prefix import PrefixTuning
 from harness.methods.prompt import PromptInit, PromptTuning
 from harness.methods.qlora import QLoRA
 
-NAMES = ["adapter", "bitfit", "full", "head_only", "lora", "peft", "prefix", "prompt", "qlora", "rslora"]
+NAMES = ["adapter", "bitfit", "full", "head_only", "lora", "lora_prefix", "peft", "prefix", "prompt", "qlora", "rslora"]
 
 
 def test_every_method_is_registered_under_its_name() -> None:

@@ -18,7 +18,8 @@ class Weights:
     """The matrices of a plain model, by the names that its base has for them."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._parameters = dict(model.named_parameters())
+        plain: nn.Module = getattr(model, "get_base_model", lambda: model)()  # beside which a prefix may be left
+        self._parameters = dict(plain.named_parameters())
         self._names = Names(self._parameters)
         self._model_type = str(getattr(model.config, "model_type", ""))
 

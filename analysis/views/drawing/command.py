@@ -27,15 +27,18 @@ def figures(names: tuple[str, ...] = ()) -> list[Figure]:
     return [FIGURES[name]() for name in names or FIGURES.names()]
 
 
-def draw_all(settings: Settings) -> int:
-    """Draw every figure of every model and task, print a line for each; return how many files were written."""
+def draw_all(settings: Settings) -> list[Path]:
+    """Draw every figure of every model and task, print a line for each; return the files that were written."""
     chosen = figures(settings.only)
     runs = read_runs(*settings.runs)
     out = expanded(settings.out)
     require_writable(out, 2**20)
     for problem in runs.problems:
         print(f"left out: {problem}")
-    look, written = Look.of(runs.table), 0  # before the filter: a method keeps its colour whatever else is shown
+    look, written = (
+        Look.of(runs.table),
+        list[Path](),
+    )  # before the filter: a method keeps its colour whatever else is shown
     for page in _pages(filtering.chosen(runs.table, settings.where)):
         print(f"{page.model}, {page.task}: {len(page.table)} runs")
         for warning in () if page.several else page.effects.warnings:
@@ -56,18 +59,18 @@ def _pages(table: pd.DataFrame) -> list[Page]:
     return found
 
 
-def _draw(figure: Figure, page: Page, look: Look, settings: Settings) -> int:
+def _draw(figure: Figure, page: Page, look: Look, settings: Settings) -> list[Path]:
     """Draw one figure of one page; what it lacks, or a damaged file, is a line and the rest goes on."""
     try:
         data = figure.data(page)
     except HarnessError as error:
         print(f"  {figure.name}: skipped: {error}")
-        return 0
+        return []
     if data.empty:
         print(f"  {figure.name}: skipped: needs {figure.needs}")
-        return 0
+        return []
     sized = replace(look, width={"column": COLUMN, "page": PAGE}.get(settings.size, figure.width))
     stem = Path(expanded(settings.out)) / f"{figure.name}-{page.name}"
     written = draw(figure, page, data, sized).save(stem, settings.formats)
     print(f"  {figure.name}: {written[0]}")
-    return len(written)
+    return written

@@ -46,15 +46,21 @@ def tabulate(settings: Settings) -> None:
     told = _read(settings)
     keys = filtering.columns(settings.group, told.table) or list(DEFAULT)
     problems = print_table(told, keys, settings.rates)
-    problems += _said(told, settings, outcomes if settings.compare else [])
+    problems += _said(told, settings, _made(told, settings, outcomes if settings.compare else []))
     _end(told, problems, fair=settings.compare or settings.rates == "chosen")
 
 
-def compare_all(settings: Choice) -> None:
-    """Read, filter, compare; print and write each outcome's comparisons."""
+def compare_all(settings: Choice) -> dict[str, Comparisons]:
+    """Read, filter, compare; print, write and return each outcome's comparisons."""
     outcomes = _outcomes(settings)
     told = _read(settings)
-    _end(told, _said(told, settings, outcomes), fair=True)
+    made = _made(told, settings, outcomes)
+    _end(told, _said(told, settings, made), fair=True)
+    return made
+
+
+def _made(told: Told, settings: Choice, outcomes: list[Outcome | Price]) -> dict[str, Comparisons]:
+    return {one.key: compare(told.effects, settings.against, settings.margin, one) for one in outcomes}
 
 
 def _outcomes(settings: Choice) -> list[Outcome | Price]:
@@ -70,10 +76,9 @@ def _read(settings: Choice) -> Told:
     return Told(table, effects_of(table), tuple(runs.problems), out)
 
 
-def _said(told: Told, settings: Choice, outcomes: list[Outcome | Price]) -> tuple[str, ...]:
+def _said(told: Told, settings: Choice, made: dict[str, Comparisons]) -> tuple[str, ...]:
     """Print the answer, comparisons, fronts and what holds over tasks; return what could not be used."""
     problems: tuple[str, ...] = ()
-    made = {one.key: compare(told.effects, settings.against, settings.margin, one) for one in outcomes}
     print_answer(told.effects, made)
     for key, comparisons in made.items():
         problems += print_comparisons(comparisons, key, told.out)

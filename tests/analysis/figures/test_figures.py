@@ -156,7 +156,7 @@ def test_one_seed_odd_names_and_damaged_files_leave_the_rest(
     renamed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     only = ("score_parameters", "intruders_rank", "effective_rank")
-    assert draw_all(Settings((str(renamed),), str(tmp_path / "out"), only=only)) == 10
+    assert len(draw_all(Settings((str(renamed),), str(tmp_path / "out"), only=only))) == 10
     said = capsys.readouterr().out
     assert "damaged" in said and "effective_rank: skipped" in said and NAME in said
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -190,7 +190,7 @@ def test_a_figure_is_as_wide_as_asked_and_its_specification_draws_it_again(
 
 def test_a_filter_leaves_the_colours_and_says_what_there_is(sweep: Path, tmp_path: Path) -> None:
     only = Settings((str(sweep),), str(tmp_path), ("method=lora", "rank=8"), ("score_parameters",), ("png",))
-    assert draw_all(only) == 3
+    assert len(draw_all(only)) == 3
     assert pd.read_csv(next(tmp_path.glob("*.csv")))["method"].tolist() == ["lora"]
     with pytest.raises(AnalysisError, match="where=method=prefix: no run has it; there are full, lora"):
         draw_all(replace(only, where=("method=prefix",)))

@@ -1,0 +1,1 @@
+"""What serving takes: the same requests answered by the base, by its adapter and merged, in turns."""

@@ -1,0 +1,1 @@
+"""The installed command ``harness``: it starts the command lines of `harness` and `analysis` by name."""
