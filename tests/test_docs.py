@@ -45,6 +45,9 @@ ELSEWHERE = {
     "python -m harness.export": "tests/test_export.py runs it on trained runs",
     "python -m harness.plan": "tests/planning run it; its examples are read below",
     "python scripts/": "benchmarks and studies of minutes; that they exist is tested below",
+    "harness ": "tests/cli/test_pages.py reads them",
+    'eval "$(harness completion': "tests/cli/test_subcommands.py runs it in bash",
+    "vllm serve": "vLLM was not at hand, as the page says",
     "make ": "the targets are looked up below",
     "torchrun ": "tests of several processes start it",
 }
