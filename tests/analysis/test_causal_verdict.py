@@ -17,6 +17,7 @@ from analysis.spectra.interventions.vectors import EQUAL, Chosen, choose, contro
 from analysis.spectra.interventions.verdict import CARRIES, DOES_NOT, INTRUDER, UNCHANGED, UNDECIDED, Verdict, verdicts
 from harness.forgetting.base import Items
 from harness.forgetting.probes.lm_loss import LanguageModelLoss
+from harness.forgetting.probes.retrieval import Retrieval
 from harness.tasks.base import Outcome
 
 N, RANK, ITEMS = 48, 8, 40
@@ -123,3 +124,22 @@ def test_controls_remove_as_much_as_the_intruder_and_only_what_is_in_the_change(
     assert np.linalg.matrix_rank(found["span"], tol=1e-4) == 1
     again, other = (controls(matrix, 3, sigma, seed)["span"].update(0.0) for seed in (0, 1))
     assert np.allclose(again, found["span"]) and not np.allclose(other, found["span"], atol=0.1)
+
+
+def test_a_probe_of_several_series_is_read_by_the_one_that_its_headline_is_of() -> None:
+    """Retrieval keeps ranks beside similarities: only the ranks' mean is its MRR."""
+    random = np.random.default_rng(0)
+    near = [Outcome(f"{i}-near", "", "", float(value)) for i, value in enumerate(random.uniform(0, 1, 80))]
+
+    def ranks(lost: float) -> Items:
+        scores = np.clip(0.9 - lost * random.uniform(0.8, 1.2, ITEMS), 0.01, 1)
+        return {"rank": [Outcome(str(i), "", "1", float(one)) for i, one in enumerate(scores)], "similarity": near}
+
+    kept = {(INTRUDER, 0.0): 0.1, **{(curve, 0.0): 0.5 for curve in EQUAL}, (UNCHANGED, 1.0): 0.6}
+    found = {
+        place: {f"forgetting/retrieval/{series}": one for series, one in ranks(lost).items()}
+        for place, lost in kept.items()
+    }
+    (verdict,) = verdicts({"retrieval": Retrieval()}, {"retrieval": ranks(0.0)}, found)
+    assert (verdict.metric, verdict.word) == ("mrr", CARRIES)
+    assert verdict.against[0].difference == pytest.approx(-0.4, abs=0.02)

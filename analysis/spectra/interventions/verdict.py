@@ -93,6 +93,8 @@ class _Reading:
     statistic: Statistic
     sign: float
     """1 where more of the metric is more forgotten, else -1."""
+    series: str = ""
+    """Which of the probe's series it is of; empty for all together."""
 
     def contrasts(self, found: Found, below: Sequence[float]) -> Contrasts:
         """Return the intruder's mean over λ less that of each control, and less the tuned model."""
@@ -104,7 +106,7 @@ class _Reading:
 
     def rows(self, items: Items) -> Array:
         """Return what the statistic needs of each item, in one order for all models."""
-        return _rows(items, self.label, self.columns)
+        return _rows(items, f"{self.label}/{self.series}", self.columns)
 
     def _mean(self, found: Found, curve: str, below: Sequence[float], weights: Array) -> Estimate:
         parts = [self._estimate(self.rows(found[curve, factor]), weights) for factor in below]
@@ -118,21 +120,26 @@ class _Reading:
 
 
 def _read(label: str, probe: Probe, base: Items, found: Found) -> _Reading | None:
-    """Return how the headline comes of the items; None where it is neither Σ loss / Σ tokens nor a mean score."""
+    """Return how the headline comes of the items; None where it is neither Σ loss / Σ tokens nor a mean score.
+
+    It may be of all the probe's series together or of one of them, as retrieval's MRR is of its ranks alone.
+    """
     after = {name.removeprefix(f"forgetting/{label}/"): one for name, one in found[UNCHANGED, 1.0].items()}
     change = probe.compare(base, {name: after[name] for name in base}).get(str(probe.headline))
     if change is None or change.before is None:
         return None
     sign = -1.0 if change.after.higher_is_better else 1.0
-    for columns, statistic in ((("loss", "tokens"), ratio), (("score",), mean)):
-        rows = _rows(found[UNCHANGED, 1.0], label, columns)
-        value = float(statistic(rows, np.ones((1, len(rows))))[0])
-        if np.isclose(value, change.after.value, rtol=TOLERANCE, atol=TOLERANCE):
-            return _Reading(label, str(probe.headline), columns, statistic, sign)
+    for series in ("", *sorted(base)):
+        for columns, statistic in ((("loss", "tokens"), ratio), (("score",), mean)):
+            reading = _Reading(label, str(probe.headline), columns, statistic, sign, series)
+            rows = reading.rows(found[UNCHANGED, 1.0])
+            value = float(statistic(rows, np.ones((1, len(rows))))[0])
+            if np.isclose(value, change.after.value, rtol=TOLERANCE, atol=TOLERANCE):
+                return reading
     return None
 
 
-def _rows(items: Items, label: str, columns: tuple[str, ...]) -> Array:
-    prefix = f"forgetting/{label}/"
+def _rows(items: Items, place: str, columns: tuple[str, ...]) -> Array:
+    prefix = f"forgetting/{place}"
     outcomes: list[Any] = [one for name in sorted(items) if name.startswith(prefix) for one in items[name]]
     return np.array([[getattr(one, column) for column in columns] for one in outcomes], dtype=float)
