@@ -131,7 +131,9 @@ def _name(node: ast.Name | ast.Attribute) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr
 
 
-@pytest.mark.parametrize("module", ["run", "plan", "compose", "sweep", "config", "storage.record", "identity", "track"])
+@pytest.mark.parametrize(
+    "module", ["run", "status", "plan", "compose", "sweep", "config", "storage.record", "identity", "track"]
+)
 def test_configuration_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, harness.{module}; print([name for name in {HEAVY} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

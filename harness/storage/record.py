@@ -159,6 +159,10 @@ class RunFolder:
         """Write the record atomically, without who the user is."""
         write_json(self.path / "record.json", masked(record))
 
+    def fail(self, reason: str) -> None:
+        """Note in the record why its processes ended, where none of them came to it."""
+        self.write((self.read() or {}) | {"status": Status.failed.value, "reason": reason})
+
     def start_over(self) -> None:
         """Remove what earlier attempts left, so that the next one trains from the start."""
         for name in ("phases", "checkpoints", "trained", "stages"):
