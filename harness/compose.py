@@ -11,6 +11,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -35,7 +36,7 @@ from harness.forgetting.base import PROBES
 from harness.methods.base import METHODS
 from harness.tasks.base import TASKS, Task
 
-SCHEMAS = ("trainer", "base_tracker", "settings")
+SCHEMAS = ("trainer", "base_tracker", "settings", "slurm_settings")
 """Registered dataclasses that presets start from and nobody chooses."""
 
 
@@ -57,6 +58,13 @@ def register() -> None:
     METHODS.discover(harness.methods)
     TASKS.discover(harness.tasks)
     PROBES.discover(harness.forgetting.probes)
+    _make_way_for_presets(store)
+
+
+def _make_way_for_presets(store: ConfigStore) -> None:
+    """Forget what submitit's plugin registers as ``submitit_slurm``: Hydra would take it for our preset's schema."""
+    Plugins.instance()  # finds the plugins, which register themselves
+    store.repo["hydra"]["launcher"].pop("submitit_slurm.yaml", None)
 
 
 def to_run_config(config: DictConfig) -> RunConfig:

@@ -14,9 +14,20 @@ from rich.text import Text
 console = Console(stderr=True, highlight=False)
 
 
+class _Terminal:
+    """Whether this process has the terminal for itself."""
+
+    own: bool = True
+
+
+def share_terminal() -> None:
+    """Say that other runs write to this terminal too: lines can be told apart there, bars cannot."""
+    _Terminal.own = False
+
+
 def interactive() -> bool:
     """Return whether bars can be drawn: on a terminal, in the process that owns it."""
-    return sys.stderr.isatty() and multiprocessing.parent_process() is None
+    return _Terminal.own and sys.stderr.isatty() and multiprocessing.parent_process() is None
 
 
 def say(text: str) -> None:

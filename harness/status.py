@@ -35,7 +35,7 @@ cut             begun, and no process holds it: the same command goes on with it
 waiting         not begun
 failed          the same command tries it again
 not applicable  the method does not fit the model, which is a result
-time left       from the median seconds of done runs alike in model, task, method, rank and steps, or in fewer of these"""
+time left       by the median of done runs alike in model, task, method, rank and steps, or in fewer of these"""
 RUNNING, CUT, WAITING, DONE = "running", "cut", "waiting", "done"
 ORDER = (RUNNING, CUT, WAITING, "failed", "not applicable", "damaged", DONE)
 SINGLE = "outside of sweeps"
@@ -179,7 +179,7 @@ def time_left(runs: Sequence[Run], expected: Expected) -> float | None:
     known = [seconds for seconds in left if seconds is not None]
     if not known or len(known) < len(left):
         return None
-    return max(max(known), sum(known) / max(1, sum(run.state == RUNNING for run in unfinished)))
+    return max(*known, sum(known) / max(1, sum(run.state == RUNNING for run in unfinished)))
 
 
 def line(sweep: Sweep, expected: Expected) -> str:

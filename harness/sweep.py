@@ -171,9 +171,15 @@ def run_sweep(
     jobs: Sequence[Job],
     compose: Callable[[Job], DictConfig],
     launch: Callable[[list[list[str]]], Sequence[Any]],
+    check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Plan, prepare, launch and report a sweep; exit with code 1 where a run failed."""
+    """Plan, prepare, launch and report a sweep; exit with code 1 where a run failed.
+
+    `check` raises where the launcher cannot launch; it is asked before anything is fetched.
+    """
     runs = plan(jobs, compose)
+    if not runs[0].config.dry_run and any(run.pending for run in runs):
+        check()
     name = f"sweep-{digest(sorted(run.id for run in runs), 8)}"
     if runs[0].config.search.active:
         run_search(runs, compose, lambda some: _launch(some, launch, name))
