@@ -55,16 +55,40 @@ def check(settings: Mapping[str, Any]) -> None:
     require(find_spec("submitit") is not None, *LAUNCHER, "needs submitit: pip install 'peft-harness[cluster]'")
     missing = next((name for name in ("sbatch", "srun", "squeue", "sinfo") if shutil.which(name) is None), None)
     require(missing is None, *LAUNCHER, f"there is no SLURM here: no command {missing}")
+    require_one_task(settings)
+    _check_partition(settings["partition"], int(settings["timeout_min"]))
+    _try(settings)
+
+
+def _check_partition(asked: str | None, minutes: int) -> None:
+    """Raise :class:`ConfigError` unless each partition that is asked for, or the default one, takes such a job.
+
+    A job beyond a partition's time limit is taken by many clusters, and never begun.
+    """
     try:
-        known = sorted(set(ask("sinfo", "--noheader", "--format=%R").split()))
+        lines = ask("sinfo", "--noheader", "--format=%P %l").splitlines()
     except NoAnswerError as error:
         raise ConfigError(*LAUNCHER, f"SLURM does not answer ({error}); try sinfo") from None
-    partition = settings["partition"]
-    hint = f"no such partition; {nearest(str(partition), known)}"
-    fine = partition is None or set(str(partition).split(",")) <= set(known)
-    require(fine, "hydra.launcher.partition", partition, hint)
-    require_one_task(settings)
-    _try(settings)
+    limits = dict(line.split(maxsplit=1) for line in lines if line.strip())
+    default = next((name.rstrip("*") for name in limits if name.endswith("*")), None)
+    known = {name.rstrip("*"): limit.strip() for name, limit in limits.items()}
+    names = str(asked).split(",") if asked is not None else [default] if default else []
+    require(bool(names), "hydra.launcher.partition", None, f"there is no default; {nearest('', known)}")
+    for name in names:
+        require(name in known, "hydra.launcher.partition", asked, f"no such partition; {nearest(name, known)}")
+        limit = known[name]
+        allowed = f"partition {name} ends jobs after {limit}; a run that takes longer goes on in another job"
+        require(minutes <= minutes_of(limit), "hydra.launcher.timeout_min", minutes, allowed)
+
+
+def minutes_of(limit: str) -> float:
+    """Return a time as SLURM prints it, ``2-12:30:00``, ``1:00:00`` or ``infinite``, in minutes."""
+    if not limit[:1].isdigit():
+        return float("inf")
+    days, _, clock = limit.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    hours, minutes, seconds = [0] * (3 - len(parts)) + parts
+    return int(days or 0) * 1440 + hours * 60 + minutes + seconds / 60
 
 
 def _try(settings: Mapping[str, Any]) -> None:
