@@ -81,14 +81,18 @@ class Child:
 
     def outcome(self) -> str | None:
         """Return the run's status, None where another process holds it; what is left of a lost one is ended."""
-        if self.process.stdin is not None:
-            with suppress(OSError):
-                self.process.stdin.close()
+        self.hang_up()
         if self.result.exists():
             status: str | None = json.loads(self.result.read_text(encoding="utf-8"))
             return status
         self.send(signal.SIGKILL)
         return lost.fail(self.config, f"its process ended: {_how(self.process.returncode)}").value
+
+    def hang_up(self) -> None:
+        """Close this end of the process's stdin."""
+        if self.process.stdin is not None:
+            with suppress(OSError):
+                self.process.stdin.close()
 
     def send(self, number: int) -> None:
         """Send a signal to the process and all that it started; they are a group of their own."""
@@ -180,6 +184,7 @@ def end(children: Sequence[Child]) -> None:
         for child in children:
             child.send(signal.SIGKILL)
             child.process.wait()
+            child.hang_up()
 
 
 def launch(configs: Sequence[RunConfig], asked: int | str, gpus: Sequence[str] | None, logging: Any) -> list[Any]:
