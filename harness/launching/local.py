@@ -12,9 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +22,6 @@ from typing import Any
 from harness.config import RunConfig, require
 from harness.launching import lost
 from harness.launching.child import Given
-from harness.storage.record import Status
 
 AUTO = "auto"
 POLL_SECONDS = 0.1
@@ -117,8 +116,6 @@ class Pool:
 
     free: list[Place]
     logging: dict[str, Any]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables that Hydra's ``job.env_set`` asks for."""
     command: Callable[[Path], Sequence[str]] = lambda result: [
         sys.executable,
         "-m",
@@ -159,7 +156,7 @@ class Pool:
         return started
 
     def _start(self, number: int, given: Given, mine: list[Place], result: Path) -> Child:
-        variables = dict(os.environ) | dict(self.environment) | mine[0].environment()
+        variables = dict(os.environ) | mine[0].environment()
         if mine[0].gpu is not None:
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(str(place.gpu) for place in mine))
         # A group of its own: the terminal's Ctrl-C then comes once, from here.
@@ -200,6 +197,3 @@ def launch(configs: Sequence[RunConfig], asked: int | str, gpus: Sequence[str] |
     while len(found) < widest:  # a run of several processes, fewer of which were to run side by side
         found.append(found[0])
     return Pool(found, logging).run(configs)
-
-
-__all__ = ["Pool", "Status", "launch", "places", "require_jobs"]

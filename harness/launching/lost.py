@@ -11,16 +11,17 @@ from harness.storage.record import RunFolder, Status
 def fail(config: RunConfig, reason: str) -> Status:
     """Write into the run's record why its process ended; the same command goes on at its last checkpoint.
 
-    A run that another process holds by now, or that has ended after all, is left as it is.
+    Waits where a process seems to hold it, as one that died on another host does for two minutes; a run that has ended
+    after all is left as it is.
     """
     folder = RunFolder(config.output_dir, identity.run_id(config))
-    with folder.lock(wait=False) as mine:
+    with folder.lock(wait=True):
         try:
             status = folder.status()
         except RecordError as error:
             progress.say(f"{folder.id}: failed: {error}")
             return Status.failed
-        if mine and status is Status.running:
+        if status is Status.running:
             folder.fail(reason)
             status = Status.failed
     if status in (None, Status.failed):

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from harness import progress
@@ -16,6 +15,7 @@ from harness.config import RunConfig
 from harness.launching import lost
 from harness.launching.cluster import NoAnswerError, alive
 from harness.launching.tasks import in_task
+from harness.storage.privacy import expanded
 
 SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM) if os.name == "posix" else ()
 """SIGUSR1 is what many clusters send before they take a node, SIGUSR2 submitit's own before the time limit; SIGTERM
@@ -108,10 +108,9 @@ def submit(configs: Sequence[RunConfig], settings: Mapping[str, Any], logs: dict
     """Submit the runs as one array and return submitit's jobs."""
     import submitit
 
-    Path(str(settings["submitit_folder"]).partition("%")[0]).mkdir(parents=True, exist_ok=True)
-    executor = submitit.AutoExecutor(
-        folder=settings["submitit_folder"], cluster="slurm", slurm_max_num_timeout=settings["max_num_timeout"]
-    )
+    folder = expanded(settings["submitit_folder"])
+    timeouts = settings["max_num_timeout"]
+    executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=timeouts)
     given = {name: value for name, value in settings.items() if name not in OWN and value not in (None, [])}
     executor.update_parameters(
         **{name if name in ALL_CLUSTERS else f"slurm_{name}": value for name, value in given.items()}
