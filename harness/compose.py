@@ -11,7 +11,6 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -58,13 +57,6 @@ def register() -> None:
     METHODS.discover(harness.methods)
     TASKS.discover(harness.tasks)
     PROBES.discover(harness.forgetting.probes)
-    _make_way_for_presets(store)
-
-
-def _make_way_for_presets(store: ConfigStore) -> None:
-    """Forget what submitit's plugin registers as ``submitit_slurm``: Hydra would take it for our preset's schema."""
-    Plugins.instance()  # finds the plugins, which register themselves
-    store.repo["hydra"]["launcher"].pop("submitit_slurm.yaml", None)
 
 
 def to_run_config(config: DictConfig) -> RunConfig:

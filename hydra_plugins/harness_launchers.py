@@ -11,6 +11,7 @@ from typing import Any, Optional
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 
@@ -63,6 +64,14 @@ class SlurmConf:
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalConf, provider="harness")
 ConfigStore.instance().store(group="hydra/launcher", name="slurm_settings", node=SlurmConf, provider="harness")
+
+
+class HarnessPresets(SearchPathPlugin):
+    """Forgets what submitit's own plugin stores as ``submitit_slurm``: Hydra would take it for our preset's schema."""
+
+    def manipulate_search_path(self, search_path: Any) -> None:
+        """Do it here: Hydra calls this once all plugins are known and before it composes."""
+        ConfigStore.instance().repo["hydra"]["launcher"].pop("submitit_slurm.yaml", None)
 
 
 class HarnessLauncher(Launcher):
