@@ -13,10 +13,10 @@ JOBS ?= 2
 WORKERS ?= auto
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help sweep answer test test-fast check docs format pins clean
+.PHONY: help sweep answer test test-fast test-cluster check docs format pins clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,9 @@ test: $(READY) ## Run all tests
 
 test-fast: $(READY) ## Run the tests that take seconds
 	$(PYTEST) -m "not slow"
+
+test-cluster: $(READY) ## Run sweeps on a real SLURM of one node, installed and started as root on Debian
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/cluster
 
 check: $(READY) ## Check format, lint and types, then run the tests
 	$(BIN)/ruff format --check .

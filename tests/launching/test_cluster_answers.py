@@ -134,3 +134,20 @@ def test_a_job_without_a_result_fails_its_run(tmp_path: Path, capfd: pytest.Capt
     assert slurm._status(slurm.Ended("7_0", "done"), config) == "done"
     assert slurm._status(slurm.Ended("7_0", problem="it is gone"), config) == "failed"
     assert "failed: it is gone" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_jobs_go_on_without_the_command(
+    wait: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slurm, "submit", lambda *_: [job(tmp_path, "7_0", None), job(tmp_path, "7_1", None)])
+    monkeypatch.setattr(slurm, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt if wait else SystemExit) as ended:
+        slurm.launch([small_runs.configure(tmp_path, "model=bert_tiny")] * 2, {"wait": wait}, {})
+    assert wait or ended.value.code == 0
+    said = capfd.readouterr().err
+    assert f"2 jobs in SLURM's queue, 7: python -m harness.status {tmp_path} says how they stand" in said
+    assert ("scancel 7 ends them" in said) is wait
