@@ -81,7 +81,7 @@ def test_six_runs_as_an_array_in_a_queue_that_is_full(sweep: Start, tmp_path: Pa
     assert "SLURM's queue" not in ended(again, 0)  # nothing left to submit
 
 
-LONG = ("method=lora", "method.dropout=0.2", "train.max_steps=1500", "train.save_steps=0")
+LONG = ("method=lora", "method.dropout=0.2", "train.max_steps=700", "train.save_steps=0")
 """A run of a minute or more that writes no checkpoint unless it is told to stop."""
 
 
@@ -99,7 +99,7 @@ def test_preempted_run_checkpoints_is_queued_again_and_goes_on_there(name: str, 
     first, second = record["attempts"]
     assert first["from_step"] == 0 and second["from_step"] >= 20
     (folder,) = (path.parent for path in runs.glob("*/record.json"))
-    assert [line["step"] for line in small_runs.history(folder)] == list(range(1, 1501))  # no step twice, none left out
+    assert [line["step"] for line in small_runs.history(folder)] == list(range(1, 701))  # no step twice, none left out
 
 
 def test_cancelled_run_does_not_come_back(sweep: Start, tmp_path: Path) -> None:
