@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKE
 .PHONY: help sweep answer test test-fast test-cluster check docs format pins clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,7 +39,7 @@ test: $(READY) ## Run all tests
 test-fast: $(READY) ## Run the tests that take seconds
 	$(PYTEST) -m "not slow"
 
-test-cluster: $(READY) ## Run the tests of whole runs in several processes that make test leaves out
+test-cluster: $(READY) ## Run whole runs of several processes, and sweeps on a real SLURM of one node, as root on Debian
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 check: $(READY) ## Check format, lint and types, then run the tests

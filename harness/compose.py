@@ -35,7 +35,7 @@ from harness.forgetting.base import PROBES
 from harness.methods.base import METHODS
 from harness.tasks.base import TASKS, Task
 
-SCHEMAS = ("trainer", "base_tracker", "settings")
+SCHEMAS = ("trainer", "base_tracker", "settings", "slurm_settings")
 """Registered dataclasses that presets start from and nobody chooses."""
 
 

@@ -26,10 +26,21 @@ def mute(muted: bool) -> None:
     _Voice.speaks = not muted
 
 
+class _Terminal:
+    """Whether this process has the terminal for itself."""
+
+    own: bool = True
+
+
+def share_terminal() -> None:
+    """Say that other runs write to this terminal too: lines can be told apart there, bars cannot."""
+    _Terminal.own = False
+
+
 def interactive() -> bool:
     """Return whether bars can be drawn: on a terminal, in the process that owns it."""
     owner = multiprocessing.parent_process() is None if _Voice.speaks is None else _Voice.speaks
-    return sys.stderr.isatty() and owner
+    return _Terminal.own and sys.stderr.isatty() and owner
 
 
 def say(text: str) -> None:

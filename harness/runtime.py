@@ -272,6 +272,18 @@ def own_device(local: int, beside: int, use_cpu: bool) -> str:
     return "gloo"
 
 
+def gpus() -> list[str]:
+    """Return the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them; nothing is started on them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
+def cores() -> int:
+    """Return the processor's cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _use_gpu(train: TrainConfig) -> bool:
     return torch.cuda.is_available() and not train.use_cpu
 

@@ -15,8 +15,9 @@ from harness import progress
 from harness.compose import to_run_config
 from harness.config import Purpose, Retry, RunConfig
 from harness.errors import RecordError
-from harness.identity import digest, learning_rate, run_id
+from harness.identity import digest, learning_rate, resolved, run_id
 from harness.search import sweep as search
+from harness.storage import sweeps
 from harness.storage.privacy import expanded
 from harness.storage.record import RunFolder, Status, checkpoints_not_kept, read_record, searched_in_vain
 
@@ -189,9 +190,15 @@ def run_sweep(
     jobs: Sequence[Job],
     compose: Callable[[Job], DictConfig],
     launch: Callable[[list[list[str]]], Sequence[Any]],
+    check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Plan, prepare, launch and report a sweep; exit with code 1 where a run failed."""
+    """Plan, prepare, launch and report a sweep; exit with code 1 where a run failed.
+
+    `check` raises where the launcher cannot launch; it is asked before anything is fetched.
+    """
     runs = plan(jobs, compose)
+    if not runs[0].config.dry_run and any(run.pending for run in runs):
+        check()
     name = f"sweep-{digest(sorted(run.id for run in runs), 8)}"
     if runs[0].config.search.active:
         run_search(runs, compose, lambda some: _launch(some, launch, name))
@@ -234,6 +241,7 @@ def _train(runs: Sequence[Planned], launch: Callable[[Sequence[Planned]], None])
 
 def _launch(runs: Sequence[Planned], launch: Callable[[list[list[str]]], Sequence[Any]], name: str) -> None:
     """Launch what is to train; come back at the end to runs that another process held."""
+    _note(runs, name)
     batch = [[*run.job, *_place(run, name, number, len(runs))] for number, run in enumerate(runs, 1) if run.pending]
     results = launch(batch)
     # What another process trained meanwhile is not trained once more, also where all were asked for.
@@ -242,6 +250,16 @@ def _launch(runs: Sequence[Planned], launch: Callable[[list[list[str]]], Sequenc
     ]
     for result in [*results, *(launch(held) if held else [])]:
         result.return_value  # noqa: B018  # raises what a job raised
+
+
+def _note(runs: Sequence[Planned], name: str) -> None:
+    """Note what the sweep has set out to do, for those who ask how it stands before each run has a record."""
+    by_folder: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        kind = sweeps.kind(resolved(run.config), run.config.method.rank_used)
+        by_folder.setdefault(run.config.output_dir, {})[run.id] = kind
+    for folder, kinds in by_folder.items():
+        sweeps.note(folder, runs[0].config.sweep.name or name, kinds)
 
 
 def _held(result: Any) -> bool:

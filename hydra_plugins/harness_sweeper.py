@@ -37,4 +37,5 @@ class HarnessSweeper(BasicSweeper):
             jobs,
             lambda job: loader.load_sweep_config(config, job),
             lambda batch: launcher.launch(batch, initial_job_idx=0),
+            getattr(launcher, "check", lambda: None),
         )

@@ -153,7 +153,7 @@ def _name(node: ast.Name | ast.Attribute) -> str:
 
 
 @pytest.mark.parametrize(
-    "module", ["run", "plan", "compose", "sweep", "config", "storage.record", "identity", "tracking"]
+    "module", ["run", "status", "plan", "compose", "sweep", "config", "storage.record", "identity", "tracking"]
 )
 def test_configuration_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, harness.{module}; print([name for name in {HEAVY} if name in sys.modules])"

@@ -14,6 +14,7 @@ import yaml
 from command_line import Ended, call
 
 from harness.run import cli
+from harness.status import parse as parse_status
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,6 +45,7 @@ ELSEWHERE = {
     "lm_eval run": "another project's command",
     "python -m harness.export": "tests/test_export.py runs it on trained runs",
     "python -m harness.plan": "tests/planning run it; its examples are read below",
+    "python -m harness.status": "tests/test_status.py runs it; its examples are read below",
     "python scripts/": "benchmarks and studies of minutes; that they exist is tested below",
     "harness ": "tests/cli/test_pages.py reads them",
     'eval "$(harness completion': "tests/cli/test_subcommands.py runs it in bash",
@@ -135,7 +137,7 @@ def test_each_run_command_composes(command: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ANALYSES)
 def test_each_analysis_command_is_read(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder in ("runs/answer", "runs/encoder", "../shared-results", "runs/one", "runs/two"):
+    for folder in ("runs/answer", "runs/encoder", "runs/illusion", "../shared-results", "runs/one", "runs/two"):
         (tmp_path / "here" / folder).mkdir(parents=True, exist_ok=True)
     for run_ in ("one", "two"):
         (tmp_path / "here" / "runs" / run_ / "record.json").write_text("{}", encoding="utf-8")
@@ -144,6 +146,20 @@ def test_each_analysis_command_is_read(command: str, tmp_path: Path, monkeypatch
     words = shlex.split(re.sub("<id>", lambda _: next(ids), command))
     name = words[2].removeprefix("analysis.")
     importlib.import_module(f"analysis.{name}").COMMAND.parse(words[3:])
+
+
+@pytest.mark.parametrize("command", sorted({c for c in COMMANDS if c.startswith("python -m harness.status")}))
+def test_each_status_command_is_read(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert parse_status(shlex.split(command)[3:]).runs == ("runs/",)
+
+
+def test_the_page_of_slurm_shows_the_preset() -> None:
+    preset = (ROOT / "conf" / "hydra" / "launcher" / "submitit_slurm.yaml").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "clusters_slurm.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    assert len(shown.splitlines()) == 3 and preset.endswith(shown)
 
 
 def test_fewer_combinations_still_have_every_method() -> None:

@@ -216,6 +216,22 @@ class HolderFile:
         return self.path.with_name(f"{self.path.name}.{ending}")
 
 
+def holder_of(path: Path) -> Holder | None:
+    """Return who holds the lock file `path`, None where nobody alive does as far as this host can know; take nothing.
+
+    Trying the lock itself would make its holder's siblings take the run for another process's.
+    """
+    file = HolderFile(path.with_name(f"{path.name}.holder"))
+    found = file.read()
+    if found is None or found.holder is None:
+        return None
+    try:
+        alive = file._alive(found, process_locked=False)
+    except OSError:  # a folder that can only be read: the two clocks have to do
+        alive = time.time() - found.modified < STALE_SECONDS
+    return found.holder if alive else None
+
+
 class Lock:
     """The operating system's lock and the holder file, held together."""
 

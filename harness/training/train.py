@@ -17,6 +17,7 @@ from harness.errors import DivergedError
 from harness.methods.base import trainable
 from harness.planning.estimate import kept
 from harness.storage.files import remove_partial
+from harness.training import stop
 from harness.training.arguments import arguments
 from harness.training.checkpoint import latest, step_of
 from harness.training.order import steps_of
@@ -54,9 +55,10 @@ def train(job: Job, hooks: Hooks, label: str) -> Trained:
     per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     with progress.bar(label, steps, expected(job.config)) as bar:
         trainer.add_callback(CheckGradients(job.head))
+        trainer.add_callback(stop.StopAtStep())  # before the watch, which logs a step that is saved
         watch = Watch(folder, bar, job.meter, per_step / len(job.features), hooks)
         trainer.add_callback(watch)
-        with watch.measured():
+        with watch.measured(), stop.after_checkpoint():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     refuse_not_finite(job.model, steps)
     return Trained(steps, int(trainer.state.num_input_tokens_seen), trainer.interruptions)
