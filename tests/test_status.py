@@ -150,7 +150,7 @@ def test_a_sweep_that_runs_is_seen(data_folder: Path, llama_folder: Path, tmp_pa
     """From waiting to running, and cut once its process is killed; then done, with the table of results."""
     runs = tmp_path / "runs"
     task = small_runs.task("classification", data_folder)
-    given = ["-m", "model=custom", f"model.path={llama_folder}", *task, f"output_dir={runs}", "method=bitfit,lora"]
+    given = ["-m", "model=custom", f"model.path={llama_folder}", *task, f"output_dir={runs}", "method=lora,rslora"]
     process = small_runs.start_process(*given, "train.max_steps=4000")
     try:
         deadline = time.monotonic() + 180

@@ -367,7 +367,7 @@ def test_without_runs_it_plans_and_marks_rules_of_thumb(tmp_path: Path) -> None:
     dry = call(cli, *shlex.split(training)[3:], "dry_run=true", cwd=tmp_path)
     assert dry.returncode == 0, dry.stderr
     found = json.loads(command("model=bert_tiny", "--json", cwd=tmp_path).stdout)
-    assert len(found["plans"]) == 9 and len(found["rules_of_thumb"]) == 3
+    assert len(found["plans"]) == 10 and len(found["rules_of_thumb"]) == 3
 
 
 def test_the_document_opens_with_the_question_and_its_commands_run(

@@ -54,12 +54,15 @@ def test_a_setting_out_of_range_is_named_with_its_value(build: Any, said: str) -
     assert str(caught.value) == said
 
 
+RANKED = ("lora", "lora_prefix", "qlora", "rslora")
+
+
 @pytest.mark.parametrize("name", METHODS.names())
 def test_every_method_is_a_structured_configuration(name: str) -> None:
     whole = OmegaConf.create({"rank": 8, "method": OmegaConf.structured(METHODS[name])})
     method = OmegaConf.to_object(whole.method)
     assert isinstance(method, METHODS[name])
-    assert method.rank_used == (8 if name in ("lora", "rslora", "qlora") else None)
+    assert method.rank_used == (8 if name in RANKED else None)
 
 
 def test_the_top_level_rank_is_read_and_can_be_overridden() -> None:
@@ -106,8 +109,7 @@ def test_default_rates_of_ranks() -> None:
 
 
 def test_no_two_kinds_of_method_share_one_learning_rate_by_accident() -> None:
-    ranked = ("lora", "qlora", "rslora")
-    rates = {name: METHODS[name](**({"rank": 8} if name in ranked else {})).learning_rate for name in METHODS.names()}
+    rates = {name: METHODS[name](**({"rank": 8} if name in RANKED else {})).learning_rate for name in METHODS.names()}
     assert rates["full"] < rates["lora"] < rates["bitfit"] <= rates["prompt"]
 
 

@@ -58,6 +58,6 @@ def test_ci_installs_the_browser_and_runs_the_tests_as_ci(tmp_path: Path) -> Non
     found = ci(programs(tmp_path / "bin", apt_get=0, id=0, make=0))
     assert found.returncode == 0, found.stderr
     assert [line.rpartition(" ")[0] for line in found.stderr.splitlines()] == [
-        *("id -u", "apt-get update", "apt-get install", "make test")
+        *("id -u", "apt-get update", "apt-get install", "make test", "make test-cluster")
     ]
-    assert found.stderr.endswith("make test CI=true\n")
+    assert found.stderr.endswith("make test-cluster CI=true\n")

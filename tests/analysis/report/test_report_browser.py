@@ -44,7 +44,7 @@ def test_every_run_stands_in_the_leaderboard_with_its_interval(opened: Opened) -
 
 
 def test_each_paragraph_of_the_answer_has_its_picture(opened: Opened) -> None:
-    paragraphs = opened.count("#answer p")
+    paragraphs = opened.count("#answer > p:not([data-advice])")
     assert paragraphs == opened.count("#answer figure") >= 1
     opened.page.locator("#answer figure").first.scroll_into_view_if_needed()
     opened.page.wait_for_selector("#answer figure[data-drawn] svg", timeout=20_000)
