@@ -6,15 +6,7 @@ from dataclasses import dataclass
 
 from analysis.command import Command, require, require_runs
 
-USAGE = """\
-Say which configurations are better, equivalent or undecided in each outcome, each at its chosen learning rate.
-
-  python -m analysis.compare runs/                                      every two, in score and forgetting
-  python -m analysis.compare runs/ against="lora r8" margin=0.01        each with one, differences below 1 % the same
-  python -m analysis.compare runs/ outcomes=seconds,lm_loss:loss        in what it costs and in a probe
-  python -m analysis.compare runs/ pareto=true                          learning against forgetting too
-
-  where     column=value or configuration.key=value, separated by commas (default: every run)
+CHOICES = """\
   outcomes  what is compared: score, forgetting, gain, parameters, seconds, memory, gain_per_million_parameters,
             gain_per_minute, gain_per_gib, or a probe's metric as lm_loss:loss (default: score,forgetting); all
             comparisons of one outcome are one family
@@ -27,6 +19,16 @@ Say which configurations are better, equivalent or undecided in each outcome, ea
             share configurations; false: never (default: true)
   out       folder for the tables as CSV, Parquet, Markdown and LaTeX (default: tables)
 """
+USAGE = f"""\
+Say which configurations are better, equivalent or undecided in each outcome, each at its chosen learning rate.
+
+  python -m analysis.compare runs/                                      every two, in score and forgetting
+  python -m analysis.compare runs/ against="lora r8" margin=0.01        each with one, differences below 1 % the same
+  python -m analysis.compare runs/ outcomes=seconds,lm_loss:loss        in what it costs and in a probe
+  python -m analysis.compare runs/ pareto=true                          learning against forgetting too
+
+  where     column=value or configuration.key=value, separated by commas (default: every run)
+{CHOICES}"""
 OUTCOMES = ("score", "forgetting")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis.command import Command, require, require_choice
-from analysis.compare import OUTCOMES, Choice
+from analysis.compare import CHOICES, OUTCOMES, Choice
 
-USAGE = """\
+USAGE = f"""\
 Turn folders of runs into a table over seeds, and say what may be said of it.
 
   python -m analysis.table runs/                                  every run, a row a configuration and learning rate
@@ -19,17 +19,7 @@ Turn folders of runs into a table over seeds, and say what may be said of it.
   group     columns or configuration keys (default: the configuration, and the learning rate)
   rates     all, or chosen: each configuration at the learning rate with the best validation score (default: all)
   compare   true: paired comparisons at chosen rates, in each outcome one family (default: false)
-  outcomes  what is compared: score, forgetting, gain, parameters, seconds, memory, gain_per_million_parameters,
-            gain_per_minute, gain_per_gib, or a probe's metric as lm_loss:loss (default: score,forgetting)
-  against   compare with this configuration only, such as "lora r8": a smaller family (default: every pair)
-  margin    the smallest difference of interest: smaller ones are equivalent (default: 0.02)
-  pareto    true: which configurations are Pareto-optimal in learning and forgetting, how surely, and what each
-            method forgets at equal learning (default: false)
-  learning  the score at which forgetting is compared (default: the highest that every method reaches)
-  across    true: mean ranks, interquartile means and probabilities of improvement over all models and tasks that
-            share configurations; false: never (default: true)
-  out       folder for the tables as CSV, Parquet, Markdown and LaTeX (default: tables)
-"""
+{CHOICES}"""
 RATES = ("all", "chosen")
 
 

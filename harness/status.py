@@ -187,11 +187,11 @@ def line(sweep: Sweep, expected: Expected) -> str:
     counts = Counter(run.state for run in sweep.runs)
     said = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
     if not any(counts[state] for state in (RUNNING, CUT, WAITING)):
-        return f"{sweep.name}: {len(sweep.runs)} runs: {said}"
+        return f"{sweep.name}: {len(sweep.runs)} {'run' if len(sweep.runs) == 1 else 'runs'}: {said}"
     left = time_left(sweep.runs, expected)
     when = "time left not known before a run is done" if left is None else f"about {duration(left)} left"
     workers = "" if counts[RUNNING] else ", none is running"
-    return f"{sweep.name}: {len(sweep.runs)} runs: {said}; {when}{workers}"
+    return f"{sweep.name}: {len(sweep.runs)} {'run' if len(sweep.runs) == 1 else 'runs'}: {said}; {when}{workers}"
 
 
 def duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ No ``from __future__ import annotations``: Hydra loads plugins outside sys.modul
 cannot resolve annotations that are strings.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -100,9 +101,9 @@ class HarnessLauncher(Launcher):
         found: Any = OmegaConf.to_container(self.config.hydra.job_logging, resolve=True)
         return found
 
+    @abstractmethod
     def run(self, configs: list[Any]) -> Sequence[Any]:
         """Run configurations and return the status of each."""
-        raise NotImplementedError
 
 
 class LocalLauncher(HarnessLauncher):

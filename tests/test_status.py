@@ -126,7 +126,7 @@ def test_watch_ends_once_nothing_runs_or_waits(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(status.time, "sleep", done_meanwhile)
     printed = asked(tmp_path, "watch=7").stdout
     assert naps == [7.0]
-    assert "1 waiting; time left not known" in printed and "1 runs: 1 done" in printed
+    assert "1 waiting; time left not known" in printed and "1 run: 1 done" in printed
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
