@@ -64,6 +64,15 @@ class Estimate:
     freedom: float = math.inf
     """Degrees of freedom of `outer`."""
     seeds: int = 1
+    own: float = 0.0
+    """The variance of the mean over the seeds by its own seeds alone, where `outer` borrowed from others, else 0."""
+    own_freedom: float = math.inf
+    """Degrees of freedom of `own`."""
+
+    @property
+    def alone(self) -> tuple[float, float]:
+        """Return the variance of the mean over the seeds, and its freedom, without what was borrowed."""
+        return (self.own, self.own_freedom) if self.own > 0 else (self.outer, self.freedom)
 
     @cached_property
     def _quantiles(self) -> Array:
@@ -146,7 +155,11 @@ def quotient(one: Estimate, other: Estimate, unit: float = 1.0) -> Estimate:
     parts = one.outer / cost**2, ratio**2 * other.outer / other.value**2
     weights = parts[0] ** 2 / one.freedom + parts[1] ** 2 / other.freedom
     freedom = sum(parts) ** 2 / weights if weights > 0 else math.inf
-    return Estimate(ratio, one.deviations / cost, one.both / cost**2, sum(parts), freedom, one.seeds)
+    found = Estimate(ratio, one.deviations / cost, one.both / cost**2, sum(parts), freedom, one.seeds)
+    if one.own == 0 and other.own == 0:
+        return found
+    own = one.alone[0] / cost**2 + ratio**2 * other.alone[0] / other.value**2
+    return replace(found, own=own, own_freedom=min(side.alone[1] for side in (one, other) if side.alone[0] > 0))
 
 
 @dataclass(frozen=True)
@@ -193,11 +206,19 @@ def estimates(
     if not freedom.any():
         return alone
     posterior = moderated(variances, freedom)
+    borrowed = math.isfinite(posterior.prior)
     outer = (posterior.variances * slopes**2 / seeds)[len(beside) :]
     return [
-        replace(one, outer=max(float(variance), one.both), freedom=float(degrees))
+        _borrowing(one, max(float(variance), one.both), float(degrees), borrowed)
         for one, variance, degrees in zip(alone, outer, posterior.freedom[len(beside) :], strict=True)
     ]
+
+
+def _borrowing(alone: Estimate, outer: float, freedom: float, borrowed: bool) -> Estimate:
+    """Return an estimate with a moderated variance that keeps its own; of one seed there is none."""
+    if not borrowed or alone.seeds == 1:
+        return replace(alone, outer=outer, freedom=freedom)
+    return replace(alone, outer=outer, freedom=freedom, own=alone.outer, own_freedom=alone.freedom)
 
 
 def _stabilised(found: Sequence[Resampled], bounds: tuple[float, float], items: int) -> tuple[Array, Array]:

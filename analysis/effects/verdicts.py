@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from analysis.effects.estimates import ALPHA, POWER
-from analysis.effects.families import Contrasts, Family, Tail, reach_of, satterthwaite
+from analysis.effects.families import Contrasts, Family, Tail, own_critical, reach_of, satterthwaite
 from analysis.effects.variance import Array
 
 MARGIN = 0.02
@@ -88,26 +88,31 @@ def needed(found: Contrasts, seeds: Array, margins: Array, tail: Tail) -> list[N
     with that, equal configurations are called equivalent with 80 % and ones that differ by δ different with 90 %. First
     more seeds `seeds` → S on the same items, `items` 0 then; where up to 100 will not do, k times both.
     """
-    critical, several = tail.critical(), found.seeds > 0
+    critical, several, least = tail.critical(), found.seeds > 0, np.maximum(seeds - 1, 1)
     ratio = SEEDS[:, None] / np.maximum(seeds, 1)
-    freedom = found.seeds_freedom * (SEEDS[:, None] - 1) / np.maximum(seeds - 1, 1)
-    by_seeds = _decides(found, (np.ones_like(ratio), ratio, freedom), margins, critical)
+    by_seeds = _decides(found, (np.ones_like(ratio), ratio, (SEEDS[:, None] - 1) / least), margins, critical)
     times = FACTORS[:, None] * np.ones(len(margins))
-    more = found.seeds_freedom * np.maximum(times * seeds - 1, 1) / np.maximum(seeds - 1, 1)
-    by_both = _decides(found, (times, times, more), margins, critical)
+    by_both = _decides(found, (times, times, np.maximum(times * seeds - 1, 1) / least), margins, critical)
     alone, both = _first(by_seeds, SEEDS), _first(by_both, FACTORS)
     return [
-        Needed(least, 0.0) if many and math.isfinite(least) else Needed(many * max(2, k * n), k * found.units)
-        for many, least, k, n in zip(several.tolist(), alone.tolist(), both.tolist(), seeds.tolist(), strict=True)
+        Needed(few, 0.0) if many and math.isfinite(few) else Needed(many * max(2, k * n), k * found.units)
+        for many, few, k, n in zip(several.tolist(), alone.tolist(), both.tolist(), seeds.tolist(), strict=True)
     ]
 
 
 def _decides(found: Contrasts, more: tuple[Array, Array, Array], margins: Array, critical: float) -> NDArray[np.bool_]:
-    """Return whether items and seeds times `more`, with the seeds' freedom, decide; shape ``(candidates, pairs)``."""
-    items, seeds = found.items / more[0], (found.seeds - found.both + found.both / more[0]) / more[1]
-    freedom = satterthwaite(items, seeds, found.units - 1, np.maximum(more[2], 1.0))
+    """Return whether items, seeds and their freedom times `more` decide; shape ``(candidates, pairs)``."""
+    shared = _reached(found, (found.seeds, found.seeds_freedom), more, critical)
+    own = np.where(found.own > 0, _reached(found, (found.own, found.own_freedom), more, own_critical()), 0.0)
+    return np.asarray(np.maximum(shared, own) <= margins)
+
+
+def _reached(found: Contrasts, spread: tuple[Array, Array], more: tuple[Array, Array, Array], critical: float) -> Array:
+    """Return how far from 0 a difference is told apart, by a variance of the seeds and its freedom."""
+    items, seeds = found.items / more[0], (spread[0] - found.both + found.both / more[0]) / more[1]
+    freedom = satterthwaite(items, seeds, found.units - 1, np.maximum(spread[1] * more[2], 1.0))
     reach = reach_of(critical, freedom) + special.stdtrit(freedom, (1 + POWER) / 2)
-    return np.asarray(reach * np.sqrt(items + seeds) <= margins)
+    return np.asarray(reach * np.sqrt(np.maximum(items + seeds, 0.0)))
 
 
 def _first(enough: NDArray[np.bool_], candidates: Array) -> Array:
