@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from transformers import masking_utils
 from transformers.integrations.neftune import activate_neftune
 
 from harness.config import RunConfig
+from harness.errors import ConfigError, first_line
 from harness.meter import Meter
 from harness.methods.base import trainable
 from harness.objectives.base import Batch, Features, Objective
@@ -87,9 +89,18 @@ class Rehearsal:
                 workspace = torch.empty(WORKSPACE, dtype=torch.uint8)
                 self.live.hold([workspace], TEMPORARIES)
             self.live.work = work = Work()
-            with self.live.repeated():
+            with self.live.repeated(), self._without_numbers():
                 self._step(batch)
         return Peak(self.live.peak, allocator.reserved if allocator else self.live.peak.total, work)
+
+    @contextmanager
+    def _without_numbers(self) -> Iterator[None]:
+        """Say in one line that a step reads numbers, as where a tuner's forward pass looks for infinite ones."""
+        try:
+            yield
+        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+            name, reason = self.config.method.name, first_line(error)
+            raise ConfigError("method", name, f"its training step cannot run without numbers: {reason}") from error
 
     def _step(self, items: list[Features]) -> None:
         settings, live = self.config.train, self.live

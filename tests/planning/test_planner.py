@@ -148,6 +148,16 @@ def test_a_method_that_does_not_fit_the_model_says_so() -> None:
         Planner(configure("method=bitfit"))
 
 
+@pytest.mark.parametrize(
+    ("tuner", "options"), [("VBLORA", {"vector_length": 64, "num_vectors": 8}), ("WAVEFT", {"n_frequency": 20})]
+)
+def test_a_tuner_whose_step_reads_numbers_is_refused_in_one_line(tuner: str, options: dict[str, int]) -> None:
+    config = configure("method=peft", f"method.peft_type={tuner}", "task=openwebtext", "task.max_length=32")
+    line = r"^method=peft: its training step cannot run without numbers: [^\n]+$"
+    with pytest.raises(ConfigError, match=line):
+        Planner(replace(config, method=replace(config.method, options=options))).plan(1)
+
+
 def test_a_models_own_code_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "new", "auto_map": {"AutoModel": "m.M"}}', encoding="utf-8")
     with pytest.raises(ConfigError, match="brings code of its own"):

@@ -144,7 +144,19 @@ def test_undefined_outcomes_stay_undefined_and_leave_the_others_alone() -> None:
     assert np.isnan(made.p()).tolist() == [False, True, True]
     assert np.isnan(made.intervals()[0]).tolist() == [False, True, True]
     still = family(
-        [Contrasts(np.array([0.1, 0.0]), np.zeros(2), np.zeros(2), 9, np.full(2, 9.0), np.zeros(2), np.zeros((2, 1)), np.zeros(2), np.ones(2))]
+        [
+            Contrasts(
+                np.array([0.1, 0.0]),
+                np.zeros(2),
+                np.zeros(2),
+                9,
+                np.full(2, 9.0),
+                np.zeros(2),
+                np.zeros((2, 1)),
+                np.zeros(2),
+                np.ones(2),
+            )
+        ]
     )
     assert still.p()[0] < 1e-200 and still.p()[1] == 1
 
