@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -171,6 +172,18 @@ def load_backbone(wanted: Pretrained, device: torch.device, quantization: Any = 
     if loaded.config.pad_token_id is None:
         loaded.config.pad_token_id = tokenizer.pad_token_id
     return Backbone(loaded, tokenizer, kind, head, wanted.files, sum(map(size, loaded.parameters())))
+
+
+def load_output_layer(wanted: Pretrained) -> PreTrainedModel:
+    """Load a decoder without its layers: what is left are its embeddings, its last norm and its output layer.
+
+    Raises :class:`ConfigError` where the files do not load.
+    """
+    bodiless = AutoConfig.from_pretrained(wanted.files.folder, local_files_only=True, trust_remote_code=False)
+    bodiless.num_hidden_layers = 0
+    if getattr(bodiless, "layer_types", None):
+        bodiless.layer_types = []
+    return _load(wanted, "decoder", {"config": bodiless})[0]
 
 
 def _placed(quantization: Any, device: torch.device) -> dict[str, Any]:

@@ -304,9 +304,12 @@ class Family:
 
     def p(self) -> Array:
         """Return the p-values corrected for the family, none below `OWN` times that of the pair's own seeds."""
-        corrected = self.tail.p(self.deviates)
-        alone = np.minimum(2 * OWN * self._beyond(self.own_errors, self.own_freedom), 1.0)
-        return np.where(self.own_errors > 0, np.maximum(corrected, alone), corrected)
+        return np.maximum(self.tail.p(self.deviates), self.by_own_seeds())
+
+    def by_own_seeds(self) -> Array:
+        """Return `OWN` times the p-values of the pairs' own seeds, 0 where nothing was borrowed."""
+        found = np.minimum(2 * OWN * self._beyond(self.own_errors, self.own_freedom), 1.0)
+        return np.where(self.own_errors > 0, found, 0.0)
 
     def reach(self, alpha: float = ALPHA) -> Array:
         """Return half the width of the intervals that hold all true differences with the chance 1 − alpha."""

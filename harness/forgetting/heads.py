@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from harness.distributed.shard import plain_class, sharded, whole_copy
+from harness.distributed.shard import plain_class, whole_copy
 from harness.errors import NotApplicable
-from harness.models import keep_contiguous, load_backbone
+from harness.models import keep_contiguous, load_backbone, load_output_layer
 
 if TYPE_CHECKING:
     from harness.config import RunConfig
@@ -85,8 +85,10 @@ def untouched_head(config: RunConfig, prepared: Prepared) -> OutputHead:
     """
     if prepared.kind == "encoder":
         return OutputHead(masked_model(prepared.files))
-    model = load_backbone(prepared.pretrained(config), torch.device("cpu")).model
-    return OutputHead(whole_head(model) if sharded(model) else model)
+    wanted = prepared.pretrained(config)
+    if wanted.sharded:
+        return OutputHead(whole_head(load_backbone(wanted, torch.device("cpu")).model))
+    return OutputHead(load_output_layer(wanted))
 
 
 def whole_head(model: PreTrainedModel) -> PreTrainedModel:

@@ -11,7 +11,7 @@ import small_runs
 import torch
 from scipy.special import rel_entr
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from harness import runtime
 from harness.config import RunConfig
@@ -184,6 +184,40 @@ def test_output_head_gives_the_models_own_logits(gpt2_folder: Path) -> None:
         output = model(input_ids=ids, output_hidden_states=True)
         head = OutputHead(model)
         assert torch.equal(head(output.hidden_states[-1]), output.logits)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "gemma3"])
+def test_the_output_layer_is_loaded_without_the_body(
+    family: str, llama_folder: Path, gpt2_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    """Families that tie the matrix or do not, name layers otherwise, or list a kind for each layer."""
+    folder = {"llama": llama_folder, "gpt2": gpt2_folder}.get(family) or other_family(family, llama_folder, tmp_path)
+    config = small_runs.configure(
+        "runs", "model=custom", f"model.path={folder}", *small_runs.task("classification", data_folder)
+    )
+    prepared = session.prepare(config)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        output = model(input_ids=torch.tensor([[5, 6, 7]]), output_hidden_states=True)
+        head = untouched_head(config, prepared)
+        assert torch.equal(head(output.hidden_states[-1]), output.logits)
+    assert sum(p.numel() for p in head.model.parameters()) == model.get_output_embeddings().weight.numel()
+    assert head.tied == (model.get_output_embeddings().weight is model.get_input_embeddings().weight)
+
+
+def other_family(family: str, tokenizer: Path, folder: Path) -> Path:
+    """Write a tiny checkpoint of another family with a Llama's tokenizer."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "head_dim": 8}
+    config = AutoConfig.for_model(
+        {"gemma3": "gemma3_text"}.get(family, family),
+        vocab_size=small_runs.VOCABULARY,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        **sizes,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    return folder
 
 
 def test_scaled_logits_are_in(gpt2_folder: Path) -> None:
