@@ -66,6 +66,8 @@ class Plan:
     """Floating-point operations of the products of an optimiser step."""
     seconds: tuple[float, float] | None
     """Least and most of an optimiser step over items of full length, by the card's data sheet, where that is known."""
+    run_seconds: tuple[float, float] | None
+    """Of all ``train.max_steps``; None where epochs are counted instead, as a plan knows no data."""
     fits: Fit | None
     """Whether the card holds it together with CUDA's context; None where no card is given."""
 
@@ -130,7 +132,8 @@ class Planner:
         return largest_that_fits(self.plan, one, self.card.memory - CONTEXT)
 
     def _described(self, batch_size: int, peak: Peak) -> Plan:
-        base, model = self.skeleton.backbone, self.skeleton.model
+        base, model, steps = self.skeleton.backbone, self.skeleton.model, self.config.train.max_steps
+        seconds = None if self.card is None else peak.work.seconds(self.card)
         return Plan(
             batch_size=batch_size,
             length=self.config.task.max_length,
@@ -141,7 +144,8 @@ class Planner:
             reserved_bytes=peak.reserved,
             where=peak.moment.where,
             flops=peak.work.flops,
-            seconds=None if self.card is None else peak.work.seconds(self.card),
+            seconds=seconds,
+            run_seconds=None if seconds is None or steps == -1 else (steps * seconds[0], steps * seconds[1]),
             fits=None if self.card is None else fit(peak, self.card),
         )
 

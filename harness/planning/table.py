@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.identity import plain
 from harness.planning.cards import Card
+from harness.planning.estimate import duration
 from harness.planning.gpu import CONTEXT
 from harness.planning.live import KINDS, PAGED
 from harness.planning.plan import Plan
@@ -38,7 +39,7 @@ def text(rows: Sequence[Row], card: Card | None) -> str:
     """Return a line a configuration under a line of headings; sizes in GiB."""
     paged = any(row.plan and row.plan.bytes[PAGED] for row in rows)
     kinds = [kind for kind in KINDS if kind != PAGED or paged]
-    fits = ["s/step", "fits"] if card else []
+    fits = ["s/step", "run", "fits"] if card else []
     headings = ["configuration", "batch", "trainable", *kinds, "peak GiB", "reserved", *fits, "where"]
     lines = [headings, *(_cells(row, kinds, card) for row in rows)]
     planned = [line for line in lines if len(line) > 2]
@@ -52,7 +53,8 @@ def _cells(row: Row, kinds: Sequence[str], card: Card | None) -> list[str]:
     if plan is None:
         return [row.label, str(row.problem)]
     seconds = "-" if plan.seconds is None else " - ".join(f"{bound:.2g}" for bound in plan.seconds)
-    fits = [seconds, plan.fits.value] if plan.fits else []
+    run = "-" if plan.run_seconds is None else " - ".join(map(duration, plan.run_seconds))
+    fits = [seconds, run, plan.fits.value] if plan.fits else []
     sizes = [f"{plan.bytes[kind] / GIB:.2f}" for kind in kinds]
     totals = [f"{size / GIB:.2f}" for size in (plan.peak_bytes, plan.reserved_bytes)]
     batch = f"{plan.batch_size} x {plan.length}"

@@ -182,4 +182,7 @@ def test_a_step_takes_at_least_its_products_and_at_most_its_traffic() -> None:
     assert found.seconds is not None
     least, most = found.seconds
     assert found.flops / (0.75 * 312e12) < least < most
+    assert found.run_seconds == (pytest.approx(32 * least), pytest.approx(32 * most))  # the preset's steps
+    epochs = Planner(configure("method=full", "train.max_steps=-1"), card("l40s")).plan(4)
+    assert epochs.seconds is not None and epochs.run_seconds is None
     assert Planner(configure("method=full"), card("80GiB")).plan(4).seconds is None
