@@ -233,6 +233,8 @@ class TrainConfig:
     tf32: bool | None = None
     gradient_checkpointing: bool = False
     gradient_checkpointing_kwargs: dict[str, Any] = field(default_factory=dict)
+    selective_checkpointing: bool = False
+    """Keep only what is dear to compute again: attention and the wide products (:mod:`harness.training.recompute`)."""
     fused_loss: bool = True
     """Compute the loss of language modelling without making logits, where torch and the model allow it."""
     neftune_noise_alpha: float | None = None
@@ -258,6 +260,9 @@ class TrainConfig:
         for name in ("weight_decay", "max_grad_norm", "warmup_steps"):
             require_at_least(f"train.{name}", getattr(self, name), 0)
         require(not (self.bf16 and self.fp16), "train.fp16", True, "cannot be on together with train.bf16")
+        both = self.gradient_checkpointing and self.selective_checkpointing
+        allowed = "keeps less than train.gradient_checkpointing computes again: one of the two"
+        require(not both, "train.selective_checkpointing", True, allowed)
         self._check_names()
 
     def _check_names(self) -> None:

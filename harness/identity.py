@@ -33,7 +33,7 @@ OPERATIONAL = {
     "learning_rate_factor": "counts within the learning rate",
 }
 """Fields of ``train`` that change no result, and why."""
-LATER = {"fused_loss": False}
+LATER = {"fused_loss": False, "selective_checkpointing": False}
 """Fields of ``train`` that came after ids were given out, at what every run was before: other values count.
 
 So a run of the default ``fused_loss=true`` has another id than one of the time when there were plain logits alone, and

@@ -1,4 +1,6 @@
-"""Compare training with and without logits: processor seconds of a step and peak of resident memory, in turns.
+"""Compare training with and without logits, and with selective checkpointing.
+
+Processor seconds of a step and peak of resident memory, in turns:
 
     python scripts/bench_loss.py [turns=3] [steps=2] [batch=16] [length=512] [method=lora]
 
@@ -26,7 +28,13 @@ from harness.storage.record import RunFolder
 from harness.training.arguments import arguments
 from harness.training.trainer import HarnessTrainer, Job
 
-WAYS = {"without logits": True, "plain logits": False}
+PLAIN = "plain logits"
+WAYS: dict[str, dict[str, bool]] = {
+    PLAIN: {"fused_loss": False},
+    "without logits": {"fused_loss": True},
+    "without, selective": {"fused_loss": True, "selective_checkpointing": True},
+}
+"""What is trained by, as fields of ``train``."""
 
 
 class Bench:
@@ -40,9 +48,9 @@ class Bench:
         self.here = runtime.resolve(self.config)
         self.prepared = session.prepare(self.config)
 
-    def train(self, fused: bool) -> tuple[float, float, float]:
+    def train(self, way: dict[str, bool]) -> tuple[float, float, float]:
         """Return seconds of a step, the peak in GiB, and the loss of the last step."""
-        config = replace(self.config, train=replace(self.config.train, fused_loss=fused))
+        config = replace(self.config, train=replace(self.config.train, **way))
         with tempfile.TemporaryDirectory() as folder:
             backbone = load(config, self.prepared, self.here)
             model, meter = attach(config, backbone, self.here), Meter(self.here)
@@ -67,13 +75,14 @@ def main() -> None:
         for name in list(WAYS)[:: 1 if turn % 2 == 0 else -1]:
             found[name].append(bench.train(WAYS[name]))
             seconds, peak, loss = found[name][-1]
-            print(f"  turn {turn + 1}: {name:<15} {seconds:7.2f} s/step  {peak:6.2f} GiB  loss {loss:.6f}", flush=True)
-    ratios = [a[0] / b[0] for a, b in zip(*found.values(), strict=True)]
-    peaks = {name: max(one[1] for one in values) for name, values in found.items()}
-    print(f"\nSmolLM2-135M, openwebtext, {asked['method']}, {asked['batch']} x {asked['length']} tokens")
-    between = f"({min(ratios):.2f} to {max(ratios):.2f})"
-    print(f"  seconds, without : plain  {statistics.median(ratios):.2f} {between}; target 1")
-    print(f"  peak, without : plain     {peaks['without logits']:.2f} : {peaks['plain logits']:.2f} GiB; target 0.5")
+            print(f"  {turn + 1}: {name:<18} {seconds:7.2f} s/step  {peak:6.2f} GiB  loss {loss:.6f}", flush=True)
+    sizes = f"{asked['batch']} x {asked['length']} tokens"
+    print(f"\nSmolLM2-135M, openwebtext, {asked['method']}, {sizes}; targets 1 and 0.5")
+    for name in list(WAYS)[1:]:
+        ratios = [one[0] / plain[0] for one, plain in zip(found[name], found[PLAIN], strict=True)]
+        peaks = [max(one[1] for one in found[way]) for way in (name, PLAIN)]
+        between = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"  {name} : plain  seconds {between}, peak {peaks[0]:.2f} : {peaks[1]:.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ OWN = 1.5
 """A difference is shown where the seeds of its own configurations, nothing borrowed, show it too: p below .05/1.5.
 
 Two or three seeds of an unstable configuration may happen to agree, and are then taken for as stable as the others. In
-simulation (12 configurations, one of ten times the spread, 1000 trials) 6 of 100 families of three seeds and 9 of two
-have a false difference without this, 4 and 4 with it. Of two configurations 10 become 3 of 100.
+simulation (12 configurations, one of ten times the spread) 6 of 100 families of three seeds and 9 of two have a false
+difference without this, 4 and 4 with it (3,600 and 1,100 trials). Of two configurations 10 become 4 of 100.
 """
 FARTHEST = 37.0
 """The normal deviate of the smallest probability that a float holds, 1e-300."""

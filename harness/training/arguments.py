@@ -15,6 +15,7 @@ from harness.distributed import group
 from harness.errors import ConfigError, first_line
 from harness.identity import learning_rate
 from harness.runtime import BACKENDS, Runtime, settings_kept
+from harness.training import recompute
 from harness.training.order import Share
 
 OURS = {
@@ -34,6 +35,7 @@ OURS = {
     "max_steps",
     "gradient_checkpointing",
     "gradient_checkpointing_kwargs",
+    "selective_checkpointing",
 }
 """Settings that are not passed on as they are; precision, tf32 and determinism are the runtime's."""
 
@@ -43,6 +45,7 @@ def arguments(config: RunConfig, runtime: Runtime, steps: int, output_dir: Path)
     train = config.train
     passed = {name: value for name, value in asdict(train).items() if name not in OURS}
     share = Share.of(train, group.rank(), group.size())
+    selected = {"context_fn": recompute.contexts} if train.selective_checkpointing else {}
     decided = {
         "per_device_train_batch_size": share.rows,
         "gradient_accumulation_steps": share.batches,
@@ -53,9 +56,9 @@ def arguments(config: RunConfig, runtime: Runtime, steps: int, output_dir: Path)
         "fp16": runtime.scales_gradients,  # autocast is the runtime's own, the same for training and answering
         # Without a GPU the model is on the CPU; the Trainer would move it to Apple's, and refuse bf16.
         "use_cpu": not runtime.cuda,
-        "activation_checkpointing": train.gradient_checkpointing,
+        "activation_checkpointing": train.gradient_checkpointing or train.selective_checkpointing,
         # Reentrant checkpointing gives no gradient where the inputs need none, as with a frozen base.
-        "activation_checkpointing_kwargs": {"use_reentrant": False} | train.gradient_checkpointing_kwargs,
+        "activation_checkpointing_kwargs": {"use_reentrant": False} | selected | train.gradient_checkpointing_kwargs,
         "save_strategy": "steps" if train.save_steps else "no",
         "save_steps": train.save_steps or steps,
         "logging_strategy": "steps",

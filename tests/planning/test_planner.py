@@ -95,7 +95,10 @@ def test_an_optimiser_of_eight_bits_takes_a_quarter_of_the_state() -> None:
 def test_checkpointing_and_shorter_items_hold_fewer_activations() -> None:
     whole = plan("method=lora", "task.max_length=256")
     checkpointed = plan("method=lora", "task.max_length=256", "train.gradient_checkpointing=true")
+    selective = plan("method=lora", "task.max_length=256", "train.selective_checkpointing=true")
     short = plan("method=lora", "task.max_length=64")
+    assert checkpointed.bytes["activations"] < selective.bytes["activations"] < 0.8 * whole.bytes["activations"]
+    assert whole.flops < selective.flops < 0.5 * (whole.flops + checkpointed.flops)
     assert checkpointed.bytes["activations"] < 0.7 * whole.bytes["activations"]
     assert short.bytes["activations"] < 0.3 * whole.bytes["activations"]
 

@@ -164,6 +164,15 @@ def test_gradient_checkpointing_trains_the_others(method: str, bert: list[str], 
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_selective_checkpointing_trains_the_same(method: str, gpt2: list[str], tmp_path: Path) -> None:
+    options = [*gpt2, f"method={method}", *(["method.dropout=0.2"] if method == "lora" else [])]
+    plain, _ = run(tmp_path / "plain", *options)
+    selective, record = run(tmp_path / "less", *options, "train.selective_checkpointing=true")
+    assert record["status"] == Status.done, record["reason"]
+    assert [line["loss"] for line in history(selective)] == [line["loss"] for line in history(plain)]
+
+
 @pytest.mark.slow
 def test_history_has_a_line_a_step(bert: list[str], tmp_path: Path) -> None:
     folder, record = run(tmp_path, *bert)

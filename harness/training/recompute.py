@@ -1,0 +1,45 @@
+"""Selective activation checkpointing: a layer keeps what is dear to compute again, and computes the rest again.
+
+Whole checkpointing (``train.gradient_checkpointing``) keeps a layer's input and runs the layer twice. Most of what a
+layer holds, however, is cheap: norms, activations of the feed-forward part, copies of keys and values. Kept are the
+results of attention and of the products that are no narrower than their input (queries, gate and up of a Llama's
+layer); narrower ones are cheap, as keys and values of grouped heads, or come last and are not needed, as the
+feed-forward part's way back. See Korthikanti et al. 2023, arXiv 2205.05198, section 5.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+ATEN = torch.ops.aten
+ATTENTION = frozenset(
+    {
+        ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+        ATEN._scaled_dot_product_flash_attention.default,
+        ATEN._scaled_dot_product_efficient_attention.default,
+        ATEN._scaled_dot_product_cudnn_attention.default,
+    }
+)
+WEIGHT = {ATEN.mm.default: 1, ATEN.addmm.default: 2}
+"""Products of matrices, and which of their arguments is the matrix of shape (inputs, outputs)."""
+SMALL = 128
+"""Inputs below which a product costs less than keeping it, as an adapter's way back from its rank."""
+
+
+def kept(_: Any, operation: Any, *arguments: Any, **__: Any) -> CheckpointPolicy:
+    """Return whether the result of an operation is kept for the backward pass."""
+    if operation in ATTENTION:
+        return CheckpointPolicy.MUST_SAVE
+    place = WEIGHT.get(operation)
+    if place is None:
+        return CheckpointPolicy.PREFER_RECOMPUTE
+    inputs, outputs = arguments[place].shape
+    return CheckpointPolicy.MUST_SAVE if SMALL <= inputs <= outputs else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+contexts = partial(create_selective_checkpoint_contexts, kept)
+"""What ``torch.utils.checkpoint.checkpoint`` takes as ``context_fn``."""
