@@ -118,7 +118,7 @@ def test_passages_end_with_a_line_where_they_can() -> None:
     text = "a b c\nd e\n\nf g h i\nj"
     assert passages(text, 4) == ["a b c\nd e", "f g h i\nj"]
     assert passages(text, 0) == [text]
-    assert passages("a b c d e f g h i", 3) == ["a b c", "d e f", "g h i"]
+    assert passages("a b c d e f g h i", 3) == ["a b c d e f", "g h i"]  # one line: at twice as many words
 
 
 def load(**settings: Any) -> Splits:
