@@ -47,7 +47,7 @@ def advise(settings: Settings, given: Asked) -> tuple[list[Advice], list[str]]:
     effects = effects_of(table)
     if effects.chosen.empty:
         raise AnalysisError(
-            f"{', '.join(settings.runs)}: no run here has finished, so there is nothing to base advice on"
+            f"{', '.join(settings.runs)}: no run here has finished, so nothing to base advice on"
         )
     scored = compare(effects, margin=given.margin)
     forgot = compare(effects, margin=given.margin, outcome=FORGETTING)
