@@ -135,7 +135,7 @@ def seconds(text: str) -> float:
     require(bool(unit), "train<", text, f"has no unit; write {number}s, {number}min or {number}h")
     per = SECONDS.get(unit) or SECONDS.get(unit.removesuffix("s"))
     require(per is not None, "train<", text, f"unknown unit {unit}; write {number}s, {number}min or {number}h")
-    require(float(number) > 0, "train<", text, "must be more than nothing")
+    require(float(number) > 0, "train<", text, "must be above 0")
     assert per is not None
     return float(number) * per
 

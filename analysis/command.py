@@ -91,7 +91,7 @@ def read(arguments: Sequence[str], settings: type[Any]) -> tuple[list[str], dict
 def _require_no_flag(key: str, value: str, known: set[str]) -> None:
     """Raise :class:`ConfigError` for ``--key value``, as some of these commands were once written."""
     name = key.lstrip("-")
-    said = f"is written {name}={value or '<value>'}" if name in known else f"no such option; {nearest(name, known)}"
+    said = f"write {name}={value or '<value>'}" if name in known else f"no such option; {nearest(name, known)}"
     require(not key.startswith("--"), key, value, said)
 
 

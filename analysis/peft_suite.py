@@ -36,7 +36,7 @@ class Settings:
     def __post_init__(self) -> None:
         old = next((word for word in self.runs if word in ("import", "export")), None)
         where = {"import": "results=<folder> runs/", "export": "runs/ out=<folder>"}.get(str(old))
-        require(old is None, "runs", old, f"is written {where}")
+        require(old is None, "runs", old, f"write {where}")
         one = (self.results is None) != (self.out is None)
         require(one, "results", self.results, "give either results= to read, or out= to write")
         if self.results is None:
@@ -63,7 +63,7 @@ def _import(results: str, runs: str) -> None:
     for folder in done.new:
         cells = row(folder)
         print(f"{cells.get('label')}: {cells.get('metric')} {_short(cells.get('score'))}, {cells['status']}: {folder}")
-    print(f"{len(done.new)} imported, {len(done.known)} there already, {len(done.problems)} not readable")
+    print(f"{len(done.new)} imported, {len(done.known)} already there, {len(done.problems)} not readable")
     print(MEANING)
     _complain(done.problems)
 

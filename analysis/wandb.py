@@ -89,10 +89,10 @@ def save(place: str, settings: Settings) -> None:
 
 
 def _shown(settings: Settings) -> Shown:
-    from analysis.exchange.wandb.names import everything, measured
+    from analysis.exchange.wandb.names import all_metrics, measured
 
     if not settings.runs:
-        return everything()
+        return all_metrics()
     from analysis.records import read_runs
 
     return measured(read_runs(*settings.runs).table)

@@ -8,7 +8,7 @@ from harness.forgetting.base import PROBES
 from harness.methods.base import METHODS
 from harness.tasks.base import TASKS
 
-HEADER = "Train one run, or a sweep with -m, and record what it gained, lost and cost."
+HEADER = "Train one run, or a sweep with -m, and record what it learned, forgot and cost."
 EXAMPLES = """\
 Examples
   python -m harness.run                                     one run: LoRA, rank 16, SmolLM2-135M on TREC
@@ -16,7 +16,7 @@ Examples
   python -m harness.run -m search=learning_rate method=full,lora seed=0,1,2   each at its own rate
   python -m harness.run -m experiment=quickstart            every method on a small encoder
   python -m harness.run -m method=full,lora dry_run=true    what would be trained, and what is done
-  python -m harness.run forgetting=none                     without the probes of what was lost
+  python -m harness.run forgetting=none                     without the probes of what was forgotten
   python -m harness.run "sequence=[trec,rotten_tomatoes]"   one task after another
 
   python -m harness.run --cfg job                           every key with its value

@@ -70,7 +70,7 @@ def refuse(arguments: list[str]) -> NoReturn:
     name = arguments[0]
     names = [command.name for command in all_of_them()]
     if "=" in name or name.startswith("-"):
-        said = f"training is written harness run {' '.join(arguments)}"
+        said = f"to train, write harness run {' '.join(arguments)}"
     else:
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         said = f"no such command; {f'did you mean {close[0]}? ' if close else ''}({', '.join(names)})"

@@ -129,7 +129,7 @@ def report(title: str, seconds: dict[str, float], memory: dict[str, int], target
     for name, took in seconds.items():
         ratio, target = seconds["two SVDs"] / took, targets.get(name)
         mark = "" if target is None else f"{target:.0f}x"
-        verdict = "" if target is None else ("  met" if ratio >= target else "  NOT met")
+        verdict = "" if target is None else ("  reached" if ratio >= target else "  NOT reached")
         print(f"  {name:22}{took:9.3f}{ratio:8.1f}x{mark:>9}{memory[name] / 2**20:10.0f}{verdict}")
 
 

@@ -128,6 +128,9 @@ def test_each_run_command_composes(command: str, tmp_path: Path) -> None:
         (tmp_path / part).write_text("sentence1,sentence2,label\na,b,3.8\n", encoding="utf-8")
     (tmp_path / "chats.jsonl").write_text('{"Description": "", "Patient": "a", "Doctor": "b"}\n', encoding="utf-8")
     (tmp_path / "my_tasks").mkdir()
+    for folder in ("my_texts", "old_texts"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.txt").write_text("a text", encoding="utf-8")
     asked = [] if "--" in command else [*fewer(command), "dry_run=true"]
     command = command.removesuffix(" dry_run=true")
     found = run(last_of_each_axis(command), *asked, cwd=tmp_path)

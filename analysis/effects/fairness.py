@@ -36,12 +36,14 @@ def fair(table: pd.DataFrame) -> Fair:
     the rows. Runs of different models, tasks or data are chosen and judged apart.
     """
     runs = configured(table[(table["status"] == "done") & ~table["foreign"]])
-    lost = diverged(table, runs)
+    diverged_at = diverged(table, runs)
     chosen, warnings = [], list(_kept_apart(runs))
     for where, rows in blocks(runs):
         prefix = f"{where}: " if where else ""
         at = (rows["model"].iloc[0], rows["task"].iloc[0])
-        picked = [_choose(str(name), some, lost.get((*at, name), {})) for name, some in rows.groupby(UNIT, sort=False)]
+        picked = [
+            _choose(str(name), some, diverged_at.get((*at, name), {})) for name, some in rows.groupby(UNIT, sort=False)
+        ]
         kept = pd.concat([one.rows for one in picked])
         chosen.append(kept)
         lines = [*_rates(picked), *_unequal(kept)]
@@ -51,11 +53,11 @@ def fair(table: pd.DataFrame) -> Fair:
     return Fair(pd.concat(chosen).reset_index(drop=True) if chosen else empty, tuple(warnings))
 
 
-Lost = dict[float, list[int]]
+DivergedSeeds = dict[float, list[int]]
 """Rate → the seeds that diverged there."""
 
 
-def diverged(table: pd.DataFrame, runs: pd.DataFrame) -> dict[tuple[str, str, str], Lost]:
+def diverged(table: pd.DataFrame, runs: pd.DataFrame) -> dict[tuple[str, str, str], DivergedSeeds]:
     """Return (model, task, configuration) → the rates at which seeds diverged, of the configurations in `runs`.
 
     A seed that was trained again, to its end, counts as that.
@@ -66,7 +68,7 @@ def diverged(table: pd.DataFrame, runs: pd.DataFrame) -> dict[tuple[str, str, st
     places = list(zip(both["model"], both["task"], both[UNIT], strict=True))  # failed runs may differ in more settings
     known = dict(zip(places, runs[UNIT], strict=False))
     ended = {*zip(places, runs["learning_rate"], runs["seed"], strict=False)}
-    found: dict[tuple[str, str, str], Lost] = {}
+    found: dict[tuple[str, str, str], DivergedSeeds] = {}
     for place, rate, seed in zip(places[len(runs) :], failed["learning_rate"], failed["seed"], strict=True):
         if place in known and (place, rate, seed) not in ended:
             here = found.setdefault((*place[:2], known[place]), {})
@@ -88,17 +90,22 @@ class Choice:
     """Empty where a search chose, whose own warning counts."""
     warning: str = ""
     """Why a search ended too soon."""
-    lost: Lost = field(default_factory=dict)
+    diverged_at: DivergedSeeds = field(default_factory=dict)
     repeated: tuple[int, ...] = ()
 
 
-def _choose(name: str, runs: pd.DataFrame, lost: Lost) -> Choice:
+def _choose(name: str, runs: pd.DataFrame, diverged_at: DivergedSeeds) -> Choice:
     again = tuple(seed for _, some in runs.groupby("learning_rate", dropna=False) for seed in repeated(some))
     once = pd.concat([newest(some) for _, some in runs.groupby("learning_rate", dropna=False)])
     searched = once[once["searched"].fillna(False)].sort_values(["rates_tried", "started"])
-    found = _by_search(name, once, searched.iloc[-1]) if len(searched) else _by_seeds(name, once, lost)
-    without = ", ".join(map(str, lost.get(found.rate, ()))) if found.rate is not None else ""
-    return replace(found, rows=found.rows.sort_values("seed").assign(diverged_seeds=without), lost=lost, repeated=again)
+    found = _by_search(name, once, searched.iloc[-1]) if len(searched) else _by_seeds(name, once, diverged_at)
+    without = ", ".join(map(str, diverged_at.get(found.rate, ()))) if found.rate is not None else ""
+    return replace(
+        found,
+        rows=found.rows.sort_values("seed").assign(diverged_seeds=without),
+        diverged_at=diverged_at,
+        repeated=again,
+    )
 
 
 def _by_search(name: str, once: pd.DataFrame, search: pd.Series[Any]) -> Choice:
@@ -108,10 +115,10 @@ def _by_search(name: str, once: pd.DataFrame, search: pd.Series[Any]) -> Choice:
     return Choice(name, once[once["learning_rate"] == rate].assign(**said), rate, "search", warning=warning)
 
 
-def _by_seeds(name: str, once: pd.DataFrame, lost: Lost) -> Choice:
+def _by_seeds(name: str, once: pd.DataFrame, diverged_at: DivergedSeeds) -> Choice:
     """Take the rate of the best mean validation score among those at which no seed diverged."""
-    tried = tuple(sorted({*once["learning_rate"].dropna().tolist(), *lost}))
-    several, alive = len(tried) > 1, [rate for rate in tried if rate not in lost]
+    tried = tuple(sorted({*once["learning_rate"].dropna().tolist(), *diverged_at}))
+    several, alive = len(tried) > 1, [rate for rate in tried if rate not in diverged_at]
     means = once[once["learning_rate"].isin(alive)].groupby("learning_rate")["validation"].mean().dropna()
     rate = tried[0] if tried and not several else None
     if several and alive and len(means) == len(alive):
@@ -125,7 +132,7 @@ def _by_seeds(name: str, once: pd.DataFrame, lost: Lost) -> Choice:
 def _rates(picked: list[Choice]) -> Iterator[str]:
     """Yield what is unequal about how the rates were chosen."""
     unchosen = [one for one in picked if one.rate is None and len(one.tried) > 1]
-    hopeless = [one.name for one in unchosen if {*one.tried} == {*one.lost}]
+    hopeless = [one.name for one in unchosen if {*one.tried} == {*one.diverged_at}]
     if hopeless:
         yield f"some seed diverged at every learning rate, so none can be chosen; left out: {named(hopeless)}"
     unknown = [one.name for one in unchosen if one.name not in hopeless]
@@ -135,7 +142,9 @@ def _rates(picked: list[Choice]) -> Iterator[str]:
     yield from _differs("learning rates tried", how)
     yield from _edges(picked)
     survived = [
-        f"{one.name} (seed {', '.join(map(str, one.lost[one.rate]))})" for one in picked if one.rate in one.lost
+        f"{one.name} (seed {', '.join(map(str, one.diverged_at[one.rate]))})"
+        for one in picked
+        if one.rate in one.diverged_at
     ]
     if survived:
         yield f"a seed diverged, and the score is of the others alone: {named(survived)}"

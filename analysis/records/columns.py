@@ -70,7 +70,7 @@ def row(record: dict[str, Any], folder: Path) -> Row:
     Raises :class:`RecordError` where a value is of another type than its column.
     """
     cells: Row = dict.fromkeys(ROW)
-    cells |= _what(record, folder) | _scores(record) | _costs(record) | _lost(record) | _origin(record)
+    cells |= _what(record, folder) | _scores(record) | _costs(record) | _forgetting(record) | _origin(record)
     for name, value in cells.items():
         if value is not None and type(value) not in PYTHON[ROW[name]]:
             raise RecordError(f"{folder}/record.json: damaged, its {name} is {value!r}")
@@ -229,7 +229,7 @@ def _measured(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {label: entry for label, entry in entries.items() if _at(entry, "status") == "measured"}
 
 
-def _lost(record: dict[str, Any]) -> Row:
+def _forgetting(record: dict[str, Any]) -> Row:
     for label, entry in _measured(record).items():
         metric = _dict(entry, "metrics", str(entry.get("headline")))
         if metric:

@@ -41,17 +41,17 @@ def unlike_conditions(runs: Rows) -> Iterator[str]:
     packages = {name for some in runs.values() for name in some.columns if name.startswith("version.")}
     names = CONDITIONS | {name: f"versions of {name.removeprefix('version.')}" for name in sorted(packages)}
     for column, what in names.items():
-        found = {name: _said(column, some) for name, some in runs.items() if some[column].notna().any()}
-        if len({value for values in found.values() for value in values}) > 1 and not _told(column, runs):
+        found = {name: _values(column, some) for name, some in runs.items() if some[column].notna().any()}
+        if len({value for values in found.values() for value in values}) > 1 and not _already_reported(column, runs):
             yield from differs(what, {name: "/".join(values) for name, values in found.items()})
 
 
-def _said(column: str, runs: pd.DataFrame) -> list[str]:
+def _values(column: str, runs: pd.DataFrame) -> list[str]:
     length = 8 if column == "commit" else None
     return [str(value)[:length] for value in sorted(set(runs[column].dropna()))]
 
 
-def _told(column: str, runs: Rows) -> bool:
+def _already_reported(column: str, runs: Rows) -> bool:
     """Return whether another line says the same: of runs on a CPU the machine is the processor."""
     return column == "processor" and all(some["processor"].equals(some["device"]) for some in runs.values())
 

@@ -20,7 +20,7 @@ from harness.storage.record import ONLY_SEARCHES, Status, of_search, read_record
 
 WHY = {Status.running: "another process trains it, or it was cut off; the same command resumes it"}
 TRACES = ("history.jsonl", "items.parquet")
-"""What a run leaves besides its record; a folder that has these alone has lost it."""
+"""What a run leaves besides its record; a folder that has these alone is without it."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Runs:
     records, :func:`analysis.records.searches.searches`."""
 
     def done(self) -> pd.DataFrame:
-        """Return the rows of the runs that ended well."""
+        """Return the rows of the finished runs."""
         return self.table[self.table["status"] == Status.done.value].reset_index(drop=True)
 
 

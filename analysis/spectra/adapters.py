@@ -31,7 +31,7 @@ VARIANTS = ("layer_replication", "target_parameters", "use_qalora", "use_bdlora"
 """Fields of LoRA's configuration under which W0 + s B A is not what the model computes."""
 REPRODUCIBLE = ("pissa", "olora")
 """Starts that move s B0 A0 out of W0 into the adapter, and can be computed again from W0."""
-LOST = ("pissa_niter", "corda", "lora_ga")
+NOT_REPRODUCIBLE = ("pissa_niter", "corda", "lora_ga")
 """Starts that do so by random numbers or by data that the folder does not hold."""
 
 
@@ -172,7 +172,7 @@ def _require_readable(config: dict[str, Any], folder: Path) -> None:
     for field in VARIANTS:
         if config.get(field):
             raise ConfigError("tuned", folder, f"its {field} is not read; {merge}")
-    if _start(config).startswith(LOST):
+    if _start(config).startswith(NOT_REPRODUCIBLE):
         raise ConfigError("tuned", folder, f"what {_start(config)} took out of W0 cannot be computed again; {merge}")
 
 

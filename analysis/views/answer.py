@@ -47,11 +47,11 @@ def _answer(block: Block, scored: Sequence[Comparison], forgot: Sequence[Compari
     against = {_other(one, best): one for one in here if best in (one.first, one.second)}
     groups = {kind: [name for name, one in against.items() if _kind(one, best) == kind] for kind in Verdict}
     rivals = [best, *groups[Verdict.better], *groups[Verdict.equivalent], *groups[Verdict.undecided]]
-    lost = [one for one in forgot if one.where == block.where]
+    forgotten = [one for one in forgot if one.where == block.where]
     sentences = [
         f"{model}, {task}:",
         *_ahead(effects[best], leads, groups, next(iter(against.values()))),
-        *_forgotten(block, rivals, lost),
+        *_forgotten(block, rivals, forgotten),
         *_costs(block, rivals),
         *_open(against, groups[Verdict.undecided]),
     ]
@@ -108,7 +108,7 @@ def listed(names: Sequence[str]) -> str:
     return f"{head} {'are' if len(parts) > 1 else 'is'}"
 
 
-def _forgotten(block: Block, rivals: list[str], lost: Sequence[Comparison]) -> Iterator[str]:
+def _forgotten(block: Block, rivals: list[str], forgotten: Sequence[Comparison]) -> Iterator[str]:
     """Yield what those that may be best forget, and which of them is shown to forget less than the best mean."""
     effects = block.effects(FORGETTING)
     known = [effects[name] for name in rivals if name in effects]
@@ -119,7 +119,7 @@ def _forgotten(block: Block, rivals: list[str], lost: Sequence[Comparison]) -> I
     ends = [f"{one.label} {number(one.estimate.value, '+')}" for one in (order[0], order[-1])]
     span = f"from {ends[0]} to {ends[1]}" if len(order) > 1 else ends[0]
     yield f"Change of {known[0].title}: {span}."
-    shown = [one for one in lost if one.ahead and {one.first, one.second} <= {*rivals}]
+    shown = [one for one in forgotten if one.ahead and {one.first, one.second} <= {*rivals}]
     less = dict.fromkeys(str(one.ahead) for one in shown if rivals[0] in (one.first, one.second))
     less.pop(rivals[0], None)
     if less:

@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 
 from harness.errors import ConfigError, DataError
 from harness.storage.manifest import sha256_of
-from harness.storage.privacy import expanded
+from harness.tasks.base import named
 from harness.tasks.source import Source, pick, read_rows
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class Text(Source):
         return Source(**{name: value for name, value in vars(self).items() if name not in own})
 
     def files(self) -> dict[str, Path]:
-        """Return the local file that is read, by the setting that names it."""
-        return {"path": expanded(self.path)} if self.path else {}
+        """Return the local files that are read, by the setting that names them."""
+        return named("path", self.local_files("forgetting.texts"))
 
 
 ConfigStore.instance().store(group="text", name="file", node=Text, provider="harness")
@@ -152,7 +152,8 @@ def read(config: RunConfig, name: str, text: Text) -> list[Document]:
     from harness.storage import assets
 
     path = assets.fetch_source(text.source(), assets.cache_root(config.cache_dir), text.licence)
-    key = json.dumps([asdict(text), str(path), path and sha256_of(path)], sort_keys=True, default=str)
+    hashes = [sha256_of(path)] if path and path.is_file() else list(map(sha256_of, text.files().values()))
+    key = json.dumps([asdict(text), str(path), hashes], sort_keys=True, default=str)
     if key not in _DOCUMENTS:
         found = {document.id: document for document in _documents(name, text, path)}
         if not found:

@@ -25,7 +25,7 @@ LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Given:
+class ChildArguments:
     """What a run's process is given."""
 
     config: RunConfig
@@ -40,9 +40,9 @@ class Given:
         return len(content).to_bytes(LENGTH_BYTES, "big") + content
 
 
-def _received() -> Given:
+def _received() -> ChildArguments:
     size = int.from_bytes(_read(LENGTH_BYTES), "big")
-    given: Given = pickle.loads(_read(size))  # noqa: S301  # from the process that started this one
+    given: ChildArguments = pickle.loads(_read(size))  # noqa: S301  # from the process that started this one
     return given
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from harness.config import RunConfig, require
 from harness.launching import lost
-from harness.launching.child import Given
+from harness.launching.child import ChildArguments
 
 AUTO = "auto"
 POLL_SECONDS = 0.1
@@ -152,10 +152,12 @@ class Pool:
         while waiting and width(waiting[0][1]) <= len(self.free):
             number, config = waiting.pop(0)
             mine = [self.free.pop(0) for _ in range(width(config))]
-            started.append(self._start(number, Given(config, self.logging, shared), mine, folder / str(number)))
+            started.append(
+                self._start(number, ChildArguments(config, self.logging, shared), mine, folder / str(number))
+            )
         return started
 
-    def _start(self, number: int, given: Given, mine: list[Place], result: Path) -> Child:
+    def _start(self, number: int, given: ChildArguments, mine: list[Place], result: Path) -> Child:
         variables = dict(os.environ) | mine[0].environment()
         if mine[0].gpu is not None:
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(dict.fromkeys(str(place.gpu) for place in mine))

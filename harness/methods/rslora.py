@@ -15,7 +15,7 @@ from harness.methods.lora import LoRA
 class RsLoRA(LoRA):
     """LoRA with the rank-stabilised scale alpha / √r.
 
-    alpha = 8 makes the scale 2 at r = 16, where it meets LoRA's default of alpha / r = 2. With
+    alpha = 8 makes the scale 2 at r = 16, where it equals LoRA's default of alpha / r = 2. With
     alpha = 2r the scale would be 2√r and grow with the rank, which is what rsLoRA is there to prevent.
     """
 

@@ -35,7 +35,8 @@ class NextToken(Objective[Task]):
         """Pack all texts; the last block may be shorter, one of a single token is left out."""
         stream: list[int] = []
         for item in items:
-            stream += [*self.tokenizer(self.show(item)).input_ids, self.tokenizer.eos_token_id]
+            # Not told of a text longer than the model's positions: what the model reads are blocks.
+            stream += [*self.tokenizer(self.show(item), verbose=False).input_ids, self.tokenizer.eos_token_id]
         size = self.task.max_length
         blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
         return [{"input_ids": block, "length": len(block)} for block in blocks if len(block) > 1]

@@ -70,5 +70,5 @@ def card(text: str) -> Card:
         problem = f"unknown unit {unit}" if unit else "has no unit"
         raise ConfigError("gpu", text, f"{problem}; write {number}GiB (2³⁰ bytes) or {number}GB (10⁹ bytes)")
     if float(number) <= 0:
-        raise ConfigError("gpu", text, "must be more than nothing")
+        raise ConfigError("gpu", text, "must be above 0")
     return Card(name, int(float(number) * UNITS[unit]))

@@ -189,9 +189,9 @@ def clearly_below(other: Trial, best: Trial) -> bool:
 def lean(low: Trial, best: Trial, high: Trial) -> tuple[int, ...]:
     """Return the sides of the best, −1 and 1, on which the optimum may lie.
 
-    Both where both neighbours have lost more than half of what the best had learnt, or one is worst: between two steep
-    sides three points do not say where the top is. Otherwise the vertex of the parabola through the three says which,
-    and none where it lies within an eighth of a decade of the best, the nearest place already.
+    Both where both neighbours fall short by more than half of what the best had learnt, or one is worst: between two
+    steep sides three points do not say where the top is. Otherwise the vertex of the parabola through the three says
+    which, and none where it lies within an eighth of a decade of the best, the nearest place already.
     """
     if low.worst or high.worst or max(low.value, high.value) - best.base < (best.value - best.base) / 2:
         return (-1, 1)

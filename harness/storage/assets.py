@@ -92,10 +92,10 @@ def fetch_model(model: ModelConfig, cache: Path) -> Files:
 
 
 def fetch_source(source: Source, cache: Path, licence: str | None = None) -> Path | None:
-    """Return the file that holds the source's rows, or None for a hub data set, which `datasets` fetches."""
+    """Return the file or folder of the source's rows, or None for a hub data set, which `datasets` fetches."""
     if source.path:
         path = expanded(source.path)
-        if not path.is_file():
+        if not path.exists():
             raise ConfigError("task.data.path", source.path, "there is no such file")
         return path
     if source.id:

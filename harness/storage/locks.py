@@ -294,7 +294,7 @@ class Lock:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             try:
                 if not self._file.mine:
-                    log.error("%s: another host took the lock over while this process stood still; stopping", self.what)
+                    log.error("%s: another host took over the lock while this process was paused; stopping", self.what)
                     interrupt()  # as Ctrl-C does: two processes must not write one run
                     return
                 self._file.refresh()

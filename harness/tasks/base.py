@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 from harness.config import require, require_at_least, require_share
 from harness.errors import DataError, nearest
 from harness.registry import Registry
-from harness.storage.privacy import expanded
 from harness.tasks import external
 from harness.tasks.scores import Outcome, Score, accuracy, bootstrap
 from harness.tasks.source import Row, Source, Sources, pick, read_rows
@@ -151,7 +150,9 @@ class Task(ABC):
 
     def files(self) -> dict[str, Path]:
         """Return the local files whose content decides the items or what they score, by the setting that names each."""
-        found = {f"data.{name}.path": expanded(source.path) for name, source in self.data.items() if source.path}
+        found: dict[str, Path] = {}
+        for name, source in self.data.items():
+            found |= named(f"data.{name}.path", source.local_files(f"task.data.{name}.path"))
         for place, metric in enumerate(map(external.parsed, self.metrics)):
             # The chosen value stands in the name: two values of one script are two metrics.
             found |= {f"metrics.{place}/{metric.name}/{name}": path for name, path in metric.files().items()}
@@ -203,9 +204,14 @@ class Task(ABC):
             items = sorted(getattr(splits, name), key=lambda item: item.id)
             setattr(splits, name, items if limit == -1 else items[:limit])
             if not getattr(splits, name):
-                raise DataError(f"task.data.{name}", self.dataset, "the split has no rows")
+                texts = sum(len(getattr(splits, other)) for other in SPLITS)
+                raise DataError(f"task.data.{name}", self.dataset, f"the split has no rows{self.when_few(texts)}")
         self.check(splits)
         return splits
+
+    def when_few(self, texts: int) -> str:
+        """Return what to do where so many texts leave a split without any; nothing that this kind of task knows of."""
+        return ""
 
     def check(self, splits: Splits) -> None:  # noqa: B027 a choice, no duty
         """Refuse items that cannot be scored, such as a label never seen in training."""
@@ -219,10 +225,14 @@ class Task(ABC):
             if item is None:
                 dropped["without a target"] = dropped.get("without a target", 0) + 1
             else:
-                yield item
+                yield from self.parts(item)
         if empty:
             kept = source.where | source.matching
             raise DataError("task.data", where, "the file has no rows" + (f" with {kept}" if kept else ""))
+
+    def parts(self, item: Item) -> Iterator[Item]:
+        """Yield what a row's item is cut into: itself."""
+        yield item
 
     def _item(self, row: Row, where: str) -> Item | None:
         texts = {name: self._clean(pick(row, self.columns[name], where), name, where) for name in self.text_fields()}
@@ -235,11 +245,15 @@ class Task(ABC):
                 "a row has no target; set task.drop_unlabelled=true to leave such rows out",
             )
             return None
-        key = "\0".join(normalised(texts[name]) for name in (self.unique_by or self.text_fields()))
-        item = Item(_digest(key)[:16], texts, target, self.choices(row, where))
+        item = Item(self.hash_of(texts), texts, target, self.choices(row, where))
         if not self.many_answers:
             return item
         return replace(item, id=item.id + _digest(f"{item.target}\0{item.choices}")[:8])
+
+    def hash_of(self, texts: dict[str, str]) -> str:
+        """Return the hash of an item's texts that decides its split."""
+        key = "\0".join(normalised(texts[name]) for name in (self.unique_by or self.text_fields()))
+        return _digest(key)[:16]
 
     def _clean(self, value: Any, name: str, where: str) -> str:
         if value is None:
@@ -280,6 +294,11 @@ class Task(ABC):
         if position < test:
             return "test"
         return "validation" if position < test + validation else "train"
+
+
+def named(setting: str, files: dict[str, Path]) -> dict[str, Path]:
+    """Return files by the setting that names each, as ``Task.files`` does: a folder's are ``<setting>/<name>``."""
+    return {f"{setting}/{name}" if name else setting: path for name, path in files.items()}
 
 
 def clusters(items: Sequence[Item]) -> dict[str, str]:

@@ -134,7 +134,7 @@ def measure(external: External, outcomes: Sequence[Outcome]) -> Measured:
     except ConfigError:
         raise
     except Exception as error:  # a script may raise anything
-        raise ConfigError(KEY, external.spec, f"cannot be computed: {_said(error)}") from None
+        raise ConfigError(KEY, external.spec, f"cannot be computed: {_message(error)}") from None
     items = whole if isinstance(whole, tuple) else _item_by_item(external, module, columns)
     value = sum(items) / len(items) if items and isinstance(whole, tuple) else whole
     assert not isinstance(value, tuple)
@@ -229,7 +229,7 @@ def _loaded(local: bool, folder: str, module: str, spec: str) -> Any:
     try:
         return evaluate.load(str(script), keep_in_memory=True)
     except Exception as error:  # the script's imports may raise anything
-        raise ConfigError(KEY, spec, f"cannot be loaded: {_said(error)}") from None
+        raise ConfigError(KEY, spec, f"cannot be loaded: {_message(error)}") from None
 
 
 def folder_of(external: External) -> Path:
@@ -258,7 +258,7 @@ def _snapshot(external: External) -> Path:
         here = "the hub cannot be reached and its cache has no copy; path:<folder> needs no network"
         raise ConfigError(KEY, external.spec, here) from None
     except Exception as error:  # the hub client raises many kinds; all mean "cannot be had"
-        raise ConfigError(KEY, external.spec, f"cannot be had from the hub: {_said(error)}") from None
+        raise ConfigError(KEY, external.spec, f"cannot be fetched from the hub: {_message(error)}") from None
     return Path(found)
 
 
@@ -283,5 +283,5 @@ def described(specs: Sequence[str], outcomes: Sequence[Outcome]) -> dict[str, di
     return found
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(first_line(error).split())[:200]}"

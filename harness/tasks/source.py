@@ -1,4 +1,4 @@
-"""Where a task's rows come from and how they are read: JSONL, CSV, Parquet, patterned lines, hub data."""
+"""Where a task's rows come from and how they are read: texts, JSONL, CSV, Parquet, patterned lines, hub data."""
 
 from __future__ import annotations
 
@@ -13,18 +13,27 @@ from typing import Any, TextIO
 
 from harness.config import Wheel, require
 from harness.errors import ConfigError, DataError, first_line
+from harness.storage.privacy import expanded, masked
 
-FORMATS = ("jsonl", "csv", "parquet", "lines")
-ENDINGS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+FORMATS = ("jsonl", "csv", "parquet", "lines", "text")
+ENDINGS = {
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".md": "text",
+}
 Row = dict[str, Any]
 
 
 @dataclass
 class Source:
-    """Rows from a local file (`path`), a hub data set (`id`) or a member of a pinned wheel, in that order."""
+    """Rows from a local file or folder (`path`), a hub data set (`id`) or a member of a pinned wheel, in that order."""
 
     path: str | None = None
-    """A local JSONL, CSV or Parquet file."""
+    """A local text, JSONL, CSV or Parquet file, or a folder of such files, read in the order of their names."""
     id: str | None = None
     """A hub data set such as ``nyu-mll/glue``."""
     config: str | None = None
@@ -36,7 +45,7 @@ class Source:
     member: str | None = None
     """The file inside the wheel."""
     format: str | None = None
-    """jsonl, csv, parquet or lines; told by the file's ending unless given."""
+    """jsonl, csv, parquet, lines or text (a file is one row); told by the file's ending unless given."""
     pattern: str | None = None
     """For ``lines``: a regular expression whose named groups are the columns."""
     encoding: str = "utf-8"
@@ -71,6 +80,21 @@ class Source:
         """Whether this source names any data at all."""
         return bool(self.path or self.id or self.wheel.package)
 
+    def local_files(self, key: str) -> dict[str, Path]:
+        """Return the user's own files by name: that of `path`, which has none, or each of a folder.
+
+        Raises :class:`ConfigError` naming `key` where a folder has nothing to read.
+        """
+        if self.path is None:
+            return {}
+        path = expanded(self.path)
+        if not path.is_dir():
+            return {"": path}
+        found = {file.relative_to(path).as_posix(): file for file in files_in(path, self.format)}
+        endings = ", ".join(sorted(ENDINGS))
+        require(bool(found), key, masked(str(path)), f"the folder has no file that ends in {endings}; or set format")
+        return found
+
     def describe(self) -> str:
         """Name the source in a line, as error messages and records do."""
         if self.path:
@@ -96,16 +120,29 @@ class Sources:
 
 
 def read_rows(source: Source, path: Path | None) -> Iterator[Row]:
-    """Yield the rows of `source`; `path` is its file on disk, None for a hub data set.
+    """Yield the rows of `source`; `path` is its file or folder on disk, None for a hub data set.
 
     Raises :class:`DataError` naming the file, and the line where there is one.
     """
+    if path is not None and path.is_dir():
+        for file in files_in(path, source.format):
+            yield from read_rows(source, file)
+        return
     rows = _hub_rows(source) if path is None else READERS[_format(source, path)](path, source)
     try:
         yield from filter(source.keeps, rows)
     except UnicodeDecodeError as error:
         reason = f"not {error.encoding} at byte {error.start}; set encoding, such as latin-1"
         raise DataError("task.data.encoding", path, reason) from None
+
+
+def files_in(folder: Path, chosen: str | None) -> list[Path]:
+    """Return the files of `folder` and of those below it, by name: of known endings, of any where a format is chosen.
+
+    Hidden ones, such as an editor's copies, are left out.
+    """
+    found = [file for file in sorted(folder.rglob("*")) if file.is_file() and (chosen or file.suffix in ENDINGS)]
+    return [file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
 def require_pattern(key: str, pattern: str, groups: int = 0) -> None:
@@ -203,6 +240,14 @@ def _line_rows(path: Path, source: Source) -> Iterator[Row]:
             yield match.groupdict()
 
 
+def _text_rows(path: Path, source: Source) -> Iterator[Row]:
+    with _open(path, source) as file:
+        text = file.read().replace("\r\n", "\n")
+    if not text.strip():
+        raise DataError("task.data", path, "the file has no text")
+    yield {"text": text, "file": path.name}
+
+
 def _hub_rows(source: Source) -> Iterator[Row]:
     import datasets
 
@@ -213,7 +258,7 @@ def _hub_rows(source: Source) -> Iterator[Row]:
         raise DataError("task.data.id", source.describe(), f"cannot be loaded from the hub: {reason}") from None
 
 
-READERS = {"jsonl": _jsonl_rows, "csv": _csv_rows, "parquet": _parquet_rows, "lines": _line_rows}
+READERS = {"jsonl": _jsonl_rows, "csv": _csv_rows, "parquet": _parquet_rows, "lines": _line_rows, "text": _text_rows}
 
 
 def pick(row: Row, paths: str, where: str) -> Any:

@@ -62,20 +62,20 @@ class Hooks:
     every: Sequence[int]
     """Steps between evaluations, and between probes; 0 for none."""
     may_end_early: bool = False
-    """Whether a training that is clearly lost ends at its half: a search need not know how lost it is."""
+    """Whether a training that is clearly diverging ends at its half: a search need not know how bad it is."""
 
     def due(self, step: int) -> bool:
         """Return whether something is evaluated after this step."""
         return any(every > 0 and step % every == 0 for every in self.every)
 
 
-LOST = 3.0
+DIVERGING = 3.0
 """Standard errors by which the loss must have risen: of 1,000 trainings that learn nothing 2 to 5 end by chance."""
 LEAST_STEPS = 8
 """Logged steps in each quarter: the standard error of fewer is itself not known."""
 
 
-def refuse_lost(losses: Sequence[tuple[int, float]], steps: int) -> None:
+def refuse_diverging(losses: Sequence[tuple[int, float]], steps: int) -> None:
     """Raise a :class:`DivergedError` where, at half of its `steps`, a training's loss has risen.
 
     The mean of the second quarter lies above that of the first by more than 3 standard errors of the difference, those
@@ -87,8 +87,10 @@ def refuse_lost(losses: Sequence[tuple[int, float]], steps: int) -> None:
         return
     error = math.sqrt(variance(first) / len(first) + variance(second) / len(second))
     rise = fmean(second) - fmean(first)
-    if rise > LOST * error:
-        raise DivergedError(f"lost: after half of its steps its loss has risen by {rise:.3g} to {fmean(second):.3g}")
+    if rise > DIVERGING * error:
+        raise DivergedError(
+            f"diverging: after half of its steps its loss has risen by {rise:.3g} to {fmean(second):.3g}"
+        )
 
 
 class Watch(TrainerCallback):
@@ -132,4 +134,4 @@ class Watch(TrainerCallback):
         self.folder.append_history({"step": step} | entry | {"seconds": round(self.meter.elapsed(STEPS), 3)})
         self.hooks.log(entry, step)
         if self.hooks.may_end_early and step == -(-state.max_steps // 2):
-            refuse_lost(group.by_first(self.folder.losses), state.max_steps)
+            refuse_diverging(group.by_first(self.folder.losses), state.max_steps)

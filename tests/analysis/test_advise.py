@@ -310,7 +310,7 @@ def test_the_page_has_the_same_advice(tmp_path: Path) -> None:
         (("train<=2",), "train<=2: has no unit; write 2s, 2min or 2h"),
         (("train<=2parsecs",), "train<=2parsecs: unknown unit parsec"),
         (("train<=soon",), "train<=soon: must be a time such as 90s, 30min or 2h"),
-        (("train<=0h",), "train<=0h: must be more than nothing"),
+        (("train<=0h",), "train<=0h: must be above 0"),
         (("nowhere",), "runs=nowhere: there is no such folder"),
         (("gpus=24GiB",), "gpus=24GiB: no such option; did you mean gpu?"),
         (("margin=0",), "margin=0.0: must be above 0"),

@@ -30,6 +30,7 @@ def cells() -> dict[str, str]:
     """Return the notebook's code cells by their ids."""
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     assert all(not cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    assert "`tests/analysis/test_api.py` runs all cells, with smaller settings" in NOTEBOOK.read_text(encoding="utf-8")
     return {cell["id"]: "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"}
 
 

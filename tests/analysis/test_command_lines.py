@@ -63,8 +63,8 @@ def test_flags_of_old_are_answered_with_the_new_spelling(name: str) -> None:
     first = next(field.name for field in fields(command(name).settings) if field.name != command(name).rest)
     with pytest.raises(ConfigError) as caught:
         command(name).parse([f"--{first}", "x"])
-    assert str(caught.value) == f"--{first}=: is written {first}=<value>"
-    with pytest.raises(ConfigError, match=rf"is written {first}=x$"):
+    assert str(caught.value) == f"--{first}=: write {first}=<value>"
+    with pytest.raises(ConfigError, match=rf"write {first}=x$"):
         command(name).parse([f"--{first}=x"])
 
 

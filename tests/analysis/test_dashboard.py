@@ -16,7 +16,7 @@ from wandb_server import Server, own_session, serve
 from analysis.errors import AnalysisError
 from analysis.exchange.wandb.board import TITLE, report, runs, specification, workspace
 from analysis.exchange.wandb.findings import FORGOTTEN, VERDICT, VERDICTS, findings
-from analysis.exchange.wandb.names import Shown, everything, measured, workspaces
+from analysis.exchange.wandb.names import Shown, all_metrics, measured, workspaces
 from analysis.exchange.wandb.saving import VIEW, save
 from analysis.records import history, read_runs, record
 from analysis.records.columns import flat
@@ -66,7 +66,7 @@ def named(spec: dict[str, Any]) -> dict[str, set[str]]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Return a run that has everything: evaluations and probes on the way, intruders, a GPU's memory."""
+    """Return a run that has all_metrics: evaluations and probes on the way, intruders, a GPU's memory."""
     peaks = {"train": {"resident_gib": 1.0, "cuda_allocated_gib": 2.0, "cuda_reserved_gib": 2.5}}
     made = Made(intruders=5)
     return make_run(tmp_path, "method=lora", "rank=4", "train.eval_steps=2", made=made, memory=peaks)
@@ -101,8 +101,8 @@ def test_what_is_drawn_over_time_is_history(run: Path) -> None:
 def test_panels_follow_what_the_runs_measured(run: Path, tmp_path: Path) -> None:
     assert measured(read_runs(run).table) == SHOWN
     bare = make_run(tmp_path / "bare", "method=lora", made=Made(forgetting=None), metric="macro_f1")
-    assert measured(read_runs(bare).table) == Shown(("macro_f1",), everything().probes)
-    assert ("lm_loss", "loss") in everything().probes and ("retrieval", "mrr") in everything().probes
+    assert measured(read_runs(bare).table) == Shown(("macro_f1",), all_metrics().probes)
+    assert ("lm_loss", "loss") in all_metrics().probes and ("retrieval", "mrr") in all_metrics().probes
 
 
 def test_the_library_reads_the_workspace_back() -> None:
@@ -146,7 +146,7 @@ def test_the_specification_needs_no_network_and_is_the_same_each_time(monkeypatc
 
 
 def test_panels_of_the_report_do_not_overlap() -> None:
-    page = specification("me", "proj", everything())["report"]["spec"]
+    page = specification("me", "proj", all_metrics())["report"]["spec"]
     for grid in (block for block in page["blocks"] if block["type"] == "panel-grid"):
         places = [p["layout"] for p in grid["metadata"]["panelBankSectionConfig"]["panels"]]
         cells = [
@@ -222,7 +222,7 @@ def test_saving_twice_updates_and_duplicates_nothing(server: Views) -> None:
     assert [(one.what, one.new) for one in first] == [("workspace", True), ("report", True)]
     assert sorted(view["type"] for view in server.views.values()) == ["project-view", "runs"]
     before = {key: view["spec"] for key, view in server.views.items()}
-    second = save("me", "proj", everything())
+    second = save("me", "proj", all_metrics())
     assert [(one.what, one.new, one.url) for one in second] == [(one.what, False, one.url) for one in first]
     assert server.views.keys() == before.keys()
     assert all(view["spec"] != before[key] for key, view in server.views.items())

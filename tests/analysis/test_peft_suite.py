@@ -318,14 +318,14 @@ def test_the_command_line_imports_and_exports(tmp_path: Path, own: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("import", "x"), "runs=import: is written results=<folder> runs/"),
-        (("export", "."), "runs=export: is written runs/ out=<folder>"),
+        (("import", "x"), "runs=import: write results=<folder> runs/"),
+        (("export", "."), "runs=export: write runs/ out=<folder>"),
         (("results=/nowhere",), "there is no such file or folder"),
         (("result=/nowhere",), "did you mean results?"),
         ((".",), "give either results= to read, or out= to write"),
         (("results=.", ".", "tests"), "give the one folder"),
         (("out=x",), "give run folders"),
-        ((".", "--out", "x"), "--out=: is written out=<value>"),
+        ((".", "--out", "x"), "--out=: write out=<value>"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_1(arguments: tuple[str, ...], says: str) -> None:

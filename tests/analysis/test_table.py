@@ -127,7 +127,7 @@ def test_a_filter_that_fits_nothing_says_what_there_is(tmp_path: Path, condition
         ([".", "learning=.5"], "needs pareto=true"),
         ([".", "outcome=gain"], "did you mean outcomes"),
         ([".", "group=method", "rates=chosen"], "needs rates=all"),
-        ([".", "--out"], "--out=: is written out=<value>"),
+        ([".", "--out"], "--out=: write out=<value>"),
         ([".", "--ouk=there"], "no such option; did you mean out"),
         ([".", "outcomes=gain"], "needs compare=true"),
     ],

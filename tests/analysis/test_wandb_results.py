@@ -168,7 +168,7 @@ def test_a_second_call_adds_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     for _ in range(2):
         assert add(Settings((str(tmp_path),))) == []
     assert len(offline(run)) == 2
-    assert capsys.readouterr().out.splitlines()[1] == f"{run.name}: there already"
+    assert capsys.readouterr().out.splitlines()[1] == f"{run.name}: already there"
 
 
 def test_other_findings_are_added_again(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from harness_cli.commands import find
 from harness_cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PAGES = ("command.md", "serving_measured.md")
+PAGES = ("command.md", "serving.md")
 
 
 def commands() -> list[list[str]]:

@@ -65,8 +65,8 @@ def test_a_commands_help_is_written_as_it_is_called(name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["method=lora", "rank=8"], "harness: method=lora: training is written harness run method=lora rank=8\n"),
-        (["-m", "rank=8,16"], "harness: -m: training is written harness run -m rank=8,16\n"),
+        (["method=lora", "rank=8"], "harness: method=lora: to train, write harness run method=lora rank=8\n"),
+        (["-m", "rank=8,16"], "harness: -m: to train, write harness run -m rank=8,16\n"),
         (["tabel", "runs/"], "harness: tabel: no such command; did you mean table? ("),
         (["table", "no_such_folder"], "table: runs=no_such_folder: there is no such folder\n"),
         (["export", "to=x"], "export: run=: must be given"),

@@ -26,7 +26,7 @@ def test_a_card_is_known_by_name_with_less_memory_than_is_printed_on_it() -> Non
     [
         ("24", "gpu=24: has no unit; write 24GiB (2³⁰ bytes) or 24GB (10⁹ bytes)"),
         ("24TiB", "gpu=24TiB: unknown unit tib; write 24GiB (2³⁰ bytes) or 24GB (10⁹ bytes)"),
-        ("0GiB", "gpu=0GiB: must be more than nothing"),
+        ("0GiB", "gpu=0GiB: must be above 0"),
     ],
 )
 def test_a_size_that_says_too_little_is_refused_in_one_line(text: str, line: str) -> None:

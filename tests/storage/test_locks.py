@@ -258,7 +258,7 @@ def test_holder_that_stood_still_learns_of_it_and_leaves_its_successor(
         with on("node2"), exclusive(path, "runs/a", wait=False) as taken:
             assert taken
             time.sleep(0.5)
-            assert "runs/a: another host took the lock over" in caplog.text
+            assert "runs/a: another host took over the lock" in caplog.text
             assert stopped == [1]  # it stops: two processes must not write one run
     assert left(tmp_path) == []
 

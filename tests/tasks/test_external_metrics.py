@@ -201,7 +201,7 @@ def test_a_metric_of_the_hub_is_taken_at_its_commit(tmp_path: Path, monkeypatch:
             "LocalEntryNotFoundError",
             "the hub cannot be reached and its cache has no copy; path:<folder> needs no network",
         ),
-        ("HfHubHTTPError", "cannot be had from the hub: HfHubHTTPError: no"),
+        ("HfHubHTTPError", "cannot be fetched from the hub: HfHubHTTPError: no"),
     ],
 )
 def test_a_hub_that_has_or_gives_none_is_one_line(error: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

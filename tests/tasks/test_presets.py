@@ -84,6 +84,7 @@ EMBEDDED = {
     "boolq": (8464, 963, 3270),
     "commonsense_qa": (754, 120, 346),
     "imdb": (19945, 2483, 2474),
+    "korean_constitution": (61, 6, 20),
     "openbook_qa": (233, 54, 213),
     "openwebtext": (821, 92, 87),
     "rotten_tomatoes": (6897, 831, 802),

@@ -106,4 +106,4 @@ def _plain(spec: Any) -> dict[str, Any]:
     return json.loads(spec.model_dump_json(by_alias=True, exclude_none=True))  # type: ignore[no-any-return]
 
 
-DESCRIPTION = "What each fine-tuning method gains, loses and costs. Made by python -m analysis.wandb."
+DESCRIPTION = "What each fine-tuning method learns, forgets and costs. Made by python -m analysis.wandb."

@@ -13,7 +13,7 @@ from analysis.exchange.wandb.findings import FORGOTTEN, PREFIX, VERDICT, VERDICT
 from harness.forgetting.base import PROBES
 from harness.tracking import wandb as tracking
 
-__all__ = ["FORGOTTEN", "VERDICT", "VERDICTS", "Shown", "analysed", "delta", "everything", "measured", "score"]
+__all__ = ["FORGOTTEN", "VERDICT", "VERDICTS", "Shown", "all_metrics", "analysed", "delta", "measured", "score"]
 
 METHOD, RANK, SEED, RATE = "method.name", "method.rank", "seed", "train.learning_rate"
 """Keys of a run's configuration; ``method.rank`` and not ``rank``, which methods without one have too."""
@@ -32,7 +32,7 @@ class Shown:
     """Label and headline metric of what measures forgetting."""
 
 
-def everything() -> Shown:
+def all_metrics() -> Shown:
     """Return what any project may hold: accuracy, and each registered probe with a headline."""
     import harness.forgetting.probes
 
@@ -47,7 +47,7 @@ def measured(table: pd.DataFrame) -> Shown:
     metrics = tuple(own["metric"].dropna().value_counts().index)
     named = own["forgetting_name"].dropna().value_counts().index
     probes = tuple((label, headline) for label, _, headline in (name.partition(" ") for name in named))
-    usual = everything()
+    usual = all_metrics()
     return Shown(metrics or usual.metrics, probes or usual.probes)
 
 

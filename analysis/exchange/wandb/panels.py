@@ -43,7 +43,7 @@ def _leaderboard(shown: Shown) -> tuple[Any, ...]:
 def _pareto(shown: Shown) -> tuple[Any, ...]:
     lead = shown.metrics[0]
     return tuple(
-        _scatter(f"{lead} gained, {headline} of {label} lost", names.delta((label, headline)), names.score(lead))
+        _scatter(f"{lead} learned, {headline} of {label} forgotten", names.delta((label, headline)), names.score(lead))
         for label, headline in shown.probes
     )
 
@@ -57,8 +57,8 @@ def _curves(shown: Shown) -> tuple[Any, ...]:
 
 def _intruders(shown: Shown) -> tuple[Any, ...]:
     count = names.analysed("intruders_excess")
-    lost = [
-        _scatter(f"intruders and {headline} of {label} lost", count, names.delta((label, headline)))
+    forgotten = [
+        _scatter(f"intruders and {headline} of {label} forgotten", count, names.delta((label, headline)))
         for label, headline in shown.probes
     ]
     return (
@@ -68,7 +68,7 @@ def _intruders(shown: Shown) -> tuple[Any, ...]:
         _bars("the same for random changes of equal rank", names.analysed("intruders_null_rank")),
         _bars("the same for random changes of equal norm", names.analysed("intruders_null_dense")),
         _bars("effective rank of the change, mean", names.analysed("effective_rank")),
-        *lost,
+        *forgotten,
         _table("Counts over k and eps", names.analysed("counts")),
         _table("Weight changes, matrix by matrix", names.analysed("matrices")),
     )
@@ -116,7 +116,7 @@ LEADERBOARD = (
     "`python -m analysis.wandb` has added them, by paired intervals that hold for all comparisons at once, at "
     "learning rates chosen on the validation split."
 )
-PARETO = "What a run gained against what it lost. For a loss, further right is more forgotten; for a score, less."
+PARETO = "What a run learned against what it forgot. For a loss, further right is more forgotten; for a score, less."
 CURVES = (
     "Against tokens seen. Runs are grouped by method and rank; validation and probes along the way are there with "
     "`train.eval_steps` and `forgetting.every`."

@@ -61,7 +61,7 @@ def add_findings(run: pd.Series[Any], verdicts: pd.DataFrame | None = None) -> s
         return f"{run['id']}: nothing to add; python -m analysis.intruders {folder} counts its intruder dimensions"
     to = send(record(folder), folder, found)
     if to is None:
-        return f"{run['id']}: there already"
+        return f"{run['id']}: already there"
     done = f"{run['id']}: added (values: {len(found.summary)}, tables: {len(found.tables)})"
     if "://" in to:
         return f"{done}: {to}"

@@ -123,11 +123,11 @@ def advices(
 
 def pairs_of(block: Block, scored: Sequence[Comparison], forgot: Sequence[Comparison]) -> Pairs:
     """Return the comparisons of one block by their two sides."""
-    found, lost = (
+    found, forgotten = (
         {frozenset({one.first, one.second}): one for one in some if one.where == block.where}
         for some in (scored, forgot)
     )
-    return Pairs(found, lost)
+    return Pairs(found, forgotten)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def advise(settings: Settings, given: Asked) -> tuple[list[Advice], list[str]]:
     table = narrowed(runs.table, given)
     effects = effects_of(table)
     if effects.chosen.empty:
-        raise AnalysisError(f"{', '.join(settings.runs)}: no run here is done, so there is nothing to advise by")
+        raise AnalysisError(f"{', '.join(settings.runs)}: no run here has finished, so nothing to base advice on")
     scored = compare(effects, margin=given.margin)
     forgot = compare(effects, margin=given.margin, outcome=FORGETTING)
     found = advices(table, effects, given, scored.found, forgot.found)

@@ -38,7 +38,7 @@ def sentences(found: Advice) -> Iterator[str]:
     if found.leader is None:
         return
     yield _leading(candidates[found.leader], found)
-    yield from _beside(found)
+    yield from _others(found)
     yield from _forgotten(found, candidates)
     if found.better:
         yield f"{listed(found.better)} shown to be better than {found.leader}, if the constraints hold."
@@ -70,7 +70,7 @@ def _leading(leader: Candidate, found: Advice) -> str:
     return f"{best} ({leader.score.name} {leader.score} on the test split, {seeds})."
 
 
-def _beside(found: Advice) -> Iterator[str]:
+def _others(found: Advice) -> Iterator[str]:
     """Yield what is shown of the others against the leader, and what is not."""
     margin = f"{found.margin:.2g}"
     if found.equivalent:

@@ -54,7 +54,7 @@ def _pages(table: pd.DataFrame) -> list[Page]:
         counts = table["status"].value_counts().to_dict()
         how = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())
         raise AnalysisError(
-            f"no run ended well ({how}): nothing to draw; the same training command retries what failed"
+            f"no run has finished ({how}), so there is nothing to draw; the same training command retries what failed"
         )
     return found
 

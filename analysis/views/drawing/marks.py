@@ -202,7 +202,9 @@ def whole() -> alt.Axis:
 Spot = tuple[float, float]
 
 
-def beside(spots: Sequence[Spot], names: Sequence[str], size: float = 6.0, marker: float = 5.0) -> list[Spot | None]:
+def place_labels(
+    spots: Sequence[Spot], names: Sequence[str], size: float = 6.0, marker: float = 5.0
+) -> list[Spot | None]:
     """Return the middle of each name beside its spot, in points, so that no name covers another or a marker.
 
     Where all eight sides are taken, a name is left out: the chart's table has it.

@@ -40,8 +40,8 @@ class Page:
     @cached_property
     def effects(self) -> Effects:
         """Return what configurations learned and forgot, at the rates that validation chose, as tables have it."""
-        with_lost = [self.table, *([self.diverged] if len(self.diverged) else [])]
-        return effects_of(pd.concat(with_lost, ignore_index=True), self.known)
+        with_diverged = [self.table, *([self.diverged] if len(self.diverged) else [])]
+        return effects_of(pd.concat(with_diverged, ignore_index=True), self.known)
 
     @cached_property
     def chosen(self) -> pd.DataFrame:
@@ -85,8 +85,8 @@ def pages(table: pd.DataFrame, known: Known | None = None) -> Iterator[Page]:
         model, task, metric, data = map(str, key)
         metrics, versions = several.loc[(model, task)]
         more = f" {metric}" * bool(metrics) + f" data {data[:8]}" * bool(versions)
-        lost = table[table["diverged"].fillna(False) & (table["model"] == model) & (table["task"] == task)]
-        yield Page(model, task + more, rows.reset_index(drop=True), lost, known={} if known is None else known)
+        diverged = table[table["diverged"].fillna(False) & (table["model"] == model) & (table["task"] == task)]
+        yield Page(model, task + more, rows.reset_index(drop=True), diverged, known={} if known is None else known)
 
 
 def every_page(table: pd.DataFrame, known: Known | None = None) -> Iterator[Page]:
@@ -95,9 +95,9 @@ def every_page(table: pd.DataFrame, known: Known | None = None) -> Iterator[Page
     yield from found
     if len(found) > 1:
         whole = pd.concat([page.table for page in found], ignore_index=True)
-        lost = pd.concat([page.diverged for page in found], ignore_index=True).drop_duplicates("id")
+        diverged = pd.concat([page.diverged for page in found], ignore_index=True).drop_duplicates("id")
         names = (counted(len({page.model for page in found}), "model"), counted(len(found), "task"))
-        yield Page(*names, whole, lost, several=True, known={} if known is None else known)
+        yield Page(*names, whole, diverged, several=True, known={} if known is None else known)
 
 
 def counted(number: int, what: str) -> str:

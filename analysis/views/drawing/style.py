@@ -110,7 +110,7 @@ def config(theme: Theme, fonts: str, size: float = 1.0, background: str | None =
             "bar": {"color": theme.methods[0], "strokeWidth": 0.8 * size},
             "cell": {"fontSize": 6 * size},
             "ring": {"filled": False, "size": 80 * size**2, "strokeWidth": 0.9 * size},
-            "lost": {"fontSize": 10 * size, "baseline": "bottom"},
+            "diverged": {"fontSize": 10 * size, "baseline": "bottom"},
         },
     }
 

@@ -25,7 +25,7 @@ class Cost(Figure):
     """What a method costs: seconds, speed, peak memory, and what must be stored for each task."""
 
     title = "Time and memory by method and rank"
-    needs = "a run that ended well: python -m harness.run"
+    needs = "a finished run: python -m harness.run"
 
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank, further setting and measure, at the rate that validation chose."""

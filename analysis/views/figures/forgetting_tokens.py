@@ -25,13 +25,13 @@ from analysis.views.drawing.style import Look
 
 @FIGURES.register("forgetting_tokens")
 class ForgettingTokens(Figure):
-    """What the first probe's headline metric lost along the way, against the untouched model."""
+    """How much the first probe's headline metric has changed along the way, against the untouched model."""
 
     title = "Forgetting: change of the probe against tokens trained on"
     needs = "probes along the way: python -m harness.run forgetting.every=<every so many steps>"
 
     def data(self, page: Page) -> pd.DataFrame:
-        """Return a row for each method, rank, further setting and step; at step 0 nothing is lost."""
+        """Return a row for each method, rank, further setting and step; at step 0 nothing is forgotten."""
         table = same_probe(page.chosen)
         rows = histories(table, column_of)
         base: dict[str, Any] = {run["id"]: base_of(run) for run in table.to_dict("records")}

@@ -9,7 +9,17 @@ import pandas as pd
 from analysis.effects.outcomes import FORGETTING, LEARNING
 from analysis.effects.planes import optimal
 from analysis.views.drawing.figure import FIGURES, Figure
-from analysis.views.drawing.marks import beside, by_method, domain, measured, of, points, reference, values
+from analysis.views.drawing.marks import (
+    by_method,
+    domain,
+    linear,
+    measured,
+    of,
+    place_labels,
+    points,
+    reference,
+    values,
+)
 from analysis.views.drawing.page import Page
 from analysis.views.drawing.series import SETTING, effects_over_seeds
 from analysis.views.drawing.sources import forgetting_label, same_probe
@@ -30,20 +40,21 @@ class Pareto(Figure):
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each method, rank and further setting, at the rate that its validation score chose."""
         table = same_probe(page.chosen)
-        score, lost = (effects_over_seeds(page.effects, table, SETTING, one) for one in (LEARNING, FORGETTING))
+        score, forgotten = (effects_over_seeds(page.effects, table, SETTING, one) for one in (LEARNING, FORGETTING))
         if score.empty:
             return score
         seconds = table.groupby(SETTING, dropna=False, sort=False)["train_seconds"].mean()
-        lost = lost[[*SETTING, *ENDS]].rename(columns={end: f"forgetting_{end}" for end in ENDS})
-        found = score.merge(lost, on=SETTING).assign(seconds=seconds.to_numpy())
+        forgotten = forgotten[[*SETTING, *ENDS]].rename(columns={end: f"forgetting_{end}" for end in ENDS})
+        found = score.merge(forgotten, on=SETTING).assign(seconds=seconds.to_numpy())
         facts = {"metric": table["metric"].iloc[0], "probe": forgetting_label(table), "base": table["base"].mean()}
+        facts |= {"higher_is_better": _higher_is_better(table)}
         return found.assign(**facts, worse=_worse(table), optimal=_optimal(found, table))
 
     def chart(self, data: pd.DataFrame, look: Look) -> alt.LayerChart:
         """Return a point a row; right is less forgotten, up is more learned."""
-        base, lost = data["base"].iloc[0], ("forgetting_value", "forgetting_low", "forgetting_high")
-        y = measured(data, f"test {data['metric'].iloc[0]}", base, share=True)
-        ends, worse = domain(data, 0, names=lost), data["worse"].iloc[0] > 0
+        base, forgotten = data["base"].iloc[0], ("forgetting_value", "forgetting_low", "forgetting_high")
+        y = _learned(data, base)
+        ends, worse = domain(data, 0, names=forgotten), data["worse"].iloc[0] > 0
         scale = alt.Scale(domain=ends[::-1] if worse else ends, nice=False, zero=False)
         title = wrapped(f"change of {data['probe'].iloc[0]}: the right forgets less".split(), look.width - 60, " ")
         x = alt.X(field="forgetting_value", type="quantitative", title=title, scale=scale)
@@ -55,8 +66,22 @@ class Pareto(Figure):
             *_bars(x, y, rows, look),
             _labels(x, y),
         ]
-        fields = ("method", "rank", "setting", *ENDS, *lost, "seconds", "optimal", "label", "label_x", "label_y")
+        fields = ("method", "rank", "setting", *ENDS, *forgotten, "seconds", "optimal", "label", "label_x", "label_y")
         return alt.layer(*layers, data=values(rows, *fields)).properties(width=look.width - 45, height=HEIGHT)
+
+
+def _learned(data: pd.DataFrame, base: float) -> alt.Y:
+    """Return the axis of the metric; where lower is better, as of a perplexity, the lower end is on top."""
+    metric = f"test {data['metric'].iloc[0]}"
+    if data["higher_is_better"].iloc[0]:
+        return measured(data, metric, base, share=True)
+    ends = domain(data, base, share=True)[::-1]
+    return alt.Y(field="value", type="quantitative", title=f"{metric} (lower is better)", scale=linear(ends))
+
+
+def _higher_is_better(table: pd.DataFrame) -> bool:
+    higher = table["higher_is_better"].iloc[0]
+    return bool(pd.isna(higher) or higher)
 
 
 def _worse(table: pd.DataFrame) -> int:
@@ -67,8 +92,7 @@ def _worse(table: pd.DataFrame) -> int:
 
 def _optimal(found: pd.DataFrame, table: pd.DataFrame) -> list[bool]:
     """Return which rows no other beats in both means, or in one at equality in the other."""
-    higher = table["higher_is_better"].iloc[0]
-    gain = found["value"] * (1 if pd.isna(higher) or higher else -1)
+    gain = found["value"] * (1 if _higher_is_better(table) else -1)
     loss = found["forgetting_value"] * _worse(table)
     return optimal(np.stack([gain, loss], axis=1)).tolist()
 
@@ -106,7 +130,7 @@ def _named(data: pd.DataFrame, x: alt.X, y: alt.Y, look: Look) -> pd.DataFrame:
     bottom, top = y["scale"]["domain"]
     across, up = (right - left) / (look.width - 45), (top - bottom) / HEIGHT
     spots = [((row.forgetting_value - left) / across, (row.value - bottom) / up) for row in data.itertuples()]
-    placed = beside(spots, names, marker=9.0)
+    placed = place_labels(spots, names, marker=9.0)
     label = [name if spot else None for name, spot in zip(names, placed, strict=True)]
     rows = data.assign(label=label, label_x=[left + spot[0] * across if spot else None for spot in placed])
     return rows.assign(label_y=[bottom + spot[1] * up if spot else None for spot in placed])

@@ -18,7 +18,7 @@ class ScoreParameters(Figure):
     """What more trainable parameters buy; each method and rank at the rate that its validation score chose."""
 
     title = "Score against trainable parameters"
-    needs = "a run that ended well: python -m harness.run"
+    needs = "a finished run: python -m harness.run"
     width = COLUMN
 
     def data(self, page: Page) -> pd.DataFrame:

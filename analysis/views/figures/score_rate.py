@@ -51,7 +51,7 @@ class ScoreRate(Figure):
         y = measured(rows[rows["value"].notna()], f"{split}{rows['metric'].iloc[0]}", *bases, share=True)
         apart = by_rank(rows, look)
         layers = [line for base in bases for line in reference(base, "untouched")]
-        layers += [_line(x, y, apart), *points(x, y, apart), *_rings(x, y, apart), _lost(x, apart)]
+        layers += [_line(x, y, apart), *points(x, y, apart), *_rings(x, y, apart), _diverged(x, apart)]
         fields = ("panel", "of_rank", "setting", "learning_rate", "value", "low", "high", "chosen", "warning")
         return panels(layers, values(rows, *fields), list(dict.fromkeys(rows["panel"])), look)
 
@@ -74,10 +74,10 @@ def _rings(x: alt.X, y: alt.Y, apart: dict[str, Any]) -> list[alt.Chart]:
     ]
 
 
-def _lost(x: alt.X, apart: dict[str, Any]) -> alt.Chart:
+def _diverged(x: alt.X, apart: dict[str, Any]) -> alt.Chart:
     """Return a cross at the bottom for each rate without a score."""
-    lost = alt.Chart().transform_filter("!isValid(datum.value)").mark_text(style="lost", text="×")
-    return lost.encode(x=x, y=alt.value("height"), color=apart["color"])
+    crosses = alt.Chart().transform_filter("!isValid(datum.value)").mark_text(style="diverged", text="×")
+    return crosses.encode(x=x, y=alt.value("height"), color=apart["color"])
 
 
 def _searched(page: Page) -> pd.DataFrame:

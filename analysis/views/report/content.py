@@ -51,7 +51,7 @@ class Content:
 MISSING = {
     "leaderboard": "No run has ended yet; see the runs that are not done below.",
     "forgetting": "No run measured forgetting: train without forgetting=none.",
-    "samples": "No run left samples: a run writes them when it is done.",
+    "samples": "No run has samples. A run writes them when it is done; language modelling has no answers to show.",
     "curves": "No run left a history: a run writes it while it trains.",
     "seeds": "One seed only: how far a result hangs on the seed is not known; sweep seed=0,1,2.",
 }

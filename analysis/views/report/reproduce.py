@@ -98,7 +98,7 @@ class Reproducer:
         """Return the overrides that lead from the presets to the record's configuration, presets first."""
         choices = _choices(record) + self._probes(record)
         base = _container(self._applied(choices))
-        wanted, given = _said(record["config"], base), _said(base, base)
+        wanted, given = _to_state(record["config"], base), _to_state(base, base)
         if record["config"].get("sequence"):  # its task is the last of the sequence's, which come from their presets
             wanted["task"] = given["task"]
         return choices + list(differences(wanted, given))
@@ -203,7 +203,7 @@ def _container(config: DictConfig) -> dict[str, Any]:
     return whole  # type: ignore[no-any-return]
 
 
-def _said(config: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+def _to_state(config: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """Return what of a configuration a command has to say; keys that an older record lacks are as in `base`."""
     kept = {key: deepcopy(config.get(key, base[key])) for key in base if key not in IGNORED}
     model = kept["model"]

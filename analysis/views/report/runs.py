@@ -21,7 +21,7 @@ POINTS = 20_000
 """Of all histories together: 500 runs of 40 points are 0.8 MB of the page, and lines look the same with more."""
 LONGEST = 2_000
 """Characters of a sample's text; longer ones are cut, and the page says by how much."""
-BESIDE = ("machine", "runtime", "hashes", "data", "attempts", "restarts", "interruptions", "memory", "parameters")
+DETAILS = ("machine", "runtime", "hashes", "data", "attempts", "restarts", "interruptions", "memory", "parameters")
 """What a record holds that the tidy table leaves out or shortens."""
 CURVES = ("step", "tokens", "loss", "grad_norm", "learning_rate")
 
@@ -30,12 +30,12 @@ def settings(table: pd.DataFrame, found: list[dict[str, Any] | None]) -> dict[st
     """Return what was set and where it ran: what all runs share once, what differs by run."""
     names = [key for key in table.columns if key.startswith(("config.", "version.", "foreign."))]
     rows = table[[*names, "commit", "dirty", "started"]].astype(object).where(table.notna(), None).to_dict("records")
-    more = [_beside(record) if record else {} for record in found]
+    more = [_details(record) if record else {} for record in found]
     return shared([row | extra for row, extra in zip(rows, more, strict=True)])
 
 
-def _beside(record: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: record[key] for key in BESIDE if key in record}
+def _details(record: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: record[key] for key in DETAILS if key in record}
     if isinstance(kept.get("attempts"), list):  # since schema 2 each with its versions, of which the row has the last
         kept["attempts"] = len(kept["attempts"])
     return dict(flat(kept))

@@ -31,7 +31,7 @@ WORDS = {FORGETTING.key: "forgetting, the change of a probe since before tuning"
 
 
 @dataclass(frozen=True)
-class Told:
+class Tables:
     """What a command read, and the lines of what it could not use or compare."""
 
     table: pd.DataFrame
@@ -43,24 +43,24 @@ class Told:
 def tabulate(settings: Settings) -> None:
     """Read, filter, group; print and write the rows over seeds, and what is asked for of comparisons."""
     outcomes = _outcomes(settings)
-    told = _read(settings)
-    keys = filtering.columns(settings.group, told.table) or list(DEFAULT)
-    problems = print_table(told, keys, settings.rates)
-    problems += _said(told, settings, _made(told, settings, outcomes if settings.compare else []))
-    _end(told, problems, fair=settings.compare or settings.rates == "chosen")
+    tables = _read(settings)
+    keys = filtering.columns(settings.group, tables.table) or list(DEFAULT)
+    problems = print_table(tables, keys, settings.rates)
+    problems += _print_results(tables, settings, _made(tables, settings, outcomes if settings.compare else []))
+    _end(tables, problems, fair=settings.compare or settings.rates == "chosen")
 
 
 def compare_all(settings: Choice) -> dict[str, Comparisons]:
     """Read, filter, compare; print, write and return each outcome's comparisons."""
     outcomes = _outcomes(settings)
-    told = _read(settings)
-    made = _made(told, settings, outcomes)
-    _end(told, _said(told, settings, made), fair=True)
+    tables = _read(settings)
+    made = _made(tables, settings, outcomes)
+    _end(tables, _print_results(tables, settings, made), fair=True)
     return made
 
 
-def _made(told: Told, settings: Choice, outcomes: list[Outcome | Price]) -> dict[str, Comparisons]:
-    return {one.key: compare(told.effects, settings.against, settings.margin, one) for one in outcomes}
+def _made(tables: Tables, settings: Choice, outcomes: list[Outcome | Price]) -> dict[str, Comparisons]:
+    return {one.key: compare(tables.effects, settings.against, settings.margin, one) for one in outcomes}
 
 
 def _outcomes(settings: Choice) -> list[Outcome | Price]:
@@ -68,49 +68,49 @@ def _outcomes(settings: Choice) -> list[Outcome | Price]:
     return [outcome_of(name) for name in settings.outcomes]
 
 
-def _read(settings: Choice) -> Told:
+def _read(settings: Choice) -> Tables:
     runs = read_runs(*settings.runs)
     table = filtering.chosen(runs.table, settings.where)
     out = expanded(settings.out)
     require_writable(out, 2**20)
-    return Told(table, effects_of(table), tuple(runs.problems), out)
+    return Tables(table, effects_of(table), tuple(runs.problems), out)
 
 
-def _said(told: Told, settings: Choice, made: dict[str, Comparisons]) -> tuple[str, ...]:
+def _print_results(tables: Tables, settings: Choice, made: dict[str, Comparisons]) -> tuple[str, ...]:
     """Print the answer, comparisons, fronts and what holds over tasks; return what could not be used."""
     problems: tuple[str, ...] = ()
-    print_answer(told.effects, made)
+    print_answer(tables.effects, made)
     for key, comparisons in made.items():
-        problems += print_comparisons(comparisons, key, told.out)
+        problems += print_comparisons(comparisons, key, tables.out)
     if settings.pareto:
-        problems += print_pareto(told.effects, settings, told.out)
+        problems += print_pareto(tables.effects, settings, tables.out)
     if settings.across:
-        print_across(told.effects, told.out)
+        print_across(tables.effects, tables.out)
     return problems
 
 
-def _end(told: Told, problems: tuple[str, ...], fair: bool) -> None:
+def _end(tables: Tables, problems: tuple[str, ...], fair: bool) -> None:
     """Write all runs; print and write what is unequal between configurations and what could not be used."""
-    write(told.out, "runs", told.table)
-    unfair = told.effects.warnings if fair else ()
-    lines = dict.fromkeys((*told.problems, *problems))
+    write(tables.out, "runs", tables.table)
+    unfair = tables.effects.warnings if fair else ()
+    lines = dict.fromkeys((*tables.problems, *problems))
     notes = [*(f"not fair: {line}" for line in unfair), *(f"problem: {line}" for line in lines)]
-    write_bytes(told.out / "notes.txt", "".join(f"{line}\n" for line in notes).encode())
-    print("\n".join(["", *notes, f"tables: {told.out}"]))
+    write_bytes(tables.out / "notes.txt", "".join(f"{line}\n" for line in notes).encode())
+    print("\n".join(["", *notes, f"tables: {tables.out}"]))
 
 
-def print_table(told: Told, keys: list[str], rates: str) -> tuple[str, ...]:
+def print_table(tables: Tables, keys: list[str], rates: str) -> tuple[str, ...]:
     """Print and write the rows over seeds; return what could not be used."""
-    table, chosen = told.table, told.effects.chosen
+    table, chosen = tables.table, tables.effects.chosen
     if rates == "chosen":
         without = table[(table["status"] != Status.done.value) & ~table["foreign"]]
         table = pd.concat([chosen, without, table[table["foreign"]]])
-    rows, problems = grouped(table, keys, told.effects)
+    rows, problems = grouped(table, keys, tables.effects)
     if rates == "chosen":
         rows = with_choice(rows, chosen)
     text = shown(rows, keys)
     show(text)
-    write(told.out, "table", rows, text)
+    write(tables.out, "table", rows, text)
     return problems
 
 
@@ -154,7 +154,7 @@ def print_pareto(effects: Effects, settings: Choice, out: Path) -> tuple[str, ..
     found = pareto(effects, settings.learning, settings.margin)
     print()
     if found.rows.empty:
-        print("nothing to weigh: no run that is done has both a score and forgetting measured")
+        print("nothing to compare: no finished run has both a score and a measured forgetting")
         return found.problems
     show(shown_pareto(found.rows))
     print()

@@ -29,20 +29,20 @@ def columns(names: tuple[str, ...], table: pd.DataFrame) -> list[str]:
 
 
 def chosen(table: pd.DataFrame, conditions: tuple[str, ...]) -> pd.DataFrame:
-    """Return the runs that meet every ``column=value``; ``a|b`` is either.
+    """Return the runs that satisfy every ``column=value``; ``a|b`` is either.
 
     Raises :class:`AnalysisError` where none does, with the values that there are.
     """
     for condition in conditions:
         name, _, wanted = condition.partition("=")
         found = table[column(name, table, "where")]
-        meets = pd.Series(False, index=table.index)
+        matches = pd.Series(False, index=table.index)
         for value in wanted.split("|"):
-            meets |= _equals(found, value)
-        if not meets.any():
+            matches |= _equals(found, value)
+        if not matches.any():
             there = ", ".join(sorted({_text(value) for value in found})[:12])
             raise AnalysisError(f"where={condition}: no run has it; there are {there}")
-        table = table[meets]
+        table = table[matches]
     return table.reset_index(drop=True)
 
 

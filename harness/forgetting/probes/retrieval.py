@@ -11,8 +11,7 @@ from harness.config import Wheel, require, require_at_least
 from harness.errors import DataError
 from harness.forgetting.base import PROBES, Change, Items, Measured, Probe, estimate, mean, only_after, paired, shares
 from harness.identity import digest
-from harness.storage.privacy import expanded
-from harness.tasks.base import Outcome
+from harness.tasks.base import Outcome, named
 from harness.tasks.source import Source, pick, read_rows
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class Retrieval(Probe):
 
     def files(self) -> dict[str, Path]:
         """Return the user's own pairs."""
-        return {"source.path": expanded(self.source.path)} if self.source.path else {}
+        return named("source.path", self.source.local_files("forgetting.probes.retrieval.source.path"))
 
     def unsuitable(self, config: RunConfig, prepared: Prepared) -> str | None:
         """It needs an encoder of sentences; one with a masked-language-model head is measured by its loss."""

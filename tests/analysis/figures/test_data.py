@@ -84,6 +84,16 @@ def test_one_rate_is_no_figure_of_rates(page: Page) -> None:
     assert data("score_rate", replace(page, table=page.table[page.table["learning_rate"] == RATES[0]])).empty
 
 
+def test_pareto_of_a_perplexity_has_the_better_end_on_top(page: Page) -> None:
+    """Lower is better of a perplexity: the point that learned most was at the bottom of the picture."""
+    (figure,), rows = figures(("pareto",)), data("pareto", page)
+    axis = lambda rows: figure.chart(rows, Look.of(page.table)).to_dict()["layer"][-1]["encoding"]["y"]  # noqa: E731
+    accuracy, perplexity = axis(rows), axis(rows.assign(metric="perplexity", higher_is_better=False))
+    assert accuracy["title"] == "test accuracy" and perplexity["title"] == "test perplexity (lower is better)"
+    assert perplexity["scale"]["domain"] == accuracy["scale"]["domain"][::-1]
+    assert accuracy["scale"]["domain"] == sorted(accuracy["scale"]["domain"])
+
+
 def test_pareto_marks_what_no_other_beats(page: Page) -> None:
     """LoRA r2 forgets least, full learns most (.81 at .5), LoRA r8 learns .69 at .8 and is beaten by full."""
     rows = data("pareto", page).set_index(["method", "rank"])

@@ -16,7 +16,7 @@ from fontTools.ttLib import TTFont
 from scipy import stats
 
 from analysis.views.drawing import fonts
-from analysis.views.drawing.marks import beside, by_method, domain, points, ticks, values
+from analysis.views.drawing.marks import by_method, domain, place_labels, points, ticks, values
 from analysis.views.drawing.page import slug
 from analysis.views.drawing.picture import _svg
 from analysis.views.drawing.series import in_order, over_seeds
@@ -190,7 +190,7 @@ def test_ticks_of_a_logarithmic_axis_are_few_and_round(ends: tuple[float, float]
 
 def test_names_stand_beside_their_points_and_on_no_other() -> None:
     spots = [tuple(spot) for spot in np.random.default_rng(0).uniform(0, 120, (60, 2))]
-    placed = beside(spots, ["64"] * 60)
+    placed = place_labels(spots, ["64"] * 60)
     known = [(x, y) for x, y in filter(None, placed)]
     assert 25 < len(known) < 60  # so dense that some have no room
     apart = [abs(a[0] - b[0]) >= 7.19 or abs(a[1] - b[1]) >= 5.39 for a, b in combinations(known, 2)]

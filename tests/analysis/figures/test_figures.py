@@ -99,7 +99,7 @@ def test_another_version_of_the_data_is_another_page(sweep: Path) -> None:
 
 def test_all_runs_failed_is_one_line(tmp_path: Path) -> None:
     make_sweep(tmp_path / "runs", ("lora",), seeds=(0,), made=lambda *_: Made(status="failed", reason="out of memory"))
-    with pytest.raises(AnalysisError, match=r"no run ended well \(1 failed\)"):
+    with pytest.raises(AnalysisError, match=r"no run has finished \(1 failed\)"):
         draw_all(Settings((str(tmp_path / "runs"),), str(tmp_path / "out")))
 
 
@@ -110,7 +110,7 @@ def test_all_runs_failed_is_one_line(tmp_path: Path) -> None:
         (["nowhere"], "runs=nowhere: there is no such folder"),
         ([".", "formats=gif"], "formats=gif: no such format"),
         ([".", "size=poster"], "size=poster: must be column or page"),
-        ([".", "--only"], "--only=: is written only=<value>"),
+        ([".", "--only"], "--only=: write only=<value>"),
         ([".", "where=lora"], "where=lora: must be column=value"),
         ([".", "olny=pareto"], "olny=pareto: no such option; did you mean only?"),
     ],

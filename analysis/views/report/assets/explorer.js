@@ -134,12 +134,12 @@
   const scatter = () => {
     const count = points().length;
     const [x, y] = [report.column(state.x), report.column(state.y)];
-    const lost = report.kept.length - count;
+    const missing = report.kept.length - count;
     report.draw(document.getElementById("explorer"), {
       spec,
       lines,
       empty: count === 0,
-      caption: `${y.label} against ${x.label}, ${count} runs${lost ? `; ${lost} without both numbers left out` : ""}${x.low || y.low ? "; bars are 95 % intervals" : ""}.`,
+      caption: `${y.label} against ${x.label}, ${count} runs${missing ? `; ${missing} without both numbers left out` : ""}${x.low || y.low ? "; bars are 95 % intervals" : ""}.`,
       table: () => ({
         head: ["Run", "Seed", x.label, y.label],
         rows: points().map(({ row: at }) => {

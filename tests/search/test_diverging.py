@@ -1,4 +1,4 @@
-"""A training of a search ends at its half where it is clearly lost, and not otherwise."""
+"""A training of a search ends at its half where it is clearly diverging, and not otherwise."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import small_runs
 from scipy import stats
 
 from harness.errors import DivergedError
-from harness.training.watch import LOST, refuse_lost
+from harness.training.watch import DIVERGING, refuse_diverging
 
 
-def lost(losses: list[float]) -> bool:
+def diverging(losses: list[float]) -> bool:
     """Say whether a training of twice as many steps ends here."""
     try:
-        refuse_lost(list(enumerate(losses, 1)), 2 * len(losses))
+        refuse_diverging(list(enumerate(losses, 1)), 2 * len(losses))
     except DivergedError:
         return True
     return False
@@ -30,19 +30,19 @@ def test_by_the_statistic_of_welchs_test(rise: float, steps: int) -> None:
     losses = 2 + noise + rise * (np.arange(steps // 2) >= steps // 4)
     first, second = losses[: steps // 4], losses[steps // 4 :]
     statistic = stats.ttest_ind(second, first, equal_var=False).statistic
-    assert lost(losses.tolist()) == (statistic > LOST)
+    assert diverging(losses.tolist()) == (statistic > DIVERGING)
 
 
 @pytest.mark.parametrize("steps", [32, 60, 400])
 def test_what_learns_nothing_rarely_ends_early(steps: int) -> None:
     """Of 1,000 trainings about a constant loss 5 end, as Student's t says for 14 degrees of freedom."""
     rng = np.random.default_rng(0)
-    ended = sum(lost((2 + 0.3 * rng.standard_normal(steps // 2)).tolist()) for _ in range(2000))
+    ended = sum(diverging((2 + 0.3 * rng.standard_normal(steps // 2)).tolist()) for _ in range(2000))
     assert ended <= 0.008 * 2000
 
 
 def test_few_steps_never_end_early() -> None:
-    assert not lost([1.0, 1.0, 9.0, 9.0, 9.0])
+    assert not diverging([1.0, 1.0, 9.0, 9.0, 9.0])
 
 
 def test_a_lost_run_of_a_search_ends_and_one_that_is_reported_goes_on(data_folder: Path, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_lost_run_of_a_search_ends_and_one_that_is_reported_goes_on(data_folde
     ]
     ended, record = small_runs.run(tmp_path, *base, *steep, "purpose=search")
     assert record["status"] == "failed" and record["diverged"]
-    assert record["reason"].startswith("lost: after half of its steps its loss has risen by ")
+    assert record["reason"].startswith("diverging: after half of its steps its loss has risen by ")
     lines = (ended / "history.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[-1])["step"] == 40
     _, reported = small_runs.run(tmp_path, *base, *steep)
