@@ -44,7 +44,7 @@ class Stopped:
 
 def in_processes(config: RunConfig, execute: Execute) -> Status | None:
     """Execute a run by several processes of this host, and return how it ended; None as :func:`execute` does."""
-    numbers = stop.watched()
+    numbers = stop.watched() if hasattr(signal, "pthread_sigmask") else ()  # Windows has no signals to hand on
     try:
         with stop.noted(), _handed_on(numbers, config.processes):
             found = start(config.processes, work, config, execute, numbers)[0]
