@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from harness import progress
 from harness.compose import to_run_config
-from harness.config import Purpose, Retry, RunConfig
+from harness.config import Purpose, Retry, RunConfig, require
 from harness.errors import RecordError
 from harness.identity import digest, learning_rate, resolved, run_id
 from harness.search import sweep as search
@@ -59,12 +59,16 @@ class Planned:
 
 def plan(jobs: Sequence[Job], compose: Callable[[Job], DictConfig]) -> list[Planned]:
     """Return the distinct runs of a sweep in order; every configuration is checked on the way."""
-    runs: dict[str, Planned] = {}
+    runs: dict[tuple[str, str], Planned] = {}
     for job in jobs:
         config = to_run_config(compose(job))
         name = run_id(config)
-        if name not in runs:
-            runs[name] = Planned(job, config, name, status_of(RunFolder(config.output_dir, name)))
+        key = config.output_dir, name
+        if key not in runs:
+            runs[key] = Planned(job, config, name, status_of(RunFolder(config.output_dir, name)))
+        other = runs[key].config.processes
+        allowed = f"the same run is to have {other}, which is not in its id; add 'output_dir=runs/${{processes}}'"
+        require(config.processes == other, "processes", config.processes, allowed)
     return list(runs.values())
 
 

@@ -40,7 +40,7 @@ class SlurmConf:
     mem_gb: Optional[float] = None  # noqa: UP045
     nodes: int = 1
     tasks_per_node: int = 1
-    """Processes of a run."""
+    """Processes of a run on each node, which SLURM starts; with 1 a run starts its ``processes`` itself."""
     account: Optional[str] = None  # noqa: UP045
     qos: Optional[str] = None  # noqa: UP045
     constraint: Optional[str] = None  # noqa: UP045
@@ -90,7 +90,8 @@ class HarnessLauncher(Launcher):
         from harness.compose import to_run_config
 
         loader = self.context.config_loader
-        configs = [to_run_config(loader.load_sweep_config(self.config, list(job))) for job in job_overrides]
+        composed = [self.adapted(loader.load_sweep_config(self.config, list(job))) for job in job_overrides]
+        configs = list(map(to_run_config, composed))
         return [
             JobReturn(overrides=list(job), _return_value=status, status=JobStatus.COMPLETED)
             for job, status in zip(job_overrides, self.run(configs), strict=True)
@@ -100,6 +101,10 @@ class HarnessLauncher(Launcher):
         """Return Hydra's settings of a job's logging."""
         found: Any = OmegaConf.to_container(self.config.hydra.job_logging, resolve=True)
         return found
+
+    def adapted(self, composed: DictConfig) -> DictConfig:
+        """Return a run's configuration with what the launcher decides of it."""
+        return composed
 
     @abstractmethod
     def run(self, configs: list[Any]) -> Sequence[Any]:
@@ -132,6 +137,13 @@ class SlurmLauncher(HarnessLauncher):
         from harness.launching import cluster
 
         cluster.check(self.plain())
+
+    def adapted(self, composed: DictConfig) -> DictConfig:
+        """Return a run's configuration with as many processes as SLURM starts tasks."""
+        from harness.launching.tasks import processes
+
+        composed.processes = processes(self.settings, composed.processes)
+        return composed
 
     def run(self, configs: list[Any]) -> Sequence[Any]:
         """Submit configurations, wait, and return the status of each."""

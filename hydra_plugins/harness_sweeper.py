@@ -33,9 +33,10 @@ class HarnessSweeper(BasicSweeper):
         overrides = OverridesParser.create(config_loader=loader).parse_overrides(self._parse_config() + arguments)
         (jobs,) = self.split_arguments(overrides, None)
         config, launcher = self.config, self.launcher
+        adapted = getattr(launcher, "adapted", lambda composed: composed)
         run_sweep(
             jobs,
-            lambda job: loader.load_sweep_config(config, job),
+            lambda job: adapted(loader.load_sweep_config(config, job)),
             lambda batch: launcher.launch(batch, initial_job_idx=0),
             getattr(launcher, "check", lambda: None),
         )

@@ -109,6 +109,17 @@ def test_dry_run_says_all_and_trains_nothing(base: list[str], capsys: pytest.Cap
     assert statuses(base) == {"lora-r2": "done"}
 
 
+def test_one_run_with_two_numbers_of_processes_needs_two_folders(base: list[str], tmp_path: Path) -> None:
+    jobs = jobs_of(base, ["processes=1"], ["processes=2"])
+    with pytest.raises(ConfigError, match=r"^processes=2: the same run is to have 1, which is not in its id; add "):
+        sweep.plan(jobs, compose)
+    apart = [[*job, f"output_dir={tmp_path}/${{processes}}"] for job in jobs]
+    assert [(run.config.processes, run.folder.parent.name) for run in sweep.plan(apart, compose)] == [
+        (1, "1"),
+        (2, "2"),
+    ]
+
+
 @pytest.mark.slow
 def test_failed_run_stops_no_other_and_is_retried(
     base: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from harness.config import RunConfig, require
 from harness.distributed import group
 from harness.distributed.watch import watching
 from harness.errors import ConfigError
+from harness.training.stop import Preempted
 
 GIVEN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 """Variables that torchrun gives a process; accelerate would take each for a wish to share the work its own way."""
@@ -37,6 +38,9 @@ def joined(use_cpu: bool) -> Iterator[None]:
         with watching(address, port) if count > 1 else nullcontext():
             yield
             ended = True
+    except Preempted:
+        ended = True  # one that still waits for this process notices that the connection is closed
+        raise
     finally:
         os.environ.update(given)
         if dist.is_initialized() and ended:  # it would wait for processes that are gone
@@ -49,7 +53,7 @@ def agreed(config: RunConfig) -> RunConfig:
     Raises :class:`ConfigError` where the processes were given different ones, or another number than there are.
     """
     count = group.size()
-    allowed = f"torchrun started {count}; leave it out"
+    allowed = f"{count} were started; leave it out"
     require(config.processes in (1, count), "processes", config.processes, allowed)
     ids = group.gathered((identity.run_id(config), identity.digest(identity.resolved(config))))
     other = next((number for number, found in enumerate(ids) if found != ids[0]), None)

@@ -30,7 +30,9 @@ GRACE_SECONDS = 3.0
 """How long the main thread has to notice by itself, mostly by a connection that was closed, and to end in order."""
 ENDING = (signal.SIGTERM, signal.SIGINT)
 """What a launcher ends the other processes by, and what a terminal sends to all."""
-FAILED, STOPPED = "failed", "stopped"
+ORDER_SECONDS = 30.0
+"""How long this process may wait for one that was told to stop, whose tracker may take so long to end."""
+FAILED, STOPPED, ENDED = "failed", "stopped", "ended"
 
 
 class PeerLostError(Exception):
@@ -71,13 +73,13 @@ class Watch:
         self._ended.set()
         self._thread.join()
 
-    def say(self, what: str, reason: str) -> None:
+    def say(self, what: str, reason: str = "") -> None:
         """Tell the others how this process ends."""
         with suppress(Exception):  # the store may have gone with its process
             self.store.set(_key("end", self.rank), f"{what}: {reason}")
 
     def lost(self) -> tuple[int, str] | None:
-        """Return the rank of a process that is lost and how, None where all live or were told to stop."""
+        """Return the rank of a process that is lost and how, None where all live, have ended or were told to stop."""
         for rank, peer in self.peers.items():
             said = self._said(rank)
             if said.startswith(FAILED):
@@ -88,6 +90,12 @@ class Watch:
             if not said and silent > SILENT_SECONDS:
                 return rank, f"rank {rank} of {self.size} has not been heard of for {silent:.0f} seconds"
         return None
+
+    def stopped(self) -> signal.Signals | None:
+        """Return the signal by which another process was told to stop."""
+        said = [self._said(rank).split(": ") for rank in self.peers]
+        names = [reason for what, *rest in said if what == STOPPED for reason in rest]
+        return signal.Signals[names[0]] if names else None
 
     def cause(self, seconds: float = GRACE_SECONDS) -> str | None:
         """Return which process is lost and how, waiting so long for it to show; record it where that falls to this."""
@@ -115,6 +123,8 @@ class Watch:
                 self._listen()
             if self.lost() is not None and not self._ended.wait(GRACE_SECONDS) and not self.handled:
                 self._give_up()
+            if (number := self.stopped()) is not None and not self.handled:
+                self._stop_too(number)
 
     def _listen(self) -> None:
         for rank, peer in self.peers.items():
@@ -130,6 +140,15 @@ class Watch:
             return
         self.record(*found)
         os._exit(1)
+
+    def _stop_too(self, number: int) -> None:
+        """Tell this process what another was told; where it waits for that one all the same, end it, unrecorded.
+
+        The signal comes to all processes of a host at once, but may be late on another.
+        """
+        os.kill(os.getpid(), number)
+        if not self._ended.wait(ORDER_SECONDS) and not self.handled:
+            os._exit(1)
 
     def record(self, lost: int, reason: str) -> None:
         """Write why the run ended, where this process is the first of those that live."""
@@ -178,11 +197,12 @@ def watching(address: str, port: int) -> Iterator[Watch]:
     )
     watch = Watch(store)
     main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, lambda *_: _terminated(watch)) for number in ENDING} if main else {}
+    before = {number: signal.signal(number, _terminated) for number in ENDING} if main else {}
     _watches.append(watch)
     watch.start()
     try:
         yield watch
+        watch.say(ENDED)
     finally:
         watch.stop()
         _watches.remove(watch)
@@ -190,12 +210,29 @@ def watching(address: str, port: int) -> Iterator[Watch]:
             signal.signal(number, handler)
 
 
-def _terminated(watch: Watch) -> None:
+def _terminated(number: int, _frame: Any) -> None:
     """End as another process's loss demands, or as Ctrl-C does: the launcher terminates all once one is lost."""
-    if watch.handled:
+    watch = current()
+    if watch is None or watch.handled:
+        return
+    raise_if_lost(number)
+    ending_in_order(signal.SIGINT)
+    raise KeyboardInterrupt
+
+
+def raise_if_lost(number: int) -> None:
+    """Raise :class:`PeerLostError` where a signal came because another process of the run is lost."""
+    watch = current()
+    if watch is None or watch.handled or number not in ENDING:
         return
     reason = watch.cause(seconds=1.0)
     if reason is not None:
         raise PeerLostError(reason)
-    watch.say(STOPPED, "terminated")
-    raise KeyboardInterrupt
+
+
+def ending_in_order(number: int) -> None:
+    """Tell the other processes that this one was told to stop by a signal, and is about to."""
+    watch = current()
+    if watch is not None:
+        watch.handled = True
+        watch.say(STOPPED, signal.Signals(number).name)

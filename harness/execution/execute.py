@@ -24,6 +24,7 @@ from harness.search.sweep import path_of
 from harness.storage.files import disk_full
 from harness.storage.record import SCHEMA_VERSION, Follower, RunFolder, Status, checkpoints_not_kept, searched_in_vain
 from harness.table import summary
+from harness.training import stop
 
 FINAL = (Status.done, Status.not_applicable)
 
@@ -151,7 +152,10 @@ def _shared(reason: str) -> str:
     if watch is None:
         return reason
     watch.handled = True
-    found = watch.cause() if broken_connection(sys.exception()) else None
+    broken = broken_connection(sys.exception())
+    if broken and (number := watch.stopped()) is not None:
+        raise stop.Preempted(number) if number in stop.watched() else KeyboardInterrupt
+    found = watch.cause() if broken else None
     if found is None:
         watch.say(FAILED, reason)
     return found or reason

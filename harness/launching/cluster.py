@@ -10,7 +10,6 @@ from typing import Any
 
 from harness.config import require
 from harness.errors import ConfigError, first_line, nearest
-from harness.launching.tasks import require_one_task
 
 LAUNCHER = ("hydra/launcher", "submitit_slurm")
 ANSWER_SECONDS = 60
@@ -55,7 +54,6 @@ def check(settings: Mapping[str, Any]) -> None:
     require(find_spec("submitit") is not None, *LAUNCHER, "needs submitit: pip install 'peft-harness[cluster]'")
     missing = next((name for name in ("sbatch", "srun", "squeue", "sinfo") if shutil.which(name) is None), None)
     require(missing is None, *LAUNCHER, f"there is no SLURM here: no command {missing}")
-    require_one_task(settings)
     _check_partition(settings["partition"], int(settings["timeout_min"]))
     _try(settings)
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from harness import progress
 from harness.config import RunConfig
-from harness.launching import lost
-from harness.launching.cluster import NoAnswerError, alive
+from harness.errors import ConfigError
+from harness.launching import lost, queued
+from harness.launching.cluster import LAUNCHER, NoAnswerError, alive
 from harness.launching.tasks import in_task
 from harness.storage.privacy import expanded
 
@@ -37,21 +38,27 @@ class Work:
     logging: dict[str, Any]
 
     def __call__(self, config: RunConfig) -> str | None:
-        """Execute the run and return its status; None where another process holds it."""
-        for name in THREADS:
-            if "SLURM_CPUS_PER_TASK" in os.environ:
-                os.environ.setdefault(name, os.environ["SLURM_CPUS_PER_TASK"])
+        """Execute the run and return its status; None where another process holds it, or another task has it."""
+        import submitit
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes while torch loads waits for its handler
+        task = submitit.JobEnvironment()
+        if "SLURM_CPUS_PER_TASK" in os.environ:
+            threads = max(1, int(os.environ["SLURM_CPUS_PER_TASK"]) * task.num_tasks // config.processes)
+            for name in THREADS:
+                os.environ.setdefault(name, str(threads))
         logging.config.dictConfig(self.logging)
         from harness.execution.execute import execute  # torch loads here, with as many threads as the job has cores
-        from harness.training.stop import Preempted, on_signals
+        from harness.training.stop import Preempted
 
         if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":  # the attempt before may seem alive for a while
             config.sweep.wait = True
         requeue = _submitit_handler()
         try:
-            with on_signals(SIGNALS):
-                status = in_task(config, execute)
+            status = in_task(config, execute, SIGNALS)
         except Preempted as told:
+            if task.global_rank > 0:
+                return None  # the first task queues the job again
             if told.signal == signal.SIGTERM and not _still_wanted():
                 raise
             requeue(told.signal, None)
@@ -88,34 +95,54 @@ def _still_wanted() -> bool:
 def launch(configs: Sequence[RunConfig], settings: Mapping[str, Any], logs: dict[str, Any]) -> list[str | None]:
     """Submit a job for each run, and return each one's status once all have ended; None where another held it.
 
-    With ``wait=false`` the command ends here, with code 0.
+    A run that is in the queue already is not submitted again. With ``wait=false`` the command ends here, with code 0.
     """
     jobs = submit(configs, settings, logs)
-    names = [job.job_id for job in jobs]
-    array = names[0].partition("_")[0]
+    arrays = ",".join(dict.fromkeys(job.job_id.partition("_")[0] for job in jobs))
     where = configs[0].output_dir
-    progress.say(f"{len(jobs)} jobs in SLURM's queue, {array}: python -m harness.status {where} says how they stand")
+    progress.say(f"{len(jobs)} jobs in SLURM's queue, {arrays}: python -m harness.status {where} says how they stand")
     if not settings["wait"]:
         raise SystemExit(0)
     try:
         return [_status(*pair) for pair in zip(wait(jobs), configs, strict=True)]
     except KeyboardInterrupt:
-        progress.say(f"the jobs go on without this command; scancel {array} ends them")
+        progress.say(f"the jobs go on without this command; scancel {arrays} ends them")
         raise
 
 
 def submit(configs: Sequence[RunConfig], settings: Mapping[str, Any], logs: dict[str, Any]) -> list[Any]:
-    """Submit the runs as one array and return submitit's jobs."""
+    """Submit what is not in the queue yet as one array, and return submitit's jobs of all runs."""
+    with queued.submitting(configs):
+        try:
+            jobs = queued.jobs(configs)
+        except NoAnswerError as error:
+            raise ConfigError(*LAUNCHER, f"SLURM does not answer ({error}); try squeue") from None
+        if jobs:
+            names = ", ".join(job.job_id for job in jobs.values())
+            progress.say(f"not submitted again, {len(jobs)} of {len(configs)} runs are in SLURM's queue: {names}")
+        new = [number for number in range(len(configs)) if number not in jobs]
+        if new:
+            folder = expanded(settings["submitit_folder"])
+            made = _array([configs[number] for number in new], settings, Work(logs))
+            for number, job in zip(new, made, strict=True):
+                queued.note(configs[number], job.job_id, folder)
+                jobs[number] = job.task(0)  # the first of a run's processes, whose result is the run's
+    return [jobs[number] for number in range(len(configs))]
+
+
+def _array(configs: Sequence[RunConfig], settings: Mapping[str, Any], work: Work) -> list[Any]:
+    """Submit runs as one array and return submitit's jobs."""
     import submitit
 
-    folder = expanded(settings["submitit_folder"])
-    timeouts = settings["max_num_timeout"]
+    folder, timeouts = expanded(settings["submitit_folder"]), settings["max_num_timeout"]
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=timeouts)
     given = {name: value for name, value in settings.items() if name not in OWN and value not in (None, [])}
+    # Tasks end seconds apart, while the first one writes; where a cluster's WaitTime is shorter, SLURM would kill it.
+    given |= {"srun_args": ["--wait=0"]}
     executor.update_parameters(
         **{name if name in ALL_CLUSTERS else f"slurm_{name}": value for name, value in given.items()}
     )
-    return list(executor.map_array(Work(logs), configs))
+    return list(executor.map_array(work, configs))
 
 
 @dataclass

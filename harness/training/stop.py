@@ -9,11 +9,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import TrainerCallback
 
-from harness.distributed import group
+from harness.distributed import group, watch
 
 
 class Preempted(KeyboardInterrupt):
@@ -27,48 +27,82 @@ class Preempted(KeyboardInterrupt):
 class _Stop:
     """What this process was told; signals are the whole process's."""
 
-    watched = False
-    """Whether signals are waited for, in all processes of the run or in none."""
-    training = False
+    watched: tuple[int, ...] = ()
+    """The signals that are waited for, in all processes of the run or in none."""
+    deferred = False
+    """Whether a signal is noted alone: a step's end, or the run's processes, will see to it."""
     signal: int | None = None
     agreed: int | None = None
     """The signal that some process of the run got before the end of this step."""
 
 
-def requested() -> bool:
-    """Return whether a signal asked the training to stop at its next step."""
-    return _Stop.signal is not None
+def watched() -> tuple[int, ...]:
+    """Return the signals that stop what this process does in order."""
+    return _Stop.watched
+
+
+def told() -> int | None:
+    """Return the signal that this process got."""
+    return _Stop.signal
+
+
+def hold_back(numbers: Sequence[int]) -> None:
+    """Have signals wait for :func:`on_signals`: one that comes before would end this process, or one it starts."""
+    if numbers:
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+
+def let_through(numbers: Sequence[int]) -> None:
+    """Let this thread have the signals that were held back."""
+    if numbers and hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
 
 @contextmanager
 def on_signals(numbers: Sequence[int]) -> Iterator[None]:
     """Let these signals stop what runs inside: a training after a checkpoint, all else at once, by `Preempted`."""
     before = {number: signal.signal(number, _told) for number in numbers}
-    _Stop.watched, _Stop.signal, _Stop.agreed = True, None, None
+    _Stop.watched, _Stop.signal, _Stop.agreed = tuple(numbers), None, None
     try:
+        let_through(numbers)
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _Stop.watched, _Stop.signal, _Stop.agreed = False, None, None
+        _Stop.watched, _Stop.signal, _Stop.agreed = (), None, None
 
 
 def _told(number: int, _frame: Any) -> None:
-    if not _Stop.training:
-        raise Preempted(number)
+    if _Stop.signal is not None:
+        return
+    watch.raise_if_lost(number)
     _Stop.signal = number
+    if not _Stop.deferred:
+        _end(number)
+
+
+def _end(number: int) -> NoReturn:
+    watch.ending_in_order(number)
+    raise Preempted(number)
+
+
+@contextmanager
+def noted() -> Iterator[None]:
+    """Have signals be noted and stop nothing: who asks :func:`told` sees to them."""
+    _Stop.deferred = True
+    try:
+        yield
+    finally:
+        _Stop.deferred = False
 
 
 @contextmanager
 def after_checkpoint() -> Iterator[None]:
     """Have a signal wait for the checkpoint of the step; one that came with the last step stops what follows."""
-    _Stop.training = True
-    try:
+    with noted():
         yield
-    finally:
-        _Stop.training = False
     if _Stop.signal is not None:
-        raise Preempted(_Stop.signal)
+        _end(_Stop.signal)
 
 
 class StopAtStep(TrainerCallback):
@@ -84,4 +118,4 @@ class StopAtStep(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop: the checkpoint is written."""
         if _Stop.agreed is not None:
-            raise Preempted(_Stop.agreed)
+            _end(_Stop.agreed)

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import small_runs
 from command_line import call
+from together import assert_same_numbers
 
 from harness import status
+from harness.launching.cluster import ENDED
 from harness.storage.record import read_record
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -26,6 +29,10 @@ def records(runs: Path) -> dict[str, dict[str, Any]]:
     """Return the records by the names of their runs without the hash."""
     folders = [path.parent for path in runs.glob("*/record.json")]
     return {folder.name.rsplit("-", 1)[0]: read_record(folder) for folder in folders}
+
+
+def all_records(runs: Path) -> list[dict[str, Any]]:
+    return [read_record(path.parent) for path in runs.glob("*/record.json")]
 
 
 def until(what: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
@@ -102,6 +109,106 @@ def test_preempted_run_checkpoints_is_queued_again_and_goes_on_there(name: str, 
     assert [line["step"] for line in small_runs.history(folder)] == list(range(1, 701))  # no step twice, none left out
 
 
+SHORT = ("train.max_steps=12", "train.save_steps=4", "train.per_device_train_batch_size=4")
+EQUAL = ("method=lora", "train.max_steps=500", "train.save_steps=0", "train.per_device_train_batch_size=4")
+
+
+def only(folder: Path) -> Path:
+    """Return the folder of the one run."""
+    (record,) = folder.glob("*/record.json")
+    return record.parent
+
+
+def test_six_runs_of_one_and_of_two_processes_in_one_array(sweep: Start, tmp_path: Path) -> None:
+    """Three methods, each in one process and in two; a run starts its own within its job."""
+    folder = tmp_path / "runs"
+    place = f"output_dir={folder}/${{processes}}"
+    process = sweep("method=lora,full,head_only", "processes=1,2", place, *SHORT)
+    assert "6 jobs in SLURM's queue" in ended(process, 0)
+    one, two = ({path.parent.name: path.parent for path in (folder / n).glob("*/record.json")} for n in "12")
+    assert one.keys() == two.keys() and len(one) == 3
+    for name in one:
+        assert_same_numbers(one[name], two[name])
+        found = read_record(two[name])
+        assert (found["runtime"]["processes"], len(found["memory_by_process"])) == (2, 2)
+
+
+def test_two_tasks_of_slurm_are_one_run(sweep: Start, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    given = ("method=lora", *SHORT)
+    ended(sweep(*given, f"output_dir={one}"), 0)
+    printed = ended(sweep(*given, f"output_dir={two}", "hydra.launcher.tasks_per_node=2"), 0)
+    assert "1 jobs in SLURM's queue" in printed and "accuracy" in printed
+    assert_same_numbers(only(one), only(two))
+    record = read_record(only(two))
+    assert (record["runtime"]["processes"], len(record["memory_by_process"])) == (2, 2)
+    assert record["config"]["processes"] == 2 and len(record["attempts"]) == 1
+    assert len(list(two.rglob("*_submitted.pkl"))) == 1 and len(list(two.rglob("*_result.pkl"))) == 2
+
+
+SEVERAL = [
+    ("USR1", "processes=2"),
+    ("TERM", "processes=2"),
+    ("USR1", "hydra.launcher.tasks_per_node=2"),
+    ("TERM", "hydra.launcher.tasks_per_node=2"),
+]
+
+
+@pytest.mark.parametrize(("name", "several"), SEVERAL)
+def test_preempted_run_of_two_processes_goes_on_and_ends_as_one_that_was_not(
+    name: str, several: str, sweep: Start, tmp_path: Path
+) -> None:
+    runs, alone = tmp_path / "runs", tmp_path / "alone"
+    process = sweep(*EQUAL, several)
+    job = running_job(process, runs, 20)
+    subprocess.run(["scancel", f"--signal={name}", job], check=True)
+    until(lambda: checkpoints(runs), process)
+    ended(process, 0)
+    record = read_record(only(runs))
+    assert record["status"] == "done" and record["interruptions"] == 1 and record["mixed"] == []
+    first, second = record["attempts"]
+    assert first["from_step"] == 0 and second["from_step"] >= 20
+    ended(sweep(*EQUAL, f"output_dir={alone}"), 0)
+    assert_same_numbers(only(alone), only(runs))
+
+
+def test_lost_task_ends_the_run_with_a_record_that_names_it(sweep: Start, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    process = sweep(*EQUAL, "hydra.launcher.tasks_per_node=2")
+    running_job(process, runs, 5)
+    tasks = [found for found in psutil.process_iter() if _is_task(found, runs)]
+    holder = status.holder_of(only(runs) / ".lock")
+    (second,) = [found.pid for found in tasks if holder and found.pid != holder.pid]
+    os.kill(second, signal.SIGKILL)
+    printed = ended(process, 1)
+    record = read_record(only(runs))
+    assert record["status"] == "failed" and record["reason"].startswith("rank 1 of 2 "), printed
+
+
+def _is_task(found: psutil.Process, runs: Path) -> bool:
+    """Return whether a process is a task of a run in this folder."""
+    try:
+        line = found.cmdline()
+    except psutil.Error:
+        return False
+    return "submitit.core._submit" in line and str(runs) in " ".join(line) and "srun" not in line[0]
+
+
+def test_runs_in_the_queue_are_not_submitted_again(sweep: Start, tmp_path: Path) -> None:
+    """The same command twice, and a third that asks for one run more."""
+    given = ("method=lora", "train.max_steps=300", "seed=0,1,2")
+    printed = ended(sweep(*given, "hydra.launcher.wait=false"), 0)
+    assert "3 jobs in SLURM's queue" in printed
+    printed = ended(sweep(*given, "hydra.launcher.wait=false"), 0)
+    assert "not submitted again, 3 of 3 runs are in SLURM's queue" in printed
+    assert len(queue("%i")) - len([s for s in queue("%T") if s in ENDED]) <= 3
+    printed = ended(sweep("method=lora", "train.max_steps=300", "seed=0,1,2,3"), 0)
+    assert "not submitted again, " in printed
+    rows = [line for line in printed.splitlines() if line.startswith("lora ")]
+    assert len(rows) == 4 and all("accuracy" in row for row in rows), printed
+    assert [len(record["attempts"]) for record in all_records(tmp_path / "runs")] == [1] * 4
+
+
 def test_cancelled_run_does_not_come_back(sweep: Start, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     process = sweep(*LONG)
@@ -148,13 +255,14 @@ REFUSED = {
     "hydra.launcher.partition=smal": "hydra.launcher.partition=smal: no such partition; did you mean small? (small)",
     "hydra.launcher.timeout_min=61": "hydra.launcher.timeout_min=61: partition small ends jobs after 1:00:00",
     "hydra.launcher.gpus_per_node=1": "hydra/launcher=submitit_slurm: SLURM refuses such a job (gpus-per-node=1",
-    "hydra.launcher.tasks_per_node=2": "hydra.launcher.tasks_per_node=2: ",
+    "hydra.launcher.tasks_per_node=3": "hydra/launcher=submitit_slurm: SLURM refuses such a job (",
+    "hydra.launcher.tasks_per_node=2 processes=2": "processes=2: hydra.launcher.tasks_per_node=2 starts the run's 2",
 }
 
 
 @pytest.mark.parametrize("override", REFUSED)
 def test_what_the_cluster_has_not_is_refused_in_one_line(override: str, sweep: Start, tmp_path: Path) -> None:
-    printed = ended(sweep("method=head_only", override), 1)
+    printed = ended(sweep("method=head_only", *override.split()), 1)
     assert printed.count("\n") == 1 and printed.startswith(f"harness: {REFUSED[override]}"), printed
     assert not (tmp_path / "runs").exists()
 

@@ -11,7 +11,7 @@ import pytest
 import small_runs
 
 from harness.errors import ConfigError
-from harness.launching import cluster, slurm
+from harness.launching import cluster, queued, slurm, tasks
 from harness.launching.cluster import NoAnswerError
 
 SETTINGS: dict[str, Any] = dict.fromkeys(cluster.OPTIONS) | {
@@ -76,9 +76,48 @@ def test_what_it_does_not_take_is_one_line(commands: Callable[..., Path]) -> Non
         "hydra.launcher.timeout_min=61: partition gpu"
     )
     assert "allocation failure: Invalid account" in refused({})
-    assert refused({"nodes": 2}).startswith("hydra.launcher.nodes=2: a run has one process so far")
     commands(sinfo='echo "slurm_load_partitions: Unable to contact slurm controller (connect failure)" >&2; exit 1')
     assert "SLURM does not answer (slurm_load_partitions: Unable to contact" in refused({})
+
+
+TASKS = {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": None}
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "expected"),
+    [
+        ({}, 1, 1),
+        ({}, 2, 2),
+        ({"tasks_per_node": 2}, 1, 2),
+        ({"nodes": 2, "tasks_per_node": 4, "gpus_per_node": 4}, 1, 8),
+    ],
+)
+def test_a_run_has_as_many_processes_as_slurm_starts_or_as_it_starts_itself(
+    settings: dict[str, int], asked: int, expected: int
+) -> None:
+    assert tasks.processes(TASKS | settings, asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked", "said"),
+    [
+        (
+            {"tasks_per_node": 2},
+            2,
+            "processes=2: hydra.launcher.tasks_per_node=2 starts the run's 2 processes; leave it out",
+        ),
+        ({"nodes": 2}, 4, "processes=4: hydra.launcher.nodes=2 starts the run's 2 processes; leave it out"),
+        ({"tasks_per_node": 0}, 1, "hydra.launcher.tasks_per_node=0: must be at least 1"),
+        ({"tasks_per_node": 4, "gpus_per_node": 2}, 1, "hydra.launcher.gpus_per_node=2: must be at least 4: each"),
+        ({"gpus_per_node": 1}, 2, "hydra.launcher.gpus_per_node=1: must be at least 2: each"),
+    ],
+)
+def test_processes_that_slurm_and_the_run_would_both_start_are_refused_in_one_line(
+    settings: dict[str, int], asked: int, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"^[^\n]+$") as error:
+        tasks.processes(TASKS | settings, asked)
+    assert str(error.value).startswith(said)
 
 
 def test_only_jobs_that_may_still_run_are_alive(commands: Callable[..., Path]) -> None:
@@ -151,3 +190,49 @@ def test_jobs_go_on_without_the_command(
     said = capfd.readouterr().err
     assert f"2 jobs in SLURM's queue, 7: python -m harness.status {tmp_path} says how they stand" in said
     assert ("scancel 7 ends them" in said) is wait
+
+
+QUEUE = {"12_0": "PENDING", "12_1": "RUNNING", "12_3": "RUNNING"}
+
+
+def test_runs_in_the_queue_are_not_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of five runs one waits, one runs, one's job is lost, one's has left a result, and one is new."""
+    configs = [small_runs.configure(tmp_path / "runs", "model=bert_tiny", f"seed={seed}") for seed in range(5)]
+    for number, config in enumerate(configs[:4]):
+        queued.note(config, f"12_{number}", tmp_path / "jobs" / "%j")
+    (tmp_path / "jobs" / "12_3").mkdir(parents=True)
+    (tmp_path / "jobs" / "12_3" / "12_3_0_result.pkl").touch()
+    monkeypatch.setattr(queued, "alive", lambda names: {name: QUEUE[name] for name in names if name in QUEUE})
+    submitted: list[int] = []
+
+    def array(some: Any, *_: Any) -> list[Any]:
+        submitted.extend(config.seed for config in some)
+        made = [job(tmp_path, f"13_{number}", None) for number in range(len(some))]
+        return [SimpleNamespace(job_id=one.job_id, task=lambda _, one=one: one) for one in made]
+
+    monkeypatch.setattr(slurm, "_array", array)
+    settings = {"submitit_folder": str(tmp_path / "jobs" / "%j")}
+    jobs = slurm.submit(configs, settings, {})
+    assert submitted == [2, 3, 4]
+    assert [one.job_id for one in jobs] == ["12_0", "12_1", "13_0", "13_1", "13_2"]
+    assert "not submitted again, 2 of 5 runs are in SLURM's queue: 12_0, 12_1" in capfd.readouterr().err
+    assert jobs[1].paths.result_pickle == tmp_path / "jobs" / "12_1" / "12_1_0_result.pkl"
+    monkeypatch.setattr(queued, "alive", lambda names: dict.fromkeys(names, "PENDING"))
+    slurm.submit(configs, settings, {})
+    assert submitted == [2, 3, 4]  # all are in the queue by now
+
+
+def test_a_queue_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_runs.configure(tmp_path / "runs", "model=bert_tiny")
+    queued.note(config, "12", tmp_path / "jobs" / "%j")
+
+    def away(_: Any) -> Any:
+        raise NoAnswerError("away")
+
+    monkeypatch.setattr(queued, "alive", away)
+    with pytest.raises(
+        ConfigError, match=r"^hydra/launcher=submitit_slurm: SLURM does not answer \(away\); try squeue$"
+    ):
+        slurm.submit([config], {"submitit_folder": str(tmp_path)}, {})
