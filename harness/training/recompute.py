@@ -1,10 +1,10 @@
 """Selective activation checkpointing: a layer keeps what is dear to compute again, and computes the rest again.
 
 Whole checkpointing (``train.gradient_checkpointing``) keeps a layer's input and runs the layer twice. Most of what a
-layer holds, however, is cheap: norms, activations of the feed-forward part, copies of keys and values. Kept are the
-results of attention and of the products that are no narrower than their input (queries, gate and up of a Llama's
-layer); narrower ones are cheap, as keys and values of grouped heads, or come last and are not needed, as the
-feed-forward part's way back. See Korthikanti et al. 2023, arXiv 2205.05198, section 5.
+layer holds, however, is cheap: norms, activations of the feed-forward part, an adapter's narrow products. Kept are the
+results of attention and of the products whose matrix is not square: gate, up and down of a Llama's layer, keys and
+values of grouped heads. Square ones, queries and attention's output, are computed again: a fifth of a layer's products,
+and a fifth of what keeping all of them would hold. See Korthikanti et al. 2023, arXiv 2205.05198, section 5.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ATTENTION = frozenset(
 WEIGHT = {ATEN.mm.default: 1, ATEN.addmm.default: 2}
 """Products of matrices, and which of their arguments is the matrix of shape (inputs, outputs)."""
 SMALL = 128
-"""Inputs below which a product costs less than keeping it, as an adapter's way back from its rank."""
+"""A side below which a product costs less than keeping it, as an adapter's of its rank."""
 
 
 def kept(_: Any, operation: Any, *arguments: Any, **__: Any) -> CheckpointPolicy:
@@ -38,7 +38,8 @@ def kept(_: Any, operation: Any, *arguments: Any, **__: Any) -> CheckpointPolicy
     if place is None:
         return CheckpointPolicy.PREFER_RECOMPUTE
     inputs, outputs = arguments[place].shape
-    return CheckpointPolicy.MUST_SAVE if SMALL <= inputs <= outputs else CheckpointPolicy.PREFER_RECOMPUTE
+    dear = inputs != outputs and min(inputs, outputs) >= SMALL
+    return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 contexts = partial(create_selective_checkpoint_contexts, kept)

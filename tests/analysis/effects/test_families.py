@@ -213,16 +213,16 @@ def test_a_borrowed_spread_shows_nothing_that_the_pairs_own_seeds_contradict() -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seeds", "trials"), [(2, 300), (3, 400)])
+@pytest.mark.parametrize(("seeds", "trials"), [(2, 200), (3, 300)])
 def test_one_unstable_configuration_makes_few_families_false(seeds: int, trials: int) -> None:
-    """The table of few seeds at .3 and .4 of its size: with what is borrowed alone 9 and 6 of 100 families are."""
+    """The table of few seeds at .4 and .6 of its size: with what is borrowed alone 9 and 6 of 100 families are."""
     rng, wrong, shown = np.random.default_rng(200 + seeds), 0, []
     for trial in range(trials):
         made = simulated(rng, spreads(rng, "unstable", 0.05), seeds, np.where(np.arange(12) == 1, 0.365, 0.0))
         p, better = _graded(made, trial, 500).p(), np.array([1 in pair for pair in _pairs(12)])
         wrong += p[~better].min() < 0.05
         shown.append((p[better] < 0.05).mean())
-    # at most 5 of 100 is asked for; two standard errors of it, .025 and .022, are for the size of the sample
+    # at most 5 of 100 is asked for; two standard errors of it, .031 and .025, are for the size of the sample
     assert wrong / trials <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
     assert np.mean(shown) > (0.01, 0.35)[seeds - 2]  # so that showing nothing fails
 
