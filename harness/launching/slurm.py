@@ -43,10 +43,7 @@ class Work:
 
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes while torch loads waits for its handler
         task = submitit.JobEnvironment()
-        if "SLURM_CPUS_PER_TASK" in os.environ:
-            threads = max(1, int(os.environ["SLURM_CPUS_PER_TASK"]) * task.num_tasks // config.processes)
-            for name in THREADS:
-                os.environ.setdefault(name, str(threads))
+        _set_threads(config.processes, task.num_tasks)
         logging.config.dictConfig(self.logging)
         from harness.execution.execute import execute  # torch loads here, with as many threads as the job has cores
         from harness.training.stop import Preempted
@@ -59,9 +56,8 @@ class Work:
         except Preempted as told:
             if task.global_rank > 0:
                 return None  # the first task queues the job again
-            if told.signal == signal.SIGTERM and not _still_wanted():
-                raise
-            requeue(told.signal, None)
+            if told.signal != signal.SIGTERM or _still_wanted():
+                requeue(told.signal, None)
             raise
         return None if status is None else status.value
 
@@ -70,6 +66,14 @@ class Work:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, config)
+
+
+def _set_threads(processes: int, tasks: int) -> None:
+    """Give each process its share of a task's cores; a number of threads that the user set stays."""
+    if "SLURM_CPUS_PER_TASK" in os.environ:
+        threads = max(1, int(os.environ["SLURM_CPUS_PER_TASK"]) * tasks // processes)
+        for name in THREADS:
+            os.environ.setdefault(name, str(threads))
 
 
 def _submitit_handler() -> Callable[[int, Any], Any]:
@@ -98,7 +102,7 @@ def launch(configs: Sequence[RunConfig], settings: Mapping[str, Any], logs: dict
     A run that is in the queue already is not submitted again. With ``wait=false`` the command ends here, with code 0.
     """
     jobs = submit(configs, settings, logs)
-    arrays = ",".join(dict.fromkeys(job.job_id.partition("_")[0] for job in jobs))
+    arrays = " ".join(dict.fromkeys(job.job_id.partition("_")[0] for job in jobs))
     where = configs[0].output_dir
     progress.say(f"{len(jobs)} jobs in SLURM's queue, {arrays}: python -m harness.status {where} says how they stand")
     if not settings["wait"]:

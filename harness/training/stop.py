@@ -82,6 +82,7 @@ def _told(number: int, _frame: Any) -> None:
 
 
 def _end(number: int) -> NoReturn:
+    _Stop.signal = number  # one that comes late must not interrupt what ends in order
     watch.ending_in_order(number)
     raise Preempted(number)
 

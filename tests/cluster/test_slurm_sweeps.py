@@ -110,7 +110,7 @@ def test_preempted_run_checkpoints_is_queued_again_and_goes_on_there(name: str, 
 
 
 SHORT = ("train.max_steps=12", "train.save_steps=4", "train.per_device_train_batch_size=4")
-EQUAL = ("method=lora", "train.max_steps=500", "train.save_steps=0", "train.per_device_train_batch_size=4")
+EQUAL = ("method=lora", "train.max_steps=250", "train.save_steps=0", "train.per_device_train_batch_size=4")
 
 
 def only(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -236,3 +237,17 @@ def test_a_queue_that_does_not_answer_is_one_line(tmp_path: Path, monkeypatch: p
         ConfigError, match=r"^hydra/launcher=submitit_slurm: SLURM does not answer \(away\); try squeue$"
     ):
         slurm.submit([config], {"submitit_folder": str(tmp_path)}, {})
+
+
+@pytest.mark.parametrize(
+    ("cpus", "processes", "tasks", "threads"), [(4, 1, 1, 4), (4, 2, 1, 2), (1, 2, 1, 1), (4, 2, 2, 4)]
+)
+def test_processes_of_one_task_share_its_cores(
+    cpus: int, processes: int, tasks: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", str(cpus))
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    slurm._set_threads(processes, tasks)
+    assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == (str(threads), "7")
