@@ -22,7 +22,7 @@ from harness.storage.record import read_record
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 Start = Callable[..., subprocess.Popen[str]]
-SECONDS = 420
+SECONDS = 900
 
 
 def records(runs: Path) -> dict[str, dict[str, Any]]:
