@@ -331,7 +331,7 @@ def test_a_folder_without_records_is_one_line(tmp_path: Path) -> None:
         f"advise: {tmp_path}: holds no run: there is no record.json in it or below\n",
     )
     make_run(tmp_path, "method=lora", made=Made(status="failed", reason="no"))
-    assert "no run here is done" in command(tmp_path).stderr
+    assert "no run here has finished" in command(tmp_path).stderr
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,7 @@ def test_the_document_opens_with_the_question_and_its_commands_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    assert text.startswith("# Which method should I use?\n\n```bash\n")
+    assert text.startswith("# Advice\n\n*Which method should I use, ")
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
     lines = [line.partition("  #")[0].strip() for line in blocks.splitlines()]
     cheap_equal(tmp_path / "runs")

@@ -81,7 +81,7 @@ def test_handlers_are_put_back() -> None:
     with pytest.raises(stop.Preempted), stop.on_signals(SIGNALS):
         os.kill(os.getpid(), signal.SIGUSR1)
     assert [signal.getsignal(number) for number in SIGNALS] == before
-    assert not stop.requested()
+    assert not stop.told()
     with pytest.raises(stop.Preempted), stop.on_signals(SIGNALS), stop.after_checkpoint():
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.requested()  # noted, and the step goes on
+        assert stop.told()  # noted, and the step goes on
