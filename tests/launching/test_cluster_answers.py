@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import small_runs
+import submitit  # noqa: F401 here, not within a test: it has all log handlers close, and absl's closes pytest's stderr
 
 from harness.errors import ConfigError
 from harness.launching import cluster, queued, slurm, tasks
