@@ -109,7 +109,7 @@ def with_method(config: RunConfig, blueprint: Blueprint, runtime: Runtime, mode:
             raise NotApplicable(reason)
         try:
             return Skeleton(way(config, backbone, runtime, mode), backbone)
-        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError) as error:
             problems.append(error)
     raise ConfigError(
         "method", config.method.name, f"cannot be attached without weights: {first_line(problems[-1])}"
