@@ -39,7 +39,7 @@ Count intruder dimensions and measure the spectra of what fine-tuning changed.
                named after modules= where some are chosen; must be given with base= and tuned=)
   cache        folder for decompositions (default: spectra/ in the cache folder)
   device       cpu or cuda (default: cuda where there is one)
-  jobs         processes to share the matrices among (default: 1)
+  jobs         processes to share the matrices among (default: one a core from 100 matrices on, 1 with cuda)
 """
 ALGORITHMS = ("eigen", "svd")
 WITHDRAWN = "is withdrawn: its proofs rested on constants that measurements exceed; eigen gives measured bounds"
@@ -73,7 +73,7 @@ class Settings:
     out: str | None = None
     cache: str | None = None
     device: str | None = None
-    jobs: int = 1
+    jobs: int | None = None
 
     def __post_init__(self) -> None:
         require(self.k >= 1, "k", self.k, "must be at least 1")
@@ -81,7 +81,7 @@ class Settings:
         require(0 <= self.cluster < 1, "cluster", self.cluster, "must be at least 0 and below 1")
         require(self.draws >= 1, "draws", self.draws, "must be at least 1")
         require(self.algorithm != "certified", "algorithm", "certified", WITHDRAWN)
-        require(self.jobs >= 1, "jobs", self.jobs, "must be at least 1")
+        require(self.jobs is None or self.jobs >= 1, "jobs", self.jobs, "must be at least 1")
         require(self.seed >= 0, "seed", self.seed, "must be at least 0")
         require(self.similarity == "whole" or self.similarity >= 0, "similarity", self.similarity, "must be at least 0")
         for key, allowed in (("algorithm", ALGORITHMS), ("device", DEVICES), ("quantised", QUANTISED)):

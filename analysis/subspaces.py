@@ -16,7 +16,7 @@ Compare the weight changes of two runs of one base: subspace similarity and prin
   n        singular vectors of each change (default: 8)
   modules  parts of names of the matrices to compare, separated by commas (default: all linear layers of blocks)
   out      folder for the tables (default: analysis/ in the first run's folder)
-  jobs     processes to share the matrices among (default: 1)
+  jobs     processes to share the matrices among (default: one a core from 100 matrices on)
 """
 
 
@@ -28,7 +28,7 @@ class Settings:
     n: int = 8
     modules: tuple[str, ...] = ()
     out: str | None = None
-    jobs: int = 1
+    jobs: int | None = None
 
     def __post_init__(self) -> None:
         require(len(self.runs) == 2, "runs", " ".join(self.runs), "give two run folders; --help shows all")
@@ -36,7 +36,7 @@ class Settings:
             there = (expanded(run) / "record.json").is_file()
             require(there, "run", run, "holds no run: there is no record.json in it")
         require(self.n >= 1, "n", self.n, "must be at least 1")
-        require(self.jobs >= 1, "jobs", self.jobs, "must be at least 1")
+        require(self.jobs is None or self.jobs >= 1, "jobs", self.jobs, "must be at least 1")
 
 
 def work(settings: Settings) -> bool:

@@ -53,6 +53,8 @@ class Effect:
     title: str
     """The outcome's name, such as ``accuracy``."""
     higher_is_better: bool
+    verb: str
+    """What the one that is ahead does, such as ``forgets less``; empty where it is just better."""
     estimate: Estimate
     items: int
     units: int
@@ -233,7 +235,8 @@ def _effects(some: list[_Sample], outcome: Outcome, beside: Sequence[Resampled] 
 def _effect(one: _Sample, estimate: Estimate, outcome: Outcome, levels: tuple[float, float]) -> Effect:
     run, low, high = one.runs.iloc[0].to_dict(), *levels
     limits = (levels if one.first.before is None else (-math.inf, math.inf)), high - low
-    facts = outcome.title(run), outcome.higher_is_better(run), estimate, len(one.first.after), one.first.units, *limits
+    named = outcome.title(run), outcome.higher_is_better(run), outcome.verb
+    facts = *named, estimate, len(one.first.after), one.first.units, *limits
     kind = one.first.graded, one.kind, outcome.relative
     return Effect(one.label, one.runs, *facts, *kind, outcome.recorded(run), one.drawn.scores)
 

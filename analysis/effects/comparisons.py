@@ -71,6 +71,8 @@ class Comparison:
     second_rate: float | None = None
     searched: bool = False
     """Whether a search on a seed of its own chose both learning rates."""
+    verb: str = ""
+    """What the one that is ahead does, such as ``forgets less``; empty where it is just better."""
 
     @property
     def ahead(self) -> str | None:
@@ -87,7 +89,7 @@ class Comparison:
         """Return the verdict without names and numbers, as a table's cell shows it."""
         small = f", by less than {self.margin:.2g}" if self.within_margin else ""
         if self.ahead is not None:
-            return f"{self.ahead} {relation(self.result, self.searched, self.higher_is_better)}{small}"
+            return f"{self.ahead} {self._relation()}{small}"
         return f"equivalent within {self.margin:.2g}" if self.result is Verdict.equivalent else "undecided"
 
     @property
@@ -110,8 +112,10 @@ class Comparison:
             return f"{first} and {second}{pairs}: {self.outcome}, {self._size(1)}, {how}"
         ahead, other, sign = (first, second, 1) if self.ahead == self.first else (second, first, -1)
         small = f", less than {self.margin:.2g}" if self.within_margin else ""
-        words = relation(self.result, self.searched, self.higher_is_better)
-        return f"{ahead} {words} than {other}{pairs}: {self._size(sign)}{small}, {how}"
+        return f"{ahead} {self._relation()} than {other}{pairs}: {self._size(sign)}{small}, {how}"
+
+    def _relation(self) -> str:
+        return self.verb or relation(self.result, self.searched, self.higher_is_better)
 
     def _name(self, label: str, rate: float | None) -> str:
         """Return a configuration with the rate that it is compared at, where the verdict is of that rate alone."""
@@ -248,7 +252,7 @@ def _sides(where: str, one: Effect, other: Effect) -> dict[str, Any]:
     rates = [float(side.runs["learning_rate"].astype("float64").iloc[0]) for side in (one, other)]
     return {
         **{"where": where, "first": one.label, "second": other.label, "items": one.items},
-        **{"metric": one.title, "higher_is_better": one.higher_is_better},
+        **{"metric": one.title, "higher_is_better": one.higher_is_better, "verb": one.verb},
         **{"first_score": one.estimate.value, "second_score": other.estimate.value},
         **{"seeds_first": len(one.runs), "seeds_second": len(other.runs)},
         **{"first_rate": rates[0], "second_rate": rates[1]},

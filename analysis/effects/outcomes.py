@@ -75,6 +75,8 @@ class Outcome:
     """Outcomes of one stream draw their items alike; those of another read other items."""
     relative: bool = False
     """Whether the margin is a share of the level, as of seconds, and no number of the outcome's unit."""
+    verb: str = ""
+    """What the one that is ahead does, such as ``forgets less``; where there is none, it is better."""
 
     def title(self, run: Run) -> str:
         """Return the outcome's name, such as ``accuracy``."""
@@ -201,12 +203,12 @@ FORGETTING = Outcome(
     *("forgetting", "forgetting", read_probe(None, "forgetting"), "forgetting_name", "forgetting_higher_is_better"),
     same=("forgetting_name", "forgetting_version"),
     stream=1,
+    verb="forgets less",
 )
 GAIN = Outcome("gain", "score", read_gain, direction="higher_is_better", same=("metric",), ends=("", ""))
 COSTS = {
-    "parameters": Outcome("parameters", "trainable", read_number("trainable"), direction=False, relative=True),
-    "seconds": Outcome("seconds", "train_seconds", read_number("train_seconds"), direction=False, relative=True),
-    "memory": Outcome("memory", "train_peak_bytes", read_number("train_peak_bytes"), direction=False, relative=True),
+    name: Outcome(name, column, read_number(column), direction=False, relative=True, verb="takes less")
+    for name, column in {"parameters": "trainable", "seconds": "train_seconds", "memory": "train_peak_bytes"}.items()
 }
 
 
@@ -219,6 +221,7 @@ def probe(label: str, metric: str) -> Outcome:
         same=(f"probe.{label}.version",),
         ends=(f"{where}.low", f"{where}.high"),
         stream=1,
+        verb="forgets less",
     )
 
 

@@ -1,30 +1,54 @@
-"""Work shared among processes, a matrix at a time."""
+"""Work shared among processes, a matrix at a time, without threads that wait for each other."""
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
+from harness.runtime import cores
+
 Result = TypeVar("Result")
+MANY = 100
+"""Matrices, from which on processes are started unasked: each takes about 5 s to begin, a matrix about 1 s."""
+
+
+def processes(asked: int | None, matrices: int, device: str = "cpu") -> int:
+    """Return how many processes share the matrices: as asked; else one a core where there are many, on a CPU."""
+    if asked is not None:
+        return asked
+    return min(cores(), matrices) if matrices >= MANY and device == "cpu" else 1
 
 
 def each(work: Callable[[str], Result], names: Sequence[str], jobs: int) -> Iterator[Result]:
-    """Yield the work's result for each name in order, `jobs` processes sharing the work; it must be picklable."""
-    if jobs == 1:
-        yield from map(work, names)
-        return
-    import torch
+    """Yield the work's result for each name in order, `jobs` processes sharing the work; it must be picklable.
 
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    SciPy's BLAS has one thread meanwhile. Its threads and torch's are two pools that wait in a loop for work: with two
+    of each on two cores, ARPACK's last step, of 0.1 ms, took 500 ms beside other work.
+    """
+    from threadpoolctl import threadpool_limits
+
+    if jobs == 1:
+        with threadpool_limits(1, user_api="blas"):
+            yield from map(work, names)
+        return
+    threads = max(1, cores() // jobs)
     # spawn: a process forked after torch has started its threads may wait for ever
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(threads,)) as pool:
         pending = [pool.submit(work, name) for name in names]
         try:
             for future in pending:
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begin(threads: int) -> None:
+    import scipy.linalg  # noqa: F401  loads the BLAS that is limited
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(threads)
+    threadpool_limits(1, user_api="blas")

@@ -76,7 +76,7 @@ def shared_names(pairs: Sequence[tuple[str, Pair]], runs: Sequence[str]) -> list
 def run(settings: Settings) -> None:
     """Compare, write the tables and print the means over matrices."""
     from analysis.spectra.intruders.tables import parquet
-    from analysis.spectra.processes import each
+    from analysis.spectra.processes import each, processes
     from harness.storage.files import require_writable, write_bytes
 
     pairs = [pair_of(name, settings) for name in settings.runs]
@@ -87,7 +87,7 @@ def run(settings: Settings) -> None:
     labels = {"run": pairs[0][0], "other": pairs[1][0]}
     similar: list[Row] = []
     angles: list[Row] = []
-    for some, more in each(work, names, settings.jobs):
+    for some, more in each(work, names, processes(settings.jobs, len(names))):
         similar += [labels | row for row in some]
         angles += [labels | row for row in more]
     for name, rows, columns in (("subspaces", similar, SUBSPACES), ("subspace_angles", angles, ANGLES)):

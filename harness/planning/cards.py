@@ -71,4 +71,4 @@ def card(text: str) -> Card:
         raise ConfigError("gpu", text, f"{problem}; write {number}GiB (2³⁰ bytes) or {number}GB (10⁹ bytes)")
     if float(number) <= 0:
         raise ConfigError("gpu", text, "must be above 0")
-    return Card(name, int(float(number) * UNITS[unit]))
+    return Card(text.strip(), int(float(number) * UNITS[unit]))

@@ -278,6 +278,23 @@ def test_the_experiments_command_trains_what_is_missing_and_nothing_twice(tmp_pa
             assert f"{wanted} runs: {int(wanted) - 3} to train, 3 not" in ended.stdout
 
 
+def test_one_seed_and_more_items_trains_that_seed_again(tmp_path: Path) -> None:
+    """What one seed leaves undecided, more items may decide: the command has the seed and the larger test split."""
+    folder = tmp_path / "runs"
+    for method, accuracy in {"lora": 0.72, "full": 0.7}.items():
+        made = Made(accuracy=accuracy, agreement=0.0)
+        make_run(folder, f"method={method}", "rank=8", seed=3, rate=1e-3, made=made)
+    (one,) = (one for one in advised(folder, "margin=.05").experiments if one.question.startswith("is "))
+    (items,) = re.findall(r"about ([\d,]+) items", one.needs)
+    assert len(one.commands) == 2
+    for line in one.commands:
+        words = shlex.split(line)
+        assert {"seed=3", f"task.max_test={items.replace(',', '')}"} <= set(words)
+        ended = call(cli, *words[3:], "dry_run=true", cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        assert "1 runs: 1 to train" in ended.stdout
+
+
 def test_the_answer_as_json(tmp_path: Path) -> None:
     cheap_equal(tmp_path)
     for argument in ("--json", "json=true"):

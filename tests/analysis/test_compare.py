@@ -281,9 +281,10 @@ def test_forgetting_is_compared_like_learning_item_by_item(tmp_path: Path) -> No
     assert one.difference == pytest.approx(2.4)
     assert one.ahead == "lora r8"
     assert (
-        "lora r8 at 0.001 scores lower than full at 0.001 (pairs of method and rate): lm_loss made/loss -2.4"
+        "lora r8 at 0.001 forgets less than full at 0.001 (pairs of method and rate): lm_loss made/loss -2.4"
         in one.verdict
     )
+    assert one.outcome.startswith("lora r8 forgets less")
     assert found["bitfit", "lora r8"].ahead is None
 
 

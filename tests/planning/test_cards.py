@@ -16,6 +16,11 @@ def test_a_size_is_read_with_its_unit(text: str, memory: int) -> None:
     assert card(text).memory == memory
 
 
+def test_a_size_is_shown_as_it_was_written() -> None:
+    assert card(" 24GiB ").name == "24GiB"
+    assert card("L40S").name == card("l40s").name
+
+
 def test_a_card_is_known_by_name_with_less_memory_than_is_printed_on_it() -> None:
     assert 44e9 < card("L40S").memory < 48e9
     assert all(one.bandwidth and one.teraflops for one in CARDS.values())

@@ -19,7 +19,7 @@ from analysis.spectra.intruders.controls import Null, drawn
 from analysis.spectra.intruders.detection import Detection, Detector, Side
 from analysis.spectra.intruders.eigen import Eigen
 from analysis.spectra.intruders.reference import Reference
-from analysis.spectra.processes import each
+from analysis.spectra.processes import each, processes
 from analysis.spectra.weights import Pair
 from harness.errors import ConfigError
 from harness.storage.privacy import expanded
@@ -223,4 +223,5 @@ def angle_rows(cosines: torch.Tensor) -> list[Row]:
 
 def measure_all(pair: Pair, settings: Settings, run: str) -> Iterator[Rows]:
     """Yield the rows of each matrix in order, `jobs` processes sharing the work."""
-    return each(partial(measure, pair, settings, run), pair.names, settings.jobs)
+    jobs = processes(settings.jobs, len(pair.names), device_of(settings).type)
+    return each(partial(measure, pair, settings, run), pair.names, jobs)

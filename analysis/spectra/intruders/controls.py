@@ -78,9 +78,11 @@ class Null:
         if near is None:
             whole = change.dense().clone()
             whole.diagonal().add_(self.sigma)
-            near = top_left(whole, k).double()
-        through = torch.nn.functional.pad(near * self.sigma, (0, self.far - len(self.sigma)))
-        far = through + change.double().transposed_times(near.T).T
+            found = top_left(whole, k)
+            near, far = found.double(), (found @ whole).double()
+        else:
+            through = torch.nn.functional.pad(near * self.sigma, (0, self.far - len(self.sigma)))
+            far = through + change.transposed_times(near.T).T
         return near, far, far.norm(dim=1)
 
     def _low_rank(self, change: LowRank, k: int) -> Float[Tensor, "k n"] | None:

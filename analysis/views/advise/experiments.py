@@ -76,12 +76,12 @@ class Commands:
     def more(self, subject: Subject, seeds: int, items: int) -> str:
         """Return the command that trains a configuration until it has so many seeds, those that are done included.
 
-        With more items every seed is trained anew: another test split is another block.
+        With more items those are trained anew too: another test split is another block.
         """
         found = self._overrides(subject.record)
         if items:
             found = [*_without(found, "task.max_test"), f"task.max_test={items}"]
-        done = [] if items else sorted({int(x) for x in subject.block.configurations[subject.label]["seed"].dropna()})
+        done = sorted({int(x) for x in subject.block.configurations[subject.label]["seed"].dropna()})
         fresh = (seed for seed in range(seeds + len(done)) if seed not in done)
         wanted = done + [seed for seed, _ in zip(fresh, range(max(0, seeds - len(done))), strict=False)]
         return _line([*_without(found, "seed"), *_searching(subject.record), _swept("seed", wanted)], subject.record)

@@ -1,0 +1,30 @@
+"""Matrices shared among processes: how many there are, and that threads do not wait for each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.linalg  # the BLAS whose threads are counted
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from analysis.spectra.processes import MANY, each, processes
+
+
+def blas_threads(_: str = "") -> list[int]:
+    scipy.linalg.blas.dgemm(1.0, np.eye(2), np.eye(2))
+    return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_scipys_blas_has_one_thread_in_each_process_and_its_own_afterwards(jobs: int) -> None:
+    with threadpool_limits(2, user_api="blas"):
+        if set(before := blas_threads()) != {2}:
+            pytest.skip("this BLAS has one thread")
+        assert all(set(found) == {1} for found in each(blas_threads, ["a", "b", "c"], jobs))
+        assert blas_threads() == before
+
+
+def test_processes_are_started_unasked_where_there_are_many_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.spectra.processes.cores", lambda: 8)
+    assert [processes(None, MANY - 1), processes(None, MANY), processes(None, MANY, "cuda")] == [1, 8, 1]
+    assert [processes(3, 1), processes(1, 10 * MANY)] == [3, 1]
