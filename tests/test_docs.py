@@ -40,6 +40,7 @@ TRAINED = (MAIN, QUICKSTART)
 FAST = {"python -m harness.run", "python -m harness.run --cfg job", "python -m harness.run --help"}
 """Composed in fast tests too; each of the others takes 1 to 5 s."""
 ELSEWHERE = {
+    "tar -xf docs/studies/records/": "tests/analysis/test_studies.py unpacks them",
     "git worktree add": "a checkout of an older commit",
     "(cd ../before": "runs that older commit",
     "lm_eval run": "another project's command",

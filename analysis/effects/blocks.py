@@ -234,7 +234,7 @@ def _effects(some: list[_Sample], outcome: Outcome, beside: Sequence[Resampled] 
 
 def _effect(one: _Sample, estimate: Estimate, outcome: Outcome, levels: tuple[float, float]) -> Effect:
     run, low, high = one.runs.iloc[0].to_dict(), *levels
-    limits = (levels if one.first.before is None else (-math.inf, math.inf)), high - low
+    limits = (levels if one.first.before is None else (low - high, high - low)), high - low
     named = outcome.title(run), outcome.higher_is_better(run), outcome.verb
     facts = *named, estimate, len(one.first.after), one.first.units, *limits
     kind = one.first.graded, one.kind, outcome.relative

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from harness.planning.allocator import Block, CachingAllocator, rounded
 from harness.planning.replay import Event, Replay, What
-from harness.planning.work import Work
+from harness.planning.work import Work, tensors
 
 WEIGHTS, GRADIENTS, OPTIMISER, ACTIVATIONS, TEMPORARIES, PAGED = KINDS = (
     "weights",
@@ -88,9 +87,8 @@ class LiveMemory(TorchDispatchMode):
         found = func(*args, **(kwargs or {}))
         if self.work is not None:
             self.work.note(func, args, kwargs or {}, found)
-        for leaf in tree_leaves(found):
-            if isinstance(leaf, Tensor):
-                self._count(leaf)
+        for tensor in tensors(found):
+            self._count(tensor)
         return found
 
     @contextmanager

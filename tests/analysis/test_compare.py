@@ -302,5 +302,8 @@ def test_gains_of_shares_differ_by_no_more_than_one(tmp_path: Path) -> None:
     """Both began at the same base, so that their difference is that of two shares."""
     for method, seed in product(("lora", "full"), range(2)):
         make_run(tmp_path, f"method={method}", seed=seed, made=Made(0.25 + 0.7 * seed, base=0.2))
-    (found,) = compare(effects_of(read_runs(tmp_path).table), outcome=GAIN).found
+    effects = effects_of(read_runs(tmp_path).table)
+    (found,) = compare(effects, outcome=GAIN).found
     assert (found.low, found.high) == (-1, 1)
+    (block,) = effects.blocks
+    assert {one.interval() for one in block.effects(GAIN).values()} == {(-1, 1)}

@@ -1,0 +1,106 @@
+"""The results that README and the documentation show are what the studies' kept records give by today's statistics.
+
+The records are real runs, kept without weights, so that a change of the statistics cannot leave a number or a sentence
+behind. What is compared is text: each cell of each row shown, in order, and each sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import tarfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from analysis.table import COMMAND
+from analysis.views.table.command import tabulate
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+STUDIES = {"encoder": "answer"}
+"""A study's page and records, and the folder in which its command puts the runs."""
+SHOWN = [("README.md", "encoder"), ("README.ko.md", "encoder"), ("docs/studies/encoder.md", "encoder")]
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((DOCS / "methods").glob("*.md"))}
+METHODS = [name for name, text in PAGES.items() if "studies/" in text]
+
+
+class Printed:
+    """What the command of a study prints of its kept records, once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.text = cache(self._text)
+
+    def _text(self, study: str) -> str:
+        with tarfile.open(DOCS / "studies" / "records" / f"{study}.tar.xz") as archive:
+            archive.extractall(self.folder, filter="data")
+        runs, out = self.folder / "runs" / STUDIES[study], self.folder / "tables"
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            tabulate(COMMAND.parse([str(runs), "rates=chosen", "compare=true", f"out={out}"]))
+        return said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> Printed:
+    return Printed(tmp_path_factory.mktemp("studies"))
+
+
+def block_of(page: str) -> str:
+    """Return the page's printed table and answer: its first block that begins with the column of configurations."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return next(block for block in blocks if block.startswith("configuration"))
+
+
+def cells(row: str) -> list[str]:
+    return re.split(r"\s{2,}", row.strip())
+
+
+def in_order(parts: list[str], text: str) -> bool:
+    """Whether every part stands in the text, each after the one before."""
+    place = 0
+    for part in parts:
+        place = text.find(part, place)
+        if place < 0:
+            return False
+        place += len(part)
+    return True
+
+
+@pytest.mark.parametrize(("page", "study"), SHOWN)
+def test_a_table_shown_is_what_its_records_give(page: str, study: str, printed: Printed) -> None:
+    rows = [cells(row) for row in block_of(page).split("\n\n")[0].splitlines()[1:]]
+    assert rows
+    lines = {cells(line)[0]: line for line in printed.text(study).split("\n\n")[0].splitlines()}
+    for row in rows:
+        assert in_order(row, lines[row[0]]), f"{page} shows {row}, its records give {lines[row[0]]}"
+
+
+@pytest.mark.parametrize(("page", "study"), [one for one in SHOWN if not one[0].endswith("ko.md")])
+def test_an_answer_shown_is_what_its_records_give(page: str, study: str, printed: Printed) -> None:
+    said = " ".join(block_of(page).split("\n\n", 1)[1].split())
+    parts = [part.strip() for part in said.split("(…)")]
+    assert in_order(parts, " ".join(printed.text(study).split())), f"{page} says: {said}"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_result_is_what_its_records_give(name: str, printed: Printed) -> None:
+    study = ""
+    for row in re.findall(r"^\| .*\d.*\|$", PAGES[name], flags=re.MULTILINE):
+        study = next(iter(re.findall(r"studies/(\w+)\.md", row)), study)
+        if study not in STUDIES:
+            continue  # its records were not kept
+        shown = re.findall(r"[-+]?\d*\.\d+ \[[^]]+\]", row)
+        assert shown, row
+        assert any(in_order(shown, line) for line in printed.text(study).splitlines()), f"{name}: {row}"
+
+
+def test_a_changed_number_would_be_found() -> None:
+    line = "full   0.000178  accuracy .912 [.882, .942]   37"
+    assert in_order(["full", "0.000178", ".912 [.882, .942]", "37"], line)
+    assert not in_order(["full", "0.000178", ".912 [.882, .943]"], line)
