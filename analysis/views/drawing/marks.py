@@ -177,7 +177,9 @@ def log(known: Iterable[float], widen: float = 1.15) -> dict[str, Any]:
     positive = [float(value) for value in known if value > 0]
     if not positive:
         return {"scale": alt.Scale(type="log"), "axis": alt.Axis()}
-    ends = [min(positive) / widen, max(positive) * widen]
+    least, most = min(positive), max(positive)
+    room = max(widen, (most / least) ** 0.03) if widen > 1 else 1.0  # for half a marker, also over many decades
+    ends = [least / room, most * room]
     scale = alt.Scale(type="log", domain=[float(f"{end:.6g}") for end in ends], nice=False)
     return {"scale": scale, "axis": alt.Axis(values=ticks(ends[0], ends[1]))}
 

@@ -16,7 +16,7 @@ from fontTools.ttLib import TTFont
 from scipy import stats
 
 from analysis.views.drawing import fonts
-from analysis.views.drawing.marks import by_method, domain, place_labels, points, ticks, values
+from analysis.views.drawing.marks import by_method, domain, log, place_labels, points, ticks, values
 from analysis.views.drawing.page import slug
 from analysis.views.drawing.picture import _svg
 from analysis.views.drawing.series import in_order, over_seeds
@@ -203,3 +203,11 @@ def test_gaussian_control_agrees_with_a_simulation() -> None:
     matrix = np.random.default_rng(0).standard_normal((400, 100))
     found = gaussian_spectrum(400, 100, float(np.linalg.norm(matrix)))
     assert found == pytest.approx(np.linalg.svd(matrix, compute_uv=False), rel=0.03)
+
+
+@pytest.mark.parametrize("decades", [0.1, 1, 6])
+def test_a_logarithmic_axis_has_room_for_half_a_marker_at_both_ends(decades: float) -> None:
+    """A share of the axis, as on a linear one: a factor of 1.15 is 1 % of six decades, and markers were cut."""
+    low, high = np.log10(log([1e-3, 1e-3 * 10**decades])["scale"].domain)
+    assert min(-3 - low, high - (decades - 3)) >= 0.027 * (high - low)
+    assert log([3.0, 30.0], 1.0)["scale"].domain == [3.0, 30.0]
