@@ -39,7 +39,7 @@ Count intruder dimensions and measure the spectra of what fine-tuning changed.
                named after modules= where some are chosen; must be given with base= and tuned=)
   cache        folder for decompositions (default: spectra/ in the cache folder)
   device       cpu or cuda (default: cuda where there is one)
-  jobs         processes to share the matrices among (default: one a core from 100 matrices on, 1 with cuda)
+  jobs         processes to share the matrices among (default: one a core, of 50 each at least; 1 with cuda)
 """
 ALGORITHMS = ("eigen", "svd")
 WITHDRAWN = "is withdrawn: its proofs rested on constants that measurements exceed; eigen gives measured bounds"

@@ -16,7 +16,7 @@ Compare the weight changes of two runs of one base: subspace similarity and prin
   n        singular vectors of each change (default: 8)
   modules  parts of names of the matrices to compare, separated by commas (default: all linear layers of blocks)
   out      folder for the tables (default: analysis/ in the first run's folder)
-  jobs     processes to share the matrices among (default: one a core from 100 matrices on)
+  jobs     processes to share the matrices among (default: one a core, of 50 each at least)
 """
 
 

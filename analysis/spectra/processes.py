@@ -10,22 +10,22 @@ from typing import TypeVar
 from harness.runtime import cores
 
 Result = TypeVar("Result")
-MANY = 100
-"""Matrices, from which on processes are started unasked: each takes about 5 s to begin, a matrix about 1 s."""
+SHARE = 50
+"""Matrices that a process has at least: it takes about 5 s and half a GiB to begin, a matrix about 1 s."""
 
 
 def processes(asked: int | None, matrices: int, device: str = "cpu") -> int:
-    """Return how many processes share the matrices: as asked; else one a core where there are many, on a CPU."""
+    """Return how many processes share the matrices: as asked; else on a CPU one a core, of :data:`SHARE` each."""
     if asked is not None:
         return asked
-    return min(cores(), matrices) if matrices >= MANY and device == "cpu" else 1
+    return max(1, min(cores(), matrices // SHARE)) if device == "cpu" else 1
 
 
 def each(work: Callable[[str], Result], names: Sequence[str], jobs: int) -> Iterator[Result]:
     """Yield the work's result for each name in order, `jobs` processes sharing the work; it must be picklable.
 
     SciPy's BLAS has one thread meanwhile. Its threads and torch's are two pools that wait in a loop for work: with two
-    of each on two cores, ARPACK's last step, of 0.1 ms, took 500 ms beside other work.
+    of each on two cores and other work beside them, ARPACK's last step, of less than 1 ms, took 500.
     """
     from threadpoolctl import threadpool_limits
 

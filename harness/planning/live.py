@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from harness.planning.allocator import Block, CachingAllocator, rounded
 from harness.planning.replay import Event, Replay, What
-from harness.planning.work import Work, tensors
+from harness.planning.work import Work
 
 WEIGHTS, GRADIENTS, OPTIMISER, ACTIVATIONS, TEMPORARIES, PAGED = KINDS = (
     "weights",
@@ -87,8 +88,9 @@ class LiveMemory(TorchDispatchMode):
         found = func(*args, **(kwargs or {}))
         if self.work is not None:
             self.work.note(func, args, kwargs or {}, found)
-        for tensor in tensors(found):
-            self._count(tensor)
+        for leaf in tree_leaves(found):
+            if isinstance(leaf, Tensor):
+                self._count(leaf)
         return found
 
     @contextmanager

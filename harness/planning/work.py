@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from harness.planning.cards import Card
@@ -26,8 +26,8 @@ class Work:
     def note(self, func: Any, args: Any, kwargs: Any, found: Any) -> None:
         """Add an operation that returned `found`."""
         if not func.is_view and func._overloadpacket not in NO_KERNEL:
-            moved = sum(map(_bytes, tensors(*args, *kwargs.values(), found)))
-            self.kernels.append((_flops(func, args, kwargs, found), moved))
+            moved = [leaf for leaf in tree_leaves((args, kwargs, found)) if isinstance(leaf, Tensor)]
+            self.kernels.append((_flops(func, args, kwargs, found), sum(map(_bytes, moved))))
 
     @property
     def flops(self) -> int:
@@ -46,15 +46,6 @@ class Work:
         least = sum(max(flops / rate, card.launch) for flops, _ in self.kernels)
         most = sum(max(flops / rate, moved / width, card.launch) for flops, moved in self.kernels)
         return least, most
-
-
-def tensors(*values: Any) -> Iterator[Tensor]:
-    """Yield the tensors among an operation's arguments or results, and in lists of them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from tensors(*value)
 
 
 def _bytes(tensor: Tensor) -> int:

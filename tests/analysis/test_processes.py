@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg  # the BLAS whose threads are counted
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from analysis.spectra.processes import MANY, each, processes
+from analysis.spectra.processes import SHARE, each, processes
 
 
 def blas_threads(_: str = "") -> list[int]:
@@ -26,5 +26,6 @@ def test_scipys_blas_has_one_thread_in_each_process_and_its_own_afterwards(jobs:
 
 def test_processes_are_started_unasked_where_there_are_many_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("analysis.spectra.processes.cores", lambda: 8)
-    assert [processes(None, MANY - 1), processes(None, MANY), processes(None, MANY, "cuda")] == [1, 8, 1]
-    assert [processes(3, 1), processes(1, 10 * MANY)] == [3, 1]
+    assert [processes(None, SHARE * n) for n in (0, 1, 2, 8, 100)] == [1, 1, 2, 8, 8]
+    assert processes(None, 2 * SHARE - 1) == processes(None, 100 * SHARE, "cuda") == 1
+    assert [processes(3, 1), processes(1, 10 * SHARE)] == [3, 1]
