@@ -17,7 +17,10 @@ Scale the intruder dimensions of a finished run, and see what becomes of its tas
                                                          direction in its span (span), along its own singular
                                                          direction of the intruder's index (own)
   python -m analysis.interventions run=<id> mode=mitigation
-                                                         all intruders among the top k, cut back to the rank, as PEFT
+                                                         all intruders among the top k, cut back to the rank, as PEFT;
+                                                         beside it the whole ΔW shrunk (WiSE-FT), the kept checkpoints
+                                                         (early stopping) and runs of a lower rate beside this one: what
+                                                         each leaves forgotten where it has cost the task as much
 
 W(λ) = W0 + ΔW + (λ - 1) u σ vᵀ, so λ = 1 changes nothing and λ = 0 takes the vector out. What is computed already is
 not computed again; the same command goes on where it was cut off.
@@ -33,6 +36,7 @@ not computed again; the same command goes on where it was cut off.
   modules      parts of names of the matrices to scale, separated by commas (default: all linear layers of blocks)
   split        of the run's task: test or validation (default: test)
   probes       false: leave what the run forgot out (default: true)
+  costs        how far the task's score may fall in mode=mitigation (default: .01,.02,.05)
   cut          false: do not cut back to the rank in mode=mitigation (default: true)
   seed         of the random direction (default: 0)
 """
@@ -61,6 +65,7 @@ class Settings:
     probes: bool = True
     cut: bool = True
     seed: int = 0
+    costs: tuple[float, ...] = (0.01, 0.02, 0.05)
 
     def __post_init__(self) -> None:
         require(not self.words, "run", " ".join(self.words), "write run=<id or folder>")
@@ -70,6 +75,7 @@ class Settings:
         require(self.algorithm != "certified", "algorithm", "certified", WITHDRAWN)
         require(bool(self.lambdas), "lambdas", "", "needs at least one number")
         require(all(map(math.isfinite, self.lambdas)), "lambdas", self.lambdas, "must be numbers")
+        require(bool(self.costs) and min(self.costs) >= 0, "costs", self.costs, "must be numbers from 0 on")
         for key, allowed in (
             ("mode", MODES),
             ("split", SPLITS),

@@ -31,6 +31,7 @@ from analysis.spectra.intruders.controls import Null, drawn
 from analysis.spectra.intruders.eigen import Eigen
 from analysis.spectra.intruders.sources import model_folder
 from analysis.spectra.measures import low_rank_svd
+from analysis.spectra.processes import one_blas_thread
 
 OPTIONS = dict(argument.split("=") for argument in sys.argv[1:] if "=" in argument)
 K, EPS, WIDTH, RANK, DRAWS = 10, 0.5, 1e-3, 8, int(OPTIONS.get("draws", 20))
@@ -198,6 +199,7 @@ def main() -> None:
     if "threads" in OPTIONS:
         torch.set_num_threads(int(OPTIONS["threads"]))
     folder = model_folder("smollm2_135m")
+    one_blas_thread()  # as in `analysis.intruders`; torch keeps its threads
     print(
         f"{torch.get_num_threads()} threads, k = {K}, eps = {EPS}, a change of rank {RANK}, both sides, "
         f"best of {repeats}"

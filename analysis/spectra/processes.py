@@ -5,9 +5,12 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from harness.runtime import cores
+
+if TYPE_CHECKING:
+    from threadpoolctl import threadpool_limits
 
 Result = TypeVar("Result")
 SHARE = 50
@@ -27,10 +30,8 @@ def each(work: Callable[[str], Result], names: Sequence[str], jobs: int) -> Iter
     SciPy's BLAS has one thread meanwhile. Its threads and torch's are two pools that wait in a loop for work: with two
     of each on two cores and other work beside them, ARPACK's last step, of less than 1 ms, took 500.
     """
-    from threadpoolctl import threadpool_limits
-
     if jobs == 1:
-        with threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             yield from map(work, names)
         return
     threads = max(1, cores() // jobs)
@@ -45,10 +46,16 @@ def each(work: Callable[[str], Result], names: Sequence[str], jobs: int) -> Iter
             pool.shutdown(cancel_futures=True)
 
 
-def _begin(threads: int) -> None:
-    import scipy.linalg  # noqa: F401  loads the BLAS that is limited
-    import torch
+def one_blas_thread() -> threadpool_limits:
+    """Give SciPy's BLAS one thread, until the end of a ``with`` where there is one."""
+    import scipy.linalg  # noqa: F401  loads a BLAS of its own: only what is loaded can be limited
     from threadpoolctl import threadpool_limits
 
+    return threadpool_limits(1, user_api="blas")
+
+
+def _begin(threads: int) -> None:
+    import torch
+
     torch.set_num_threads(threads)
-    threadpool_limits(1, user_api="blas")
+    one_blas_thread()

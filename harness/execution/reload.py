@@ -127,9 +127,12 @@ def prepare_without_data(config: RunConfig) -> Prepared:
 
 
 def load_tuned(
-    record: dict[str, Any], config: RunConfig, prepared: Prepared, folder: Path
+    record: dict[str, Any], config: RunConfig, prepared: Prepared, folder: Path, state: Path | None = None
 ) -> tuple[nn.Module, Backbone]:
-    """Return the tuned model in evaluation mode and its backbone, attached as for training."""
+    """Return the tuned model in evaluation mode and its backbone, attached as for training.
+
+    `state` is a kept checkpoint of the run, in the place of its trained state.
+    """
     from harness import runtime
     from harness.execution.loading import attach, load
     from harness.execution.model import restore_start
@@ -142,7 +145,7 @@ def load_tuned(
         model = attach(config, backbone, here)
     except NotApplicable as error:
         raise RecordError(f"{folder}: the method no longer applies to the model: {error}") from error
-    _read_trained(config, model, folder / "trained")
+    _read_trained(config, model, state or folder / "trained")
     return model.eval(), backbone
 
 

@@ -46,6 +46,10 @@ METHODS = {
     "qlora": ["method=qlora"],
     "gpt2": ["method=lora"],
     "prompt": ["method=prompt", "method.length=3"],
+    "kept": ["method=lora", "train.save_steps=2", "train.keep_checkpoints=true"],
+    "kept, slower": ["method=lora", "train.learning_rate=0.003"],
+    "kept, faster": ["method=lora", "train.learning_rate=0.1"],
+    "kept, other seed": ["method=lora", "train.learning_rate=0.003", "seed=1"],
 }
 Trained = Callable[[str], Path]
 
@@ -68,7 +72,7 @@ def trained(
             base = gpt2_folder if name == "gpt2" else llama_folder
             model = ["model=custom", f"model.path={base}", *small_runs.task("classification", data_folder)]
             steps = ["train.max_steps=6", "rank=2", "train.learning_rate=0.03", "train.save_steps=0"]
-            done[name] = composed_run(runs / name, *model, *METHODS[name], *steps, *probe)
+            done[name] = composed_run(runs / name.partition(",")[0], *model, *steps, *METHODS[name], *probe)
         return done[name]
 
     return one
@@ -343,8 +347,46 @@ def test_other_settings_stand_beside_in_the_same_tables(tested, capsys):
     intervene(Settings(run=str(tested), mode="mitigation", lambdas=(0.5,), k=5, eps=EPS, probes=False))
     after = numbers(tested, "lambda")
     assert before < {row["key"] for row in after}
-    assert {row["curve"] for row in after if row["mode"] == "mitigation"} == {"intruders"}
+    assert {row["curve"] for row in after if row["mode"] == "mitigation"} == {"intruders", "shrunk"}
     assert "what was forgotten is not measured" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_mitigations_stand_beside_early_stopping_and_lower_rates(trained, capsys):
+    """Of the runs beside it only that of a lower rate and nothing else counts; checkpoints are of step 2, 4 and 6."""
+    folder, slower = trained("kept"), trained("kept, slower")
+    trained("kept, faster"), trained("kept, other seed")
+    intervene(Settings(run=str(folder), mode="mitigation", lambdas=(0.0, 0.5), k=5, eps=EPS, costs=(0.1,)))
+    rows = [row for row in numbers(folder, "lambda") if row["headline"]]
+    places = {(row["curve"], round(row["lambda"], 6)) for row in rows if row["lambda"] < 1}
+    scaled = {(curve, at) for curve in ("intruders", "shrunk") for at in (0.0, 0.5)}
+    assert places == scaled | {("stopped", 0.333333), ("stopped", 0.666667), ("lower_rate", 0.1)}
+    by_place = {(row["curve"], round(row["lambda"], 2), row["of"]): row["value"] for row in rows}
+    record = small_runs.read_record(slower)
+    assert by_place["lower_rate", 0.1, "task"] == record["scores"]["after"]["test"]["accuracy"]["value"]
+    assert by_place["stopped", 0.67, "lm_loss"] == pytest.approx(loss_of_checkpoint(folder, 4), rel=FORWARD)
+    base = next(row["base"] for row in rows if row["of"] == "lm_loss")
+    assert by_place["shrunk", 0.0, "lm_loss"] == pytest.approx(base, rel=1e-5)  # the head reads no text
+    left = json.loads(next((folder / "analysis").glob("interventions/*/equal_score.json")).read_text())
+    assert {one["curve"] for one in left} == {"intruders", "shrunk", "stopped", "lower_rate"}
+    out = capsys.readouterr().out
+    assert "stopped: λ is the share of the training steps" in out and "forgotten at equal score" in out
+
+
+def loss_of_checkpoint(folder: Path, step: int) -> float:
+    """Return the probe's loss of a kept checkpoint, its adapter put on the base by PEFT alone."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    examination = Examination.of(folder, "test", probes=True)
+    examination.measure_base()
+    base = AutoModelForCausalLM.from_pretrained(small_runs.read_record(folder)["config"]["model"]["path"])
+    with quiet_peft():
+        tuned = PeftModel.from_pretrained(base, folder / "checkpoints" / f"checkpoint-{step}")
+    examination.model = tuned.merge_and_unload()
+    examination.model = tuned.merge_and_unload()
+    items = [one for name, some in examination.ask().items() if name.startswith("forgetting/lm_loss/") for one in some]
+    return sum(one.loss for one in items) / sum(one.tokens for one in items)
 
 
 def test_fieller_s_interval_covers_the_truth_as_often_as_it_says():

@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from analysis.interventions import Settings
 from analysis.intruders import Settings as Counting
+from analysis.spectra.interventions.equal_score import at_equal_score
 from analysis.spectra.interventions.examine import Examination
+from analysis.spectra.interventions.mitigations import LOWER, STOPPED, answers_of, lower, stopped
 from analysis.spectra.interventions.results import Row, rows
 from analysis.spectra.interventions.scaling import Weights
 from analysis.spectra.interventions.store import Store
-from analysis.spectra.interventions.summary import summary
-from analysis.spectra.interventions.vectors import EQUAL, Chosen, Scaling, choose
-from analysis.spectra.interventions.verdict import INTRUDER, UNCHANGED, verdicts
-from analysis.spectra.intruders.sources import Job, jobs
+from analysis.spectra.interventions.summary import equal_scores, summary
+from analysis.spectra.interventions.vectors import EQUAL, SHRUNK, Chosen, Scaling, choose
+from analysis.spectra.interventions.verdict import INTRUDER, UNCHANGED, readings, verdicts
+from analysis.spectra.intruders.sources import Job, jobs, read_tuned
+from analysis.spectra.processes import one_blas_thread
 from analysis.spectra.weights import Pair
 from harness.errors import ConfigError
 from harness.export import find_run
@@ -26,6 +29,8 @@ from harness.forgetting.base import Items
 from harness.storage.files import require_writable
 
 Curves = dict[str, list[Scaling]]
+READ_BY_NO_MODEL = ("run", "output_dir", "lambdas", "costs")
+"""Settings that change no answer, or that answers are kept by."""
 
 
 def intervene(settings: Settings) -> str | None:
@@ -48,10 +53,11 @@ def intervene(settings: Settings) -> str | None:
     chosen = list(_chosen(pair, counting, settings, job))
     curves = _curves(chosen, settings)
     found = _answers(pair, examination, curves, store, settings)
+    if settings.mode == "mitigation":
+        found |= _other_models(pair, examination, store)
     table = _tables(examination, store, curves, found, chosen, settings)
     summary(job.name, table, curves, len(chosen), examination, settings)
-    if settings.mode == "top":
-        _judge(examination, store, found)
+    _judge(examination, store, found, settings)
     print(f"tables: {store.analysis}")
     return None
 
@@ -78,7 +84,7 @@ def _require_sense(pair: Pair, settings: Settings) -> None:
 
 def _identity(examination: Examination, settings: Settings) -> dict[str, Any]:
     """Return all that the answers depend on, but for λ."""
-    known = {name: value for name, value in asdict(settings).items() if name not in ("run", "output_dir", "lambdas")}
+    known = {name: value for name, value in asdict(settings).items() if name not in READ_BY_NO_MODEL}
     record = examination.record
     probes = {label: [f.probe.version, f.fingerprint] for label, f in examination.probing.fitted.items()}
     run = {"id": record["id"], "started": record.get("started"), "items": examination.probing.prepared.splits}
@@ -92,17 +98,19 @@ def _chosen(pair: Pair, counting: Counting, settings: Settings, job: Job) -> Ite
     work = choose(pair, counting, settings.mode, settings.reference, settings.cut)
     console = Console(stderr=True)
     quiet = not sys.stderr.isatty()
-    yield from track(work, job.name, total=len(pair.names), console=console, disable=quiet, transient=True)
+    with one_blas_thread():
+        yield from track(work, job.name, total=len(pair.names), console=console, disable=quiet, transient=True)
 
 
 def _curves(chosen: Sequence[Chosen], settings: Settings) -> Curves:
-    """Return what each curve scales; raise where no matrix has an intruder."""
+    """Return what each curve scales; raise where no matrix has an intruder, whose controls nothing else needs."""
     intruders = [one.intruders for one in chosen if one.intruders]
+    if settings.mode == "mitigation":
+        whole = {SHRUNK: [one.equal[SHRUNK] for one in chosen if one.equal]}
+        return ({"intruders": intruders} if intruders else {}) | whole
     if not intruders:
         where = f"no intruder among the top {settings.k} of {len(chosen)} matrices at eps={settings.eps:g}"
         raise ConfigError("run", settings.run, f"{where}: there is nothing to scale; raise eps or k")
-    if settings.mode == "mitigation":
-        return {"intruders": intruders}
     neighbours = [one.neighbour for one in chosen if one.neighbour]
     equal = {name: [one.equal[name] for one in chosen if one.equal] for name in EQUAL}
     return {INTRUDER: intruders} | ({"neighbour": neighbours} if neighbours else {}) | equal
@@ -127,9 +135,25 @@ def _answers(
     return {place: items for place, items in found.items() if items is not None}
 
 
-def _loaded(pair: Pair, examination: Examination) -> Weights:
-    """Return the model's matrices, each made W0 + ΔW as it was decomposed."""
-    weights = examination.load()
+def _other_models(pair: Pair, examination: Examination, store: Store) -> dict[tuple[str, float], Items]:
+    """Return the answers of the run's kept checkpoints, and those that runs at a lower rate gave."""
+    found: dict[tuple[str, float], Items] = {}
+    for share, state in stopped(examination.folder).items():
+        kept = store.read(STOPPED, share)
+        if kept is None:
+            _loaded(replace(pair, tuned=read_tuned(state)), examination, state)
+            kept = examination.ask()
+            store.write(STOPPED, share, kept)
+            print(f"{STOPPED} at {share:.3g} of the steps", file=sys.stderr)
+        found[STOPPED, share] = kept
+    for share, run in lower(examination.folder, examination.record).items():
+        found[LOWER, share] = answers_of(run, examination.split)
+    return found
+
+
+def _loaded(pair: Pair, examination: Examination, state: Path | None = None) -> Weights:
+    """Return the model's matrices, of a kept checkpoint where one is given, each W0 + ΔW as it was decomposed."""
+    weights = examination.load(state)
     for name in pair.names:
         weights.set(pair.load(name)[-1])  # over a quantised base the last is dequantised W0 + ΔW, and so is the first
     return weights
@@ -148,12 +172,10 @@ def _tables(
     said: Row = {"k": settings.k, "eps": settings.eps, "reference": settings.reference, "split": settings.split}
     said |= {"modules": ",".join(settings.modules)}
     table: list[Row] = []
-    for curve, scalings in curves.items():
-        size = math.sqrt(sum(scaling.removed.squared_norm() for scaling in scalings))
-        for factor in sorted({*settings.scales, 1.0}):
+    for curve in dict.fromkeys(curve for curve, _ in found if curve != UNCHANGED):
+        for factor in sorted({factor for name, factor in found if name == curve} | {1.0}):
             items = one if factor == 1 else found[curve, factor]
-            place = labels | said | {"curve": curve, "lambda": factor, "removed": (1 - factor) * size}
-            place |= {"matrices": len(scalings)}
+            place = labels | said | {"curve": curve, "lambda": factor} | _taken_out(curves.get(curve), factor)
             table.extend(place | row for row in rows(examination, one, items))
     outcomes = [
         labels | {"curve": curve, "lambda": factor, "split": split} | asdict(outcome)
@@ -165,14 +187,41 @@ def _tables(
     return table
 
 
-def _judge(examination: Examination, store: Store, found: dict[tuple[str, float], Items]) -> None:
+def _taken_out(scalings: list[Scaling] | None, factor: float) -> Row:
+    """Return how much λ takes out of how many matrices; nothing of a curve of other models."""
+    if scalings is None:
+        return {"removed": None, "matrices": None}
+    size = math.sqrt(sum(scaling.removed.squared_norm() for scaling in scalings))
+    return {"removed": (1 - factor) * size, "matrices": len(scalings)}
+
+
+def _judge(examination: Examination, store: Store, found: dict[tuple[str, float], Items], settings: Settings) -> None:
     """Print and keep what the curves show of each probe, of this setting."""
     probing = examination.probing
     probes = {label: fitted.probe for label, fitted in probing.fitted.items()}
-    judged = verdicts(probes, {label: measured.items for label, measured in probing.base.items()}, found)
+    base = {label: measured.items for label, measured in probing.base.items()}
+    if settings.mode == "mitigation":
+        if (why := _no_mean(examination, found[UNCHANGED, 1.0])) is not None:
+            print(why)
+            return
+        known = readings(probes, base, found)
+        left = at_equal_score(known, probing.items(probing.base), found, examination.split, settings.costs)
+        equal_scores(left)
+        store.write_equal_scores([asdict(one) for one in left])
+        return
+    judged = verdicts(probes, base, found)
     for one in judged:
         print(one)
     store.write_verdicts([asdict(one) for one in judged])
+
+
+def _no_mean(examination: Examination, tuned: Items) -> str | None:
+    """Return why mitigations cannot be compared at equal score: the task's metric is not its items' mean score."""
+    task, answers = examination.config.task, tuned[examination.split]
+    recorded = task.scores(answers)[task.metric].value
+    if math.isclose(recorded, sum(one.score for one in answers) / len(answers), rel_tol=1e-9):
+        return None
+    return f"mitigations at equal score: n/a: {task.metric} is no mean over items"
 
 
 def _vector_rows(curves: Curves, chosen: Sequence[Chosen]) -> Iterator[Row]:

@@ -59,9 +59,9 @@ class Examination:
         here = self.probing.runtime
         return load_untouched(self.config, self.probing.prepared, here).model.to(here.device)
 
-    def load(self) -> Weights:
-        """Load the tuned model and merge it, in float32."""
-        model, _ = load_tuned(self.record, self.config, self.probing.prepared, self.folder)
+    def load(self, state: Path | None = None) -> Weights:
+        """Load the tuned model, or that of a kept checkpoint, and merge it, in float32."""
+        model, _ = load_tuned(self.record, self.config, self.probing.prepared, self.folder, state)
         if self.config.method.quantization() is None:
             model = model.float()  # before merging: shorter types would round what is scaled
         self.model = self.config.method.merge(model).float().eval()

@@ -5,6 +5,7 @@ analysis/interventions/<key>/   one for each setting that changes an answer
     <curve>-<λ>.parquet         every item's outcome, under the names that ``items.parquet`` has
 analysis/lambda.parquet         a row for each setting, curve, λ and metric: the curves; columns in `CURVES`
 analysis/interventions/<key>/verdicts.json  whether the top intruder carries the forgetting, by each probe
+analysis/interventions/<key>/equal_score.json  what mitigations leave forgotten where each has cost as much score
 analysis/lambda_vectors.parquet a row for each scaled vector
 analysis/lambda_items.parquet   a row for each setting, curve, λ, split or probe's series, and item
 """
@@ -38,10 +39,11 @@ CURVES: dict[str, str] = (
 )
 """Column → Arrow type of ``lambda.parquet``.
 
-``removed`` is the Frobenius norm over all matrices of what λ takes out, below 0 where it adds; ``of`` is ``task`` or
-a probe's label; ``base`` the untouched model's value, ``at_one`` the tuned model's, ``delta`` the change against that
-one over the same items; ``percent`` of the score or of what was forgotten (``percent_of``), or why there is none
-(``undefined``).
+``lambda`` of ``stopped`` is the share of the training steps, of ``lower_rate`` that of the learning rate; ``removed``
+is the Frobenius norm over all matrices of what λ takes out, below 0 where it adds, empty for these two; ``of`` is
+``task`` or a probe's label; ``base`` the untouched model's value, ``at_one`` the tuned model's, ``delta`` the change
+against that one over the same items; ``percent`` of the score or of what was forgotten (``percent_of``), or why there
+is none (``undefined``).
 """
 VECTORS: dict[str, str] = dict.fromkeys(("run", "key", "mode", "curve", "matrix", "kind"), "string") | {
     "layer": "int64",
@@ -95,6 +97,10 @@ class Store:
     def write_verdicts(self, verdicts: list[Row]) -> None:
         """Keep what the curves of this setting show."""
         write_json(self.folder / "verdicts.json", verdicts)
+
+    def write_equal_scores(self, left: list[Row]) -> None:
+        """Keep what mitigations leave forgotten at equal task score."""
+        write_json(self.folder / "equal_score.json", left)
 
     def write_tables(self, curves: list[Row], vectors: list[Row], items: list[Row]) -> None:
         """Put this setting's rows into the run's tables, in the place of those from before."""

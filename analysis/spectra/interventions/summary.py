@@ -8,10 +8,18 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from analysis.interventions import Settings
+from analysis.spectra.interventions.equal_score import Left
 from analysis.spectra.interventions.examine import Examination
+from analysis.spectra.interventions.mitigations import LOWER, STOPPED
 from analysis.spectra.interventions.results import Row
 from analysis.spectra.interventions.vectors import Scaling
 from analysis.spectra.intruders.summary import wide_console
+
+OTHER = {
+    STOPPED: "λ is the share of the training steps, of kept checkpoints",
+    LOWER: "λ is the share of the learning rate, of other runs",
+}
+"""What λ is of curves that scale nothing."""
 
 
 def summary(
@@ -43,7 +51,7 @@ def summary(
 def _headline(name: str, curves: Mapping[str, Sequence[Scaling]], matrices: int, settings: Settings) -> str:
     what = f"k = {settings.k}, eps = {settings.eps:g}, {settings.split}"
     if settings.mode == "mitigation":
-        scalings = curves["intruders"]
+        scalings = curves.get("intruders", ())
         vectors = sum(len(scaling.indices) for scaling in scalings)
         return f"{name}: {vectors} intruders in {len(scalings)} of {matrices} matrices, scaled together ({what})"
     beside = len(curves.get("neighbour", ()))
@@ -76,9 +84,30 @@ def _remarks(shown: Sequence[Row], examination: Examination) -> list[str]:
         if row["base"] is not None:
             told = f"{row['base']:.3f} untouched, {row['at_one']:.3f} tuned"
             lines.append(f"{of} {row['metric']}: {told}; what was forgotten is the difference, 100 % at λ = 1")
+    lines += [f"{curve}: {means}" for curve, means in OTHER.items() if any(row["curve"] == curve for row in shown)]
     reasons = {row["of"]: row["undefined"] for row in shown if row["undefined"] and row["lambda"] != 1}
     lines += [f"{of}: no share, {reason}" for of, reason in reasons.items()]
     lines += [f"{label}: n/a: {reason}" for label, (_, reason) in examination.probing.unfit.items()]
     if not examination.probing.fitted:
         lines.append("no probes: what was forgotten is not measured")
     return lines
+
+
+def equal_scores(left: Sequence[Left]) -> None:
+    """Print what each mitigation leaves forgotten where it has cost the task as much, beside ΔW shrunk as a whole."""
+    for (label, metric), rows in _by_metric(left).items():
+        table = Table("score lost", "mitigation", box=SIMPLE_HEAD, title=f"{label} {metric}: forgotten at equal score")
+        table.add_column("still forgotten", justify="right")
+        table.add_column("less that of ΔW shrunk", justify="right", no_wrap=True)
+        table.add_column("")
+        for one in rows:
+            ends = f"{one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}]" if one.word else ""
+            table.add_row(f"{one.cost:g}", one.curve, f"{one.left:.3f}", ends, one.word)
+        wide_console().print(table)
+
+
+def _by_metric(left: Sequence[Left]) -> dict[tuple[str, str], list[Left]]:
+    found: dict[tuple[str, str], list[Left]] = {}
+    for one in left:
+        found.setdefault((one.label, one.metric), []).append(one)
+    return found

@@ -8,6 +8,8 @@ Its controls take as much from the same matrix, ‖D‖_F = σ:
     own          u vᵀ of ΔW's own singular direction of the intruder's index
 
 and, as the paper's control, the neighbour's own u σ vᵀ: a vector of the base model, without which that breaks.
+
+To all intruders at once, as PEFT's mitigation scales them, ΔW of every matrix stands beside: W0 + λ ΔW.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from analysis.spectra.weights import Pair
 
 WIDER = 2
 """Where all of the top k are intruders, a neighbour is looked for among this many times k vectors."""
-EQUAL = ("shrunk", "span", "own")
+SHRUNK = "shrunk"
+EQUAL = (SHRUNK, "span", "own")
 """Controls that remove as much as the intruder."""
 
 
@@ -81,7 +84,7 @@ class Chosen:
     intruders: Scaling | None = None
     neighbour: Scaling | None = None
     equal: dict[str, Scaling] = field(default_factory=dict)
-    """By the names of `EQUAL`."""
+    """Beside the top intruder by the names of `EQUAL`; beside all of them `SHRUNK` alone, ΔW as a whole."""
 
 
 def choose(pair: Pair, counting: Counting, mode: str, reference: str, cut: bool) -> Iterator[Chosen]:
@@ -95,13 +98,14 @@ def choose(pair: Pair, counting: Counting, mode: str, reference: str, cut: bool)
             continue
         found = detector(matrix, counting).detect(matrix.change)
         intruding = found.left.cos < counting.eps
-        if not intruding.any():
-            yield nothing
-        elif mode == "mitigation":
+        if mode == "mitigation":
             adapter = loaded[-1].change  # over a quantised base the last is the change of what was quantised
             back_to = adapter if cut and isinstance(adapter, LowRank) else None
-            every = _scaling(matrix, found, intruding.nonzero()[0].tolist())
-            yield replace(nothing, intruders=replace(every, cut=back_to))
+            every = _scaling(matrix, found, intruding.nonzero()[0].tolist()) if intruding.any() else None
+            whole = {SHRUNK: Scaling(matrix.name, adapter)}
+            yield replace(nothing, intruders=every and replace(every, cut=back_to), equal=whole)
+        elif not intruding.any():
+            yield nothing
         else:
             top = int(intruding.argmax())
             intruder = _scaling(matrix, found, [top])
@@ -120,7 +124,7 @@ def controls(matrix: Matrix, index: int, norm: float, seed: int) -> dict[str, Sc
     at = min(index, len(parts.s) - 1)
     random = _unit(f"{seed} {matrix.name}", len(parts.s)).to(parts.u)
     return {
-        "shrunk": Scaling(matrix.name, _times(change, norm / change.squared_norm() ** 0.5)),
+        SHRUNK: Scaling(matrix.name, _times(change, norm / change.squared_norm() ** 0.5)),
         "span": Scaling(matrix.name, _outer(parts.u @ random, parts.v @ random, norm)),
         "own": Scaling(matrix.name, _outer(parts.u[:, at], parts.v[:, at], norm)),
     }

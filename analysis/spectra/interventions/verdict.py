@@ -64,8 +64,7 @@ def verdicts(probes: Mapping[str, Probe], base: Mapping[str, Items], found: Foun
     `base` has each probe's answers of the untouched model.
     """
     below = sorted({factor for curve, factor in found if curve == INTRUDER and factor < 1})
-    readings = [_read(label, probe, base[label], found) for label, probe in probes.items()]
-    known = [one for one in readings if one is not None]
+    known = readings(probes, base, found)
     if not below or not known:
         return []
     joint = family([one.contrasts(found, below) for one in known])
@@ -74,7 +73,7 @@ def verdicts(probes: Mapping[str, Probe], base: Mapping[str, Items], found: Foun
     return [_verdict(one, row) for one, row in zip(known, rows, strict=True)]
 
 
-def _verdict(reading: _Reading, rows: Sequence[Sequence[float]]) -> Verdict:
+def _verdict(reading: Reading, rows: Sequence[Sequence[float]]) -> Verdict:
     against = tuple(Against(curve, *row) for curve, row in zip((*EQUAL, UNCHANGED), rows, strict=True))
     if all(one.high < 0 for one in against):
         word = CARRIES
@@ -84,7 +83,7 @@ def _verdict(reading: _Reading, rows: Sequence[Sequence[float]]) -> Verdict:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """How a probe's headline metric comes of its items."""
 
     label: str
@@ -119,7 +118,13 @@ class _Reading:
         return over_seeds(self.sign * drawn.scores, self.sign * drawn.draws)
 
 
-def _read(label: str, probe: Probe, base: Items, found: Found) -> _Reading | None:
+def readings(probes: Mapping[str, Probe], base: Mapping[str, Items], found: Found) -> list[Reading]:
+    """Return how each probe's headline metric comes of its items, of those whose is a mean or a ratio over them."""
+    read = (_read(label, probe, base[label], found) for label, probe in probes.items())
+    return [one for one in read if one is not None]
+
+
+def _read(label: str, probe: Probe, base: Items, found: Found) -> Reading | None:
     """Return how the headline comes of the items; None where it is neither Σ loss / Σ tokens nor a mean score.
 
     It may be of all the probe's series together or of one of them, as retrieval's MRR is of its ranks alone.
@@ -131,7 +136,7 @@ def _read(label: str, probe: Probe, base: Items, found: Found) -> _Reading | Non
     sign = -1.0 if change.after.higher_is_better else 1.0
     for series in ("", *sorted(base)):
         for columns, statistic in ((("loss", "tokens"), ratio), (("score",), mean)):
-            reading = _Reading(label, str(probe.headline), columns, statistic, sign, series)
+            reading = Reading(label, str(probe.headline), columns, statistic, sign, series)
             rows = reading.rows(found[UNCHANGED, 1.0])
             value = float(statistic(rows, np.ones((1, len(rows))))[0])
             if np.isclose(value, change.after.value, rtol=TOLERANCE, atol=TOLERANCE):

@@ -107,7 +107,7 @@ def _steps(folder: Path, record: dict[str, Any], settings: Settings) -> Iterator
             again = "a finished run is skipped: train it with train.keep_checkpoints=true into another output_dir"
             raise ConfigError("checkpoints", "true", f"{folder} kept none; {again}")
         for step, path in kept:
-            yield step, replace(final, tuned=_tuned(path))
+            yield step, replace(final, tuned=read_tuned(path))
     yield None, final
 
 
@@ -132,7 +132,7 @@ def _pair_of(trained: Path, base: Path, record: dict[str, Any], settings: Settin
         raise NotApplicable("its last task was trained over other weights than the base's, and those were quantised")
     pair = Pair(
         Checkpoint(base, "base"),
-        _tuned(trained),
+        read_tuned(trained),
         _wanted(settings),
         quantisation,
         dtype,
@@ -144,7 +144,8 @@ def _pair_of(trained: Path, base: Path, record: dict[str, Any], settings: Settin
     return pair
 
 
-def _tuned(folder: Path) -> Checkpoint | Adapter:
+def read_tuned(folder: Path) -> Checkpoint | Adapter:
+    """Return the tuned weights of a folder: an adapter's, or a whole model's."""
     if not folder.is_dir():
         raise ConfigError("tuned", folder, "there is no such folder")
     if (folder / "adapter_config.json").is_file():
@@ -154,7 +155,7 @@ def _tuned(folder: Path) -> Checkpoint | Adapter:
 
 def _two_models(settings: Settings) -> Job:
     tuned_folder = expanded(str(settings.tuned))
-    tuned = _tuned(tuned_folder)
+    tuned = read_tuned(tuned_folder)
     base = model_folder(str(settings.base))
     if isinstance(tuned, Adapter):
         _require_own_base(tuned, str(settings.base), base)
