@@ -52,7 +52,7 @@ class Eigen:
     name = "eigen"
 
     def __init__(self, base: Float[Tensor, "out in"], k: int, eps: float, width: float, cache: Path | None) -> None:
-        self.base, self.k, self.eps, self.width = base, k, eps, width
+        self.base, self.k, self.eps, self.width, self.cache = base, k, eps, width, cache
         self.tall = base.shape[0] > base.shape[1]
         self.short = base.T if self.tall else base
         self.known = base_vectors(self.short, cache)
@@ -82,7 +82,7 @@ class Eigen:
 
     @cached_property
     def _double(self) -> Eigen:
-        return Eigen(self.base.double(), self.k, self.eps, self.width, None)
+        return Eigen(self.base.double(), self.k, self.eps, self.width, self.cache)
 
     def _tuned(self, change: Change) -> Tuned:
         """Return the largest triplets of W with residuals measured in double precision.
