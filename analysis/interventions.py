@@ -41,6 +41,8 @@ not computed again; the same command goes on where it was cut off.
   seed         of the random direction (default: 0)
 """
 MODES = ("top", "mitigation")
+STOPPED, LOWER = OTHER_MODELS = ("stopped", "lower_rate")
+"""Curves of other models than the tuned one scaled: its kept checkpoints, and runs at a lower rate."""
 SPLITS = ("test", "validation")
 REFERENCES = ("w0", "dequantised")
 GRIDS = (0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 0.75, 0.9, 1.0, 1.5, 2.0)

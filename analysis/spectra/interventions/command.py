@@ -9,11 +9,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from analysis.interventions import Settings
+from analysis.interventions import LOWER, STOPPED, Settings
 from analysis.intruders import Settings as Counting
 from analysis.spectra.interventions.equal_score import at_equal_score
 from analysis.spectra.interventions.examine import Examination
-from analysis.spectra.interventions.mitigations import LOWER, STOPPED, answers_of, lower, stopped
+from analysis.spectra.interventions.mitigations import answers_of, lower, stopped
 from analysis.spectra.interventions.results import Row, rows
 from analysis.spectra.interventions.scaling import Weights
 from analysis.spectra.interventions.store import Store

@@ -16,7 +16,6 @@ from harness.identity import identity
 from harness.storage.outcomes import read_items, read_series
 from harness.storage.record import Status, read_record
 
-STOPPED, LOWER = "stopped", "lower_rate"
 AFTER = "after"
 """The phase of ``items.parquet`` that the tuned model answered."""
 

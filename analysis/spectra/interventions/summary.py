@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from analysis.interventions import Settings
+from analysis.interventions import LOWER, STOPPED, Settings
 from analysis.spectra.interventions.equal_score import Left
 from analysis.spectra.interventions.examine import Examination
-from analysis.spectra.interventions.mitigations import LOWER, STOPPED
 from analysis.spectra.interventions.results import Row
 from analysis.spectra.interventions.vectors import Scaling
 from analysis.spectra.intruders.summary import wide_console

@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from analysis.interventions import OTHER_MODELS
 from analysis.views.drawing.figure import FIGURES, Figure
 from analysis.views.drawing.marks import by_name, curves, headed, measured, reference, spread, values
 from analysis.views.drawing.page import Page
@@ -33,7 +34,7 @@ class LambdaCurves(Figure):
 
     def data(self, page: Page) -> pd.DataFrame:
         """Return a row for each run, mode, curve (intruders, control), λ and headline metric."""
-        rows = tables(page.every_rate, "lambda", lambda rows: rows["headline"].fillna(False).astype(bool))
+        rows = tables(page.every_rate, "lambda", _scaled)
         if rows.empty:
             return rows
         keys = ["id", "mode", "of", "metric"]
@@ -60,6 +61,11 @@ class LambdaCurves(Figure):
             for of, metric in measures
         ]
         return alt.concat(*parts, columns=look.across(len(measures)))
+
+
+def _scaled(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Return which rows are of headline metrics, and of a model whose vectors were scaled."""
+    return rows["headline"].fillna(False).astype(bool) & ~rows["curve"].isin(OTHER_MODELS)
 
 
 def _panel(rows: pd.DataFrame, apart: dict[str, Any]) -> alt.LayerChart:

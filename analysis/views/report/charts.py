@@ -31,7 +31,8 @@ GROUPS = {
     "Along training": ("learning_tokens", "forgetting_tokens", "training_curves"),
     "Learning rates": ("score_rate",),
     "Intruder dimensions": (
-        *("intruders_rank", "intruders_forgetting", "lambda_curves", "intruders_layer", "intruders_kind"),
+        *("intruders_rank", "intruders_forgetting", "lambda_curves", "mitigations"),
+        *("intruders_layer", "intruders_kind"),
         *("intruders_eps", "intruders_k", "intruders_step", "similarity_map", "one_intruder"),
     ),
     "The weight change": ("effective_rank", "k90_map", "spectra"),

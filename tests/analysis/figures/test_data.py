@@ -320,6 +320,50 @@ def test_lambda_curves_in_per_cent_or_where_that_is_undefined_as_differences(swe
     assert lost["value"].tolist() == [-1, 0, 1] and set(lost["unit"]) == {"delta"}
 
 
+def mitigated(folder: Path) -> None:
+    """Write curves of two mitigations and of one checkpoint: λ = 1 at a score of .9, as forgotten as λ."""
+    rows = []
+    for curve, factors in {"shrunk": (0.0, 0.5, 1.0, 2.0), "stopped": (0.5, 1.0)}.items():
+        for factor in factors:
+            place = {"run": folder.name, "key": "k", "mode": "mitigation", "curve": curve, "lambda": factor}
+            ends = {"low": 0.0, "high": 1.0, "headline": True, "at_one": 0.9, "base": 0.1, "higher_is_better": True}
+            for of_, metric, value in (("task", "accuracy", 0.4 + factor / 2), ("recall", "mrr", 1 - factor / 2)):
+                rows.append(place | ends | {"of": of_, "metric": metric, "value": value})
+                rows.append(rows[-1] | {"mode": "top", "value": 7.0})
+                rows.append(rows[-1] | {"headline": False, "value": 8.0})
+    (folder / "analysis").mkdir(exist_ok=True)
+    pd.DataFrame(rows).to_parquet(folder / "analysis" / "lambda.parquet")
+
+
+def test_mitigations_are_walks_of_a_probe_over_the_tasks_score(tmp_path: Path) -> None:
+    mitigated(make_run(tmp_path, "method=lora", "rank=4"))
+    (one,) = pages(read_runs(tmp_path).table)
+    found = data("mitigations", one)
+    walks = dict(iter(found.groupby("curve")))
+    assert walks["shrunk"][["lambda", "score", "value"]].to_numpy().tolist() == [
+        [0, 0.4, 1],
+        [0.5, 0.65, 0.75],
+        [1, 0.9, 0.5],
+    ]
+    assert walks["stopped"]["score"].tolist() == [0.65, 0.9] and set(found["of"]) == {"recall"}
+    (figure,) = figures(("mitigations",))
+    (panel,) = figure.chart(found, Look.of(one.table)).to_dict()["concat"]
+    (line,) = [layer for layer in panel["layer"] if layer["mark"]["type"] == "line"]
+    assert line["encoding"]["order"]["field"] == "lambda"
+
+
+def test_curves_of_other_models_are_none_over_lambda(tmp_path: Path) -> None:
+    mitigated(make_run(tmp_path, "method=lora", "rank=4"))
+    folder = next(tmp_path.iterdir())
+    rows = pd.read_parquet(folder / "analysis" / "lambda.parquet")
+    rows = rows.assign(
+        **dict.fromkeys(("percent", "percent_low", "percent_high", "delta", "delta_low", "delta_high"), 0.0)
+    )
+    rows.to_parquet(folder / "analysis" / "lambda.parquet")
+    (one,) = pages(read_runs(tmp_path).table)
+    assert set(data("lambda_curves", one)["curve"]) == {"shrunk"}
+
+
 def test_two_lengths_of_training_are_two_series_and_never_one_mean(tmp_path: Path) -> None:
     for steps in (8, 16):
         make_run(tmp_path, "method=lora", "rank=4", f"train.max_steps={steps}", made=Made(accuracy=steps / 20))
