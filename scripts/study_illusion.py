@@ -10,7 +10,7 @@ Prints one row a comparison, as Markdown: holds, does not hold or undecided, wit
 ("bare") and those beyond random changes of the same spectrum ("beyond"): the count's root less that of its median over
 draws, since roots of counts spread alike whatever their size. Low ranks are held against full fine-tuning by Dunnett's
 test (1955, J. Am. Stat. Assoc. 50, 1096-1121), orders over ranks and over a sequence's tasks by Page's (1963, J. Am.
-Stat. Assoc. 58, 216-230), seeds as blocks. Every p-value is multiplied by the comparisons that its claim makes.
+Stat. Assoc. 58, 216-230), seeds as blocks. Every p-value is multiplied by the tests that its claim makes.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class Tested(NamedTuple):
     """Above 0 where the effect is as the paper says."""
     p: float
     effect: str
+    family: str = ""
+    """Whose comparisons share one test already; empty where it is alone."""
 
 
 def roots(runs: pd.DataFrame) -> pd.DataFrame:
@@ -70,9 +72,10 @@ def roots(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def corrected(found: list[Tested]) -> Iterator[Row]:
-    """Yield a claim's comparisons, each p-value times their number (Bonferroni)."""
+    """Yield a claim's comparisons, each p-value times the number of tests (Bonferroni)."""
+    tests = len({(one.task, one.family or one.compared) for one in found})
     for one in found:
-        p = min(1.0, one.p * len(found))
+        p = min(1.0, one.p * tests)
         result = OPEN if not p < ALPHA else HOLDS if one.sign > 0 else NOT
         yield Row(one.task, one.compared, result, f"{one.effect}; p {'< .001' if p < 0.001 else f'= {p:.3f}'}")
 
@@ -84,23 +87,33 @@ def counted(runs: pd.DataFrame) -> str:
 
 def lora_writes(runs: pd.DataFrame) -> Iterator[Tested]:
     """LoRA at low rank has more intruders than full fine-tuning, each rank against it."""
-    for task, some in single(runs):
+    tasks = list(single(runs))
+    for task, some in tasks:
         full = some[some["method"] == "full"]
         low = [(*key, rows) for key, rows in some[some["rank"] <= LOW].groupby(["method", "rank"]) if len(rows) > 1]
         if len(full) < 2 or not low:
             continue
         for count in COUNTS:
-            chances = dunnett([rows[count] for *_, rows in low], full[count])
-            for (method, rank, rows), p in zip(low, chances, strict=True):
+            level = 1 - ALPHA / (len(COUNTS) * len(tasks))
+            found = dunnett([rows[count] for *_, rows in low], full[count], level)
+            for (method, rank, rows), (p, ends) in zip(low, found, strict=True):
                 sign = float(rows[count].mean() - full[count].mean())
-                yield Tested(task, f"{count}: {method} r{rank:g} − full", sign, p, f"{counted(rows)} − {counted(full)}")
+                told = f"{counted(rows)} − {counted(full)}; roots {sign:+.1f} [{ends[0]:+.1f}, {ends[1]:+.1f}]"
+                yield Tested(task, f"{count}: {method} r{rank:g} − full", sign, p, told, count)
 
 
-def dunnett(samples: list[pd.Series], control: pd.Series) -> list[float]:  # type: ignore[type-arg]
-    """Return the p-value of each sample against the control; seeds that agree to the count have no spread at all."""
+def dunnett(
+    samples: list[pd.Series],  # type: ignore[type-arg]
+    control: pd.Series,  # type: ignore[type-arg]
+    level: float,
+) -> list[tuple[float, tuple[float, float]]]:
+    """Return p-value and interval of each sample's mean less the control's; all hold at once."""
     with warnings.catch_warnings():
+        # seeds that agree to the count have no spread at all
         warnings.filterwarnings("ignore", "Precision loss occurred in moment calculation", RuntimeWarning)
-        return list(stats.dunnett(*samples, control=control, random_state=0).pvalue.tolist())
+        found = stats.dunnett(*samples, control=control, random_state=0)
+        ends = found.confidence_interval(level)
+    return list(zip(found.pvalue.tolist(), zip(ends.low.tolist(), ends.high.tolist(), strict=True), strict=True))
 
 
 def low_rank_writes_more(runs: pd.DataFrame) -> Iterator[Tested]:
