@@ -1,17 +1,19 @@
 """How fast intruder dimensions are counted, against two full float32 decompositions a matrix.
 
-    python scripts/bench_spectra.py [large] [growth] [model] [repeats=2] [threads=N] [first=N] [spectra=N] [draws=20]
+    python scripts/bench_spectra.py [large] [growth] [model] [pair] [repeats=2] [threads=N] [first=N] [spectra=N]
+                                    [draws=20]
 
-All are measured in turns in one process with the same number of threads, so that what else the machine
-does falls on each alike; the ratios are of the best of the turns. `large` are 4096 × 4096 matrices of the
-first N of four spectra, `growth` 1024 to 4096, `model` the first N of SmolLM2's 210 matrices; all unless
-some are named. The targets stand beside the figures, with what a 7B and a 70B model would take. Beside a
+All but `pair` are measured in turns in one process with the same number of threads, so that what else the machine
+does falls on each alike; the ratios are of the best of the turns. `large` are 4096 × 4096 matrices of the first N of
+four spectra, `growth` 1024 to 4096, `model` the first N of SmolLM2's 210 matrices, `pair` one matrix of each shape of
+Llama 2 7B, multiplied: what a 7B pair takes. All unless some are named. The targets stand beside the figures. Beside a
 further run stand 20 draws of each random control, and how many vectors double precision had to decide.
 """
 
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
 import tempfile
 import time
@@ -42,9 +44,10 @@ TARGETS = {
 }
 MODELS = {
     "7B": (32, [(4096, 4096)] * 4 + [(11008, 4096)] * 2 + [(4096, 11008)]),
-    "70B": (80, [(8192, 8192)] * 2 + [(1024, 8192)] * 2 + [(28672, 8192)] * 2 + [(8192, 28672)]),
 }
 """Layers, and the matrices of one: Llama 2."""
+HALF_HOUR = 1800.0
+"""Target of a 7B pair's first run, in seconds on two cores."""
 Case = tuple[torch.Tensor, LowRank]
 
 
@@ -145,7 +148,7 @@ def case_of(s: torch.Tensor, n: int) -> Case:
     return w, update_of(w, generator)
 
 
-def large(folder: Path, repeats: int, count: int) -> dict[str, float]:
+def large(folder: Path, repeats: int, count: int) -> None:
     """Measure matrices of several spectra apart and add them up."""
     total: dict[str, float] = {}
     most: dict[str, int] = {}
@@ -155,7 +158,6 @@ def large(folder: Path, repeats: int, count: int) -> dict[str, float]:
         total = {name: total.get(name, 0.0) + took for name, took in seconds.items()}
         most = {name: max(most.get(name, 0), peak) for name, peak in memory.items()}
     report(f"4096 x 4096, these {count} together", total, most, TARGETS["large"])
-    return {name: took / count for name, took in total.items()}
 
 
 def growth(folder: Path, repeats: int) -> None:
@@ -180,21 +182,28 @@ def model(folder: Path, repeats: int, count: int) -> None:
     report(f"SmolLM2's {len(names)} matrices", seconds, memory, TARGETS["model"])
 
 
-def project(seconds: dict[str, float]) -> None:
-    """Print what whole models would take by the figures at 4096: one pass over the weights, or a decomposition."""
-    print("\nprojected from 4096 x 4096 (decompositions by m · n · min(m, n), further runs by m · n)")
+def pair(repeats: int) -> None:
+    """Print what a whole model's first and further run take, from one matrix of each shape."""
+    print("\na pair of models, one matrix of each shape measured")
     for name, (layers, shapes) in MODELS.items():
-        cubic = layers * sum(m * n * min(m, n) for m, n in shapes) / 4096**3
-        square = layers * sum(m * n for m, n in shapes) / 4096**2
-        hours = {
-            way: took * (square if way in ("further runs", "20 draws of each") else cubic) / 3600
-            for way, took in seconds.items()
-        }
-        print(f"  {name:4}" + ", ".join(f"{way} {value:.2f} h" for way, value in hours.items()))
+        total = dict.fromkeys(("first run", "further runs"), 0.0)
+        for shape in dict.fromkeys(shapes):
+            generator = torch.Generator().manual_seed(shape[0])
+            w = torch.randn(shape, generator=generator) * torch.linspace(2, 0.5, shape[1])
+            case, took = (w, update_of(w, generator)), dict.fromkeys(total, float("inf"))
+            for _ in range(repeats):
+                with tempfile.TemporaryDirectory() as cache:
+                    for way, work in itertools.islice(ways(case, Path(cache)), 1, 3):
+                        took[way] = min(took[way], timed(work)[0])
+            print(f"  {shape[0]} x {shape[1]}: " + ", ".join(f"{way} {took[way]:.2f} s" for way in took))
+            total = {way: total[way] + layers * shapes.count(shape) * took[way] for way in total}
+        verdict = "reached" if total["first run"] < HALF_HOUR else "NOT reached"
+        minutes = ", ".join(f"{way} {seconds / 60:.1f} min" for way, seconds in total.items())
+        print(f"  {name}: {minutes}; target of the first: {HALF_HOUR / 60:.0f} min, {verdict}")
 
 
 def main() -> None:
-    parts = [argument for argument in sys.argv[1:] if "=" not in argument] or ["large", "growth", "model"]
+    parts = [argument for argument in sys.argv[1:] if "=" not in argument] or ["large", "growth", "model", "pair"]
     repeats = int(OPTIONS.get("repeats", 2))
     if "threads" in OPTIONS:
         torch.set_num_threads(int(OPTIONS["threads"]))
@@ -205,9 +214,11 @@ def main() -> None:
         f"best of {repeats}"
     )
     if "large" in parts:
-        project(large(folder, repeats, int(OPTIONS.get("spectra", len(SPECTRA)))))
+        large(folder, repeats, int(OPTIONS.get("spectra", len(SPECTRA))))
     if "growth" in parts:
         growth(folder, repeats)
+    if "pair" in parts:
+        pair(repeats)
     if "model" in parts:
         model(folder, repeats, int(OPTIONS.get("first", 10**6)))
 
