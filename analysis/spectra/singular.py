@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,11 @@ class TopVectors(NamedTuple):
 def top_left(near: Float[Tensor, "n m"], k: int) -> Float[Tensor, "k n"]:
     """Return the left singular vectors of the k largest singular values of W as rows, n being the shorter side."""
     if len(near) > max(SMALL, 2 * k):
-        found = _iterated(lambda x: near @ (near.T @ torch.from_numpy(x).to(near)), len(near), k, near.dtype)
+
+        def times(x: NDArray[Any]) -> NDArray[Any]:
+            return np.asarray((near @ (near.T @ torch.from_numpy(x).to(near))).cpu())
+
+        found = _iterated(times, len(near), k, near.dtype)
         if found is not None:
             return found.to(near)
     whole = near.double()
@@ -42,14 +46,14 @@ def top_left(near: Float[Tensor, "n m"], k: int) -> Float[Tensor, "k n"]:
 
 
 def _iterated(
-    times: Callable[[NDArray[np.float64]], Tensor], n: int, k: int, dtype: torch.dtype
+    times: Callable[[NDArray[Any]], NDArray[Any]], n: int, k: int, dtype: torch.dtype
 ) -> Float[Tensor, "k n"] | None:
     """Return the eigenvectors of the k largest eigenvalues of a symmetric operator as rows; None if not converged."""
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
     start = np.random.default_rng(0).standard_normal(n)
     kind = np.dtype(str(dtype).removeprefix("torch."))
-    operator = LinearOperator((n, n), matvec=lambda x: times(x.ravel()).cpu().numpy(), dtype=kind)
+    operator = LinearOperator((n, n), matvec=lambda x: times(x.ravel()), dtype=kind)
     try:
         vectors = eigsh(operator, k, which="LA", v0=start.astype(kind), tol=RESIDUAL[dtype])[1]
     except ArpackNoConvergence:
@@ -75,15 +79,18 @@ class DiagonalPlus:
         if n <= max(SMALL, 2 * k):
             whole = torch.diag(self.values) + self.f.T @ self.g + self.g.T @ self.f
             return torch.linalg.eigh(whole).eigenvectors.flip(1)[:, :k].T
-        out, into = torch.cat([self.f, self.g]), torch.cat([self.g, self.f])
-        found = _iterated(lambda x: self._times(torch.from_numpy(x), out, into), n, k + 1, torch.float64)
+        # In NumPy, as some 70 products of a few microseconds each are: torch's calls take longer than its sums.
+        values, out = self.values.numpy(), torch.cat([self.f, self.g]).numpy()
+        into = torch.cat([self.g, self.f]).numpy()
+
+        def times(x: NDArray[Any]) -> NDArray[Any]:
+            return np.asarray(values * x + (into @ x) @ out)
+
+        found = _iterated(times, n, k + 1, torch.float64)
         if found is None:
             return None
-        last = [float(row @ self._times(row, out, into)) for row in found[-2:]]
+        last = [float(row @ times(row)) for row in found[-2:].numpy()]
         return found[:k] if self.above(sum(last) / 2) == k else None
-
-    def _times(self, x: Float[Tensor, " n"], out: Float[Tensor, "2r n"], into: Float[Tensor, "2r n"]) -> Tensor:
-        return self.values * x + (into @ x) @ out
 
     def above(self, t: float) -> int:
         """Return how many eigenvalues of M exceed t, from signs alone (Haynsworth 1968, Linear Algebra Appl. 1, 73-81).
