@@ -40,6 +40,8 @@ ALPHA = 0.05
 COUNTS = ("bare", "beyond")
 LOW = 16
 """The highest rank at which the paper finds intruders."""
+FEWEST = 4
+"""Configurations of which a correlation has an interval."""
 SEQUENCE = "+"
 """Between the tasks of a sequence."""
 
@@ -67,7 +69,7 @@ class Tested(NamedTuple):
 def roots(runs: pd.DataFrame) -> pd.DataFrame:
     """Return runs with both counts on the root scale."""
     bare, chance = np.sqrt(runs["intruders"]), np.sqrt(runs["intruders_null"])
-    return runs.assign(bare=bare, beyond=bare - chance)
+    return runs.copy().assign(bare=bare, beyond=bare - chance)
 
 
 def corrected(found: list[Tested]) -> Iterator[Row]:
@@ -145,6 +147,8 @@ def follows_forgetting(runs: pd.DataFrame) -> Iterator[Tested]:
         sign = -1 if bool(some["forgetting_higher_is_better"].iloc[0]) else 1
         means = some.assign(lost=sign * some["forgetting"]).groupby("configuration")
         rows = means[[*COUNTS, "lost", "relative_change"]].mean()
+        if len(rows) < FEWEST:
+            continue
         for count, (how, held) in itertools.product(
             COUNTS, (("Spearman", None), ("at constant ‖ΔW‖", rows["relative_change"]))
         ):
@@ -208,7 +212,7 @@ def counts_of(runs: pd.DataFrame) -> Iterator[str]:
     """Yield a Markdown row for each task and configuration: means over seeds, and each seed's counts."""
     yield "| task | configuration | score | forgetting | ‖ΔW‖/‖W0‖ | intruders | of random changes (median) | beyond |"
     yield "|---|---|---|---|---|---|---|---|"
-    for (task, configuration), some in runs.groupby(["task", "configuration"], sort=False):
+    for (task, _, _, configuration), some in runs.groupby(["task", "method", "rank", "configuration"], dropna=False):
         ordered_by_seed = some.sort_values("seed")
         means = (f"{some[name].mean():+.{digits}f}" for name, digits in (("forgetting", 2), ("intruders_excess", 1)))
         forgotten, beyond = means

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import subprocess
+import sys
 import tarfile
 from functools import cache
 from pathlib import Path
@@ -97,6 +99,27 @@ def test_a_methods_result_is_what_its_records_give(name: str, printed: Printed) 
         shown = re.findall(r"[-+]?\d*\.\d+ \[[^]]+\]", row)
         assert shown, row
         assert any(in_order(shown, line) for line in printed.text(study).splitlines()), f"{name}: {row}"
+
+
+def rows_in(text: str, columns: int) -> list[str]:
+    """Return a page's Markdown rows of so many columns, heads and rules left out."""
+    rows = [line for line in text.splitlines() if line.startswith("| ") and line.count("|") == columns + 1]
+    return [row for row in rows if not row.startswith(("| task |", "| claim |"))]
+
+
+def test_every_row_of_the_intruder_study_is_what_its_records_give(tmp_path: Path) -> None:
+    with tarfile.open(DOCS / "studies" / "records" / "illusion.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    said = ""
+    for folders in (["trec", "sarcasm"], ["sequences"]):
+        command = [sys.executable, str(ROOT / "scripts" / "study_illusion.py")]
+        command += [str(tmp_path / "runs" / "illusion" / folder) for folder in folders]
+        said += subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    page, printed = (DOCS / "studies" / "illusion.md").read_text(encoding="utf-8"), set(said.splitlines())
+    for columns, least in ((8, 20), (5, 20)):
+        rows = rows_in(page, columns)
+        assert len(rows) >= least
+        assert [row for row in rows if row not in printed] == []
 
 
 def test_a_changed_number_would_be_found() -> None:

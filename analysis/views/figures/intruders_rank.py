@@ -8,11 +8,12 @@ import pandas as pd
 from analysis.views.drawing.by_rank import CONTROLS, FIELDS, against_rank, positions, rank_axis
 from analysis.views.drawing.counts import EPS, MAY_BE_MORE, ROOM, counts, largest_k, mean_counts
 from analysis.views.drawing.figure import FIGURES, Figure
-from analysis.views.drawing.marks import measured, only, panels, values, whole
+from analysis.views.drawing.marks import measured, of, only, panels, values, whole
 from analysis.views.drawing.page import Page
 from analysis.views.drawing.style import Look
 
-GLYPHS = {"dense": "–", "low_rank": "×", "quantisation": "+"}
+MAIN = "spectrum"
+GLYPHS = {MAIN: "o", "dense": "–", "low_rank": "×", "quantisation": "+"}
 PANELS = {False: "single vectors (the paper's count)", True: "clusters of near-equal values as one"}
 
 
@@ -39,8 +40,12 @@ class IntrudersRank(Figure):
         own, null = rows[rows["control"] == "none"], rows[rows["control"] != "none"]
         layers = only(against_rank(own, look, y), "method")
         # null controls stand where the runs that they belong to stand: their norm and rank are theirs
-        glyph = alt.Chart().transform_filter("isValid(datum.null)").mark_text(style="glyph", aria=False)
-        layers.append(glyph.encode(x=rank_axis(rows["at"], rows["rank"]), y=y, text="null:N"))
-        null = null.assign(null=null["control"].map(GLYPHS), method=None, low=None, high=None)
+        x, controls = rank_axis(rows["at"], rows["rank"]), alt.Chart().transform_filter("isValid(datum.null)")
+        ends = controls.mark_rule(style="control", strokeWidth=0.7, opacity=0.6, clip=True, aria=False).encode(
+            x=x, y=of(y, "low"), y2="high"
+        )
+        layers += [ends, controls.mark_text(style="glyph", aria=False).encode(x=x, y=y, text="null:N")]
+        null = null.assign(null=null["control"].map(GLYPHS), method=None)
+        null.loc[null["control"] != MAIN, ["low", "high"]] = None  # the quantiles of all would cover each other
         both = values(pd.concat([own, null.astype(object)], ignore_index=True), "panel", *FIELDS, "null")
         return panels(layers, both, list(PANELS.values()), look, height=130)

@@ -320,6 +320,25 @@ def test_lambda_curves_in_per_cent_or_where_that_is_undefined_as_differences(swe
     assert lost["value"].tolist() == [-1, 0, 1] and set(lost["unit"]) == {"delta"}
 
 
+@pytest.mark.slow
+def test_the_figure_by_rank_shows_every_control_and_the_main_ones_quantiles(page: Page) -> None:
+    """The random changes of equal spectrum are what a count is held against: they may not be left out."""
+    (figure,) = figures(("intruders_rank",))
+    found = figure.data(page)
+    dense = found[found["control"] == "dense"]
+    spectrum = dense.assign(control="spectrum", value=3.0, low=1.0, high=7.0)
+    found = pd.concat([found[found["control"] != "spectrum"], spectrum], ignore_index=True)
+    chart = figure.chart(found, Look.of(page.table)).to_dict()
+    (drawn,) = chart["datasets"].values()
+    shown = [row for row in drawn if row.get("null")]
+    glyphs = {row["null"] for row in shown}
+    assert len(glyphs) == found["control"].nunique() - 1
+    (main,) = {row["null"] for row in shown if row["value"] == 3}
+    for row in shown:
+        assert (row["low"], row["high"]) == ((1, 7) if row["null"] == main else (None, None))
+    assert figure.marks.startswith(f"grey: {main} random, same spectrum")
+
+
 def mitigated(folder: Path) -> None:
     """Write curves of two mitigations and of one checkpoint: λ = 1 at a score of .9, as forgotten as λ."""
     rows = []
