@@ -77,7 +77,8 @@ class Settings:
         require(self.algorithm != "certified", "algorithm", "certified", WITHDRAWN)
         require(bool(self.lambdas), "lambdas", "", "needs at least one number")
         require(all(map(math.isfinite, self.lambdas)), "lambdas", self.lambdas, "must be numbers")
-        require(bool(self.costs) and min(self.costs) >= 0, "costs", self.costs, "must be numbers from 0 on")
+        require(bool(self.costs), "costs", "", "needs at least one number")
+        require(min(self.costs) >= 0, "costs", min(self.costs), "must be 0 or more")
         for key, allowed in (
             ("mode", MODES),
             ("split", SPLITS),

@@ -421,6 +421,8 @@ BAD = {
     "run=x lambdas=nan": "lambdas=nan: must be a finite number",
     "run=x eps=1.5": "eps=1.5: must be above 0 and below 1",
     "run=x k=0": "k=0: must be at least 1",
+    "run=x costs=.02,-.1": "costs=-0.1: must be 0 or more",
+    "run=x costs=,": "costs=: needs at least one number",
     "run=x mode=tpo": "did you mean top?",
     "run=x lamdas=0": "did you mean lambdas?",
     "run=x split=train": "split=train: no such split",
