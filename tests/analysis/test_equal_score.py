@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.spectra.interventions.equal_score import LESS, MORE, UNDECIDED, Left, Model, at_equal_score, walked
+from analysis.spectra.interventions.mitigations import stopped
 from analysis.spectra.interventions.verdict import UNCHANGED, readings
 from harness.forgetting.base import Items
 from harness.forgetting.probes.lm_loss import LanguageModelLoss
@@ -100,3 +101,14 @@ def test_without_the_shrunk_change_there_is_nothing_to_compare_with():
     base = answers(0.3, 0.0, 2)
     known = readings({"lm": LanguageModelLoss()}, {"lm": {"text": base["forgetting/lm/text"]}}, found)
     assert at_equal_score(known, base, found, "test", (0.01,)) == []
+
+
+def test_a_kept_checkpoint_s_share_is_of_all_steps_of_the_run(tmp_path):
+    """Where the last step kept none, the last checkpoint is not the end of training."""
+    for step in (40, 80):
+        (tmp_path / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True)
+    assert {share: path.name for share, path in stopped(tmp_path, 100).items()} == {
+        0.4: "checkpoint-40",
+        0.8: "checkpoint-80",
+    }
+    assert list(stopped(tmp_path, 80)) == [0.5]

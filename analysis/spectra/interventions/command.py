@@ -138,7 +138,7 @@ def _answers(
 def _other_models(pair: Pair, examination: Examination, store: Store) -> dict[tuple[str, float], Items]:
     """Return the answers of the run's kept checkpoints, and those that runs at a lower rate gave."""
     found: dict[tuple[str, float], Items] = {}
-    for share, state in stopped(examination.folder).items():
+    for share, state in stopped(examination.folder, examination.record["steps"]).items():
         kept = store.read(STOPPED, share)
         if kept is None:
             _loaded(replace(pair, tuned=read_tuned(state)), examination, state)

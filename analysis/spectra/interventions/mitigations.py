@@ -20,11 +20,10 @@ AFTER = "after"
 """The phase of ``items.parquet`` that the tuned model answered."""
 
 
-def stopped(folder: Path) -> dict[float, Path]:
-    """Return share of the steps → folder of each checkpoint that a run kept, the last step's left out."""
-    steps = {int(path.name.rpartition("-")[2]): path for path in (folder / "checkpoints").glob("checkpoint-*")}
-    last = max(steps, default=0)
-    return {step / last: path for step, path in sorted(steps.items()) if step < last}
+def stopped(folder: Path, steps: int) -> dict[float, Path]:
+    """Return share of a run's `steps` → folder of each checkpoint that it kept, the last step's left out."""
+    kept = {int(path.name.rpartition("-")[2]): path for path in (folder / "checkpoints").glob("checkpoint-*")}
+    return {step / steps: path for step, path in sorted(kept.items()) if step < steps}
 
 
 def lower(folder: Path, record: dict[str, Any]) -> dict[float, Path]:

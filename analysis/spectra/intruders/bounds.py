@@ -32,7 +32,7 @@ MISSED = 0.004
 TIMES, LARGE_TIMES = 4, 8
 """Applications of a matrix to a probe: the bound exceeds the norm by (2 / .004)^¼ = 4.7, after eight by 2.2.
 
-Above a side of `LARGE` four more cost a tenth of the decomposition or less. With four in all, a matrix of side 4096
+Above a side of `LARGE` four more cost about a second at 4096. With four in all, a matrix of side 4096
 with the spectrum of a query projection had 7 of 20 vectors left open, which cost a decomposition in double precision.
 """
 LARGE = 1024
