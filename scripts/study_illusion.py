@@ -44,6 +44,8 @@ FEWEST = 4
 """Configurations of which a correlation has an interval."""
 SEQUENCE = "+"
 """Between the tasks of a sequence."""
+ALPHA_GIVEN = "config.method.alpha"
+"""The column of LoRA's α as it was given; missing where it follows the rank, α = 2r, or where there is none."""
 
 
 class Row(NamedTuple):
@@ -90,15 +92,40 @@ def lora_writes(runs: pd.DataFrame) -> Iterator[Tested]:
     tasks = list(single(runs))
     for task, some in tasks:
         full = some[some["method"] == "full"]
-        low = [(*key, rows) for key, rows in some[some["rank"] <= LOW].groupby(["method", "rank"]) if len(rows) > 1]
-        for (method, rank, rows), count in itertools.product(low if len(full) > 1 else [], COUNTS):
+        low = [one for one in by_rank(some[some["rank"] <= LOW]) if len(one[2]) > 1]
+        for (family, rank, rows), count in itertools.product(low if len(full) > 1 else [], COUNTS):
             difference, error, freedom = apart(rows[count], full[count], some.groupby("configuration")[count])
             tests = len(low) * len(COUNTS) * len(tasks)
             reach = error * float(stats.t.ppf(1 - ALPHA / 2 / tests, freedom))
             p = 2 * float(stats.t.sf(abs(difference) / error, freedom)) if error else float(difference == 0)
             ends = f"{difference:+.1f} [{difference - reach:+.1f}, {difference + reach:+.1f}]"
             told = f"{counted(rows)} − {counted(full)}; roots {ends}"
-            yield Tested(task, f"{count}: {method} r{rank:g} − full", difference, p, told)
+            yield Tested(task, f"{count}: {family} r{rank:g} − full", difference, p, told)
+
+
+def families(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield each method's runs by how α goes with the rank: α = 2r where none is given, or the same at every rank.
+
+    Where 2r is a given α, one configuration belongs to both.
+    """
+    for method, rows in runs.groupby("method"):
+        given, default = rows[ALPHA_GIVEN], rows[rows[ALPHA_GIVEN].isna()]
+        if default.empty or not given.notna().any():
+            yield str(method), rows
+            continue
+        yield f"{method} α=2r", default
+        for alpha in sorted(given.dropna().unique()):
+            yield f"{method} α={alpha:g}", rows[given.eq(alpha) | (given.isna() & rows["rank"].eq(alpha / 2))]
+
+
+def by_rank(runs: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
+    """Yield the runs of each family and rank; those in two families once."""
+    seen: set[object] = set()
+    for family, some in families(runs):
+        for rank, rows in some.groupby("rank"):
+            if not seen & set(rows.index):
+                yield family, float(rank), rows
+            seen |= set(rows.index)
 
 
 def apart(one: pd.Series, other: pd.Series, every: SeriesGroupBy) -> tuple[float, float, float]:  # type: ignore[type-arg]
@@ -111,9 +138,9 @@ def apart(one: pd.Series, other: pd.Series, every: SeriesGroupBy) -> tuple[float
 def low_rank_writes_more(runs: pd.DataFrame) -> Iterator[Tested]:
     """The count falls as the rank rises."""
     for task, some in single(runs):
-        for method, rows in some[some["rank"].notna()].groupby("method"):
+        for family, rows in families(some[some["rank"].notna()]):
             for count in COUNTS:
-                yield from ordered(rows, "rank", count, -1, (task, f"{count}: {method}, rank"))
+                yield from ordered(rows, "rank", count, -1, (task, f"{count}: {family}, rank"))
 
 
 def sequences_accumulate(runs: pd.DataFrame) -> Iterator[Tested]:
@@ -227,7 +254,7 @@ def main() -> None:
     except HarnessError as error:
         sys.exit(str(error))
     runs = effects_of(table).chosen
-    numbers = ["intruders", "intruders_null", "rank", "relative_change", "forgetting"]
+    numbers = ["intruders", "intruders_null", "rank", "relative_change", "forgetting", ALPHA_GIVEN]
     runs = roots(runs[runs["intruders_excess"].notna()].astype(dict.fromkeys(numbers, "float64")))
     print(*counts_of(runs), "", sep="\n")
     print("| claim | task | compared | result | effect |\n|---|---|---|---|---|")

@@ -161,7 +161,8 @@ def _hub_folder(name: str, revision: str | None) -> Path:
 
 def _wheel_model(model: ModelConfig, cache: Path) -> Files:
     member = str(model.member)
-    wheel = f"{model.wheel.package} {model.wheel.version} (wheel {str(model.wheel.sha256)[:12]}), {member}"
+    further = f" and {len(model.parts)} further wheels" if model.parts else ""
+    wheel = f"{model.wheel.package} {model.wheel.version} (wheel {str(model.wheel.sha256)[:12]}){further}, {member}"
     if PurePosixPath(member).suffix == ".gguf":
         folder = _converted(model, cache)
         return Files(folder, model_hashes(folder), f"{wheel}, {read_manifest(folder)['made_by']}")

@@ -35,6 +35,7 @@ def made(counts: dict[float, float], null: dict[float, float], task: str = "trec
             "rank": rank or np.nan,
             "seed": one,
             "configuration": f"lora r{rank}" if rank else "full",
+            "config.method.alpha": np.nan,
             "intruders": float(random.poisson(mean)),
             "intruders_null": float(random.poisson(null[rank])),
             "forgetting": -0.1 - 0.01 * mean,
@@ -73,6 +74,20 @@ def test_counts_that_chance_makes_too_are_no_finding_beyond_it(study):
 def test_counts_that_rise_with_the_rank_refute_the_claim(study):
     rising = dict(zip((0, *RANKS), (0.0, *sorted(FALLING.values())[1:]), strict=True))
     assert results(study, made(rising, NONE), LOW_RANK)["bare: lora, rank"] == study.NOT
+
+
+def test_a_fixed_alpha_is_a_family_of_its_own_and_shares_the_rank_at_which_it_is_2r(study):
+    """α = 8 is α = 2r at rank 4: those runs stand in both orders, and once among the rows against full tuning."""
+    fixed = made(dict(zip((1, 2, 8, 16, 64), (1.0, 3.0, 20.0, 30.0, 40.0), strict=True)), NONE, seed=1)
+    runs = pd.concat([made(FALLING, NONE), fixed.assign(**{"config.method.alpha": 8.0})], ignore_index=True)
+    found = results(study, runs, LOW_RANK)
+    assert found["bare: lora α=2r, rank"] == study.HOLDS
+    assert found["bare: lora α=8, rank"] == study.NOT
+    shown = {row.compared: row.effect for _, row in study.rows_of(study.roots(runs))}
+    assert "4: " in shown["bare: lora α=2r, rank"] and "4: " in shown["bare: lora α=8, rank"]
+    compared = results(study, runs, WRITES)
+    assert "bare: lora α=2r r4 − full" in compared and "bare: lora α=8 r4 − full" not in compared
+    assert len(compared) == 18  # five ranks of α = 2r, four of α = 8, both counts
 
 
 def test_equal_counts_are_seldom_told_apart(study):

