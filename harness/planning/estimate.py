@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 from harness.config import RunConfig
 from harness.errors import HarnessError
 from harness.identity import digest, model_identity, plain, task_identity
+from harness.planning.cards import VERSION, between
 from harness.storage.assets import cache_root
 from harness.storage.files import write_json
 
 if TYPE_CHECKING:
     from harness.objectives.base import Features
 
-STEP = 0.012
-"""Seconds that a step takes besides operations on tensors: the Trainer's own work, collating, logging.
+STEP = 1400
+"""Calls of operations that take as long as what a step does besides: the Trainer's own work, collating, logging.
 
-Training MiniLM's head alone, 65 ms a step, has 48 ms of operations (one thread of an AMD EPYC with AVX-512).
+Training MiniLM's head alone, 70 ms a step, has 52 ms of operations, of which a call takes 13 µs (one thread of a Xeon with
+AVX-512).
 """
-APART = 1.3
-"""Factor by which measured trainings were at most longer or shorter than what operations and their traffic take."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _file(config: RunConfig) -> Path:
     train = plain(config.train) | {"learning_rate": None, "learning_rate_factor": None}
     method = plain(config.method) | {"name": config.method.name, "learning_rate": None}
     here = runtime.resolve(config).describe()
-    parts = [model_identity(config.model), task_identity(config.task), method, train, here]
+    parts = [VERSION, model_identity(config.model), task_identity(config.task), method, train, here]
     return cache_root(config.cache_dir) / "plans" / f"{digest(parts, 20)}.json"
 
 
@@ -83,9 +83,10 @@ def _planned(config: RunConfig) -> Estimate:
 
     here = runtime.resolve(config)
     features = session.prepare(config).features
-    planner = Planner(config, this_machine(here, cache_root(config.cache_dir)), cuda=here.cuda)
-    peak = planner.plan().peak_bytes
-    step = planner.step_seconds(typical(features)) + STEP * config.train.gradient_accumulation_steps
+    machine = this_machine(here, cache_root(config.cache_dir))
+    planner = Planner(config, machine, cuda=here.cuda)
+    peak, besides = planner.plan().peak_bytes, STEP * machine.launch
+    step = planner.step_seconds(typical(features)) + besides * config.train.gradient_accumulation_steps
     return Estimate(peak, steps_of(config.train, len(features)), step)
 
 
@@ -108,5 +109,5 @@ def described(config: RunConfig) -> tuple[str, str]:
         found = estimate(config)
     except HarnessError as error:
         return "-", str(error)
-    between = f"{duration(found.seconds / APART)} to {duration(found.seconds * APART)}"
-    return f"{found.peak_bytes / 2**30:.2f}", f"about {duration(found.seconds)} ({between})"
+    ends = " to ".join(map(duration, between(found.seconds)))
+    return f"{found.peak_bytes / 2**30:.2f}", f"about {duration(found.seconds)} ({ends})"

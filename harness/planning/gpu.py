@@ -58,6 +58,6 @@ def foreach_steps(optimizer: torch.optim.Optimizer) -> None:
             group["foreach"] = True
 
 
-def clip(parameters: Iterable[Tensor], largest: float, cuda: bool) -> None:
-    """Clip the gradients' norm as accelerate has torch do it; on CUDA all tensors at once."""
-    torch.nn.utils.clip_grad_norm_(parameters, largest, foreach=True if cuda else None)
+def clip(parameters: Iterable[Tensor], largest: float) -> None:
+    """Clip the gradients' norm as accelerate has torch do it: all at once, which torch does not do of itself here."""
+    torch.nn.utils.clip_grad_norm_(parameters, largest, foreach=True)

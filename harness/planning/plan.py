@@ -19,7 +19,7 @@ from harness.models import size
 from harness.objectives import build
 from harness.objectives.base import Features
 from harness.planning.architecture import architecture_of
-from harness.planning.cards import Card
+from harness.planning.cards import Card, between
 from harness.planning.gpu import CONTEXT
 from harness.planning.shares import of_process
 from harness.planning.skeleton import Blueprint, with_method
@@ -65,9 +65,9 @@ class Plan:
     flops: int
     """Floating-point operations of the products of an optimiser step."""
     seconds: tuple[float, float] | None
-    """Least and most of an optimiser step over items of full length, by the card's data sheet, where that is known."""
+    """Between which an optimiser step over items of full length lies, by the card's data sheet, where that is known."""
     run_seconds: tuple[float, float] | None
-    """Of all ``train.max_steps``; None where epochs are counted instead, as a plan knows no data."""
+    """The same of all ``train.max_steps``; None where epochs are counted instead, as a plan knows no data."""
     fits: Fit | None
     """Whether the card holds it together with CUDA's context; None where no card is given."""
 
@@ -116,7 +116,7 @@ class Planner:
         seconds = peak.work.seconds(self.card) if self.card is not None else None
         if seconds is None:
             raise ConfigError("gpu", self.card.name if self.card else None, "its speed is not known")
-        return seconds[1]
+        return seconds
 
     def largest(self) -> Plan:
         """Return the plan of the largest batch that the card holds.
@@ -144,8 +144,8 @@ class Planner:
             reserved_bytes=peak.reserved,
             where=peak.moment.where,
             flops=peak.work.flops,
-            seconds=seconds,
-            run_seconds=None if seconds is None or steps == -1 else (steps * seconds[0], steps * seconds[1]),
+            seconds=None if seconds is None else between(seconds),
+            run_seconds=None if seconds is None or steps == -1 else between(steps * seconds),
             fits=None if self.card is None else fit(peak, self.card),
         )
 

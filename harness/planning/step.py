@@ -121,7 +121,7 @@ class Rehearsal:
             del loss
         if settings.max_grad_norm:
             with live.part("clipping", TEMPORARIES):
-                clip(self._trained(), settings.max_grad_norm, self.cuda)
+                clip(self._trained(), settings.max_grad_norm)
         with live.part("optimiser", TEMPORARIES):
             self.optimizer.step()
         self._hold_state()

@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import peft
@@ -23,14 +23,16 @@ from harness.methods.base import trainable
 from harness.models import size
 from harness.objectives.base import Batch
 from harness.objectives.next_token import NextToken
+from harness.planning.cards import card
 from harness.planning.plan import fake_mode, quiet
 from harness.planning.skeleton import Blueprint, with_method
-from harness.planning.step import Peak, Rehearsal
+from harness.planning.step import Rehearsal
 from harness.planning.words import StandIn
 from harness.runtime import Precision, Runtime
 
 SUITE = json.loads((Path(__file__).parent / "peft_suite.json").read_text(encoding="utf-8"))
 RUNS: dict[str, dict[str, Any]] = {run["name"].replace("--llama-3.2-3B", ""): run for run in SUITE["results"]}
+CARD = card("l40s")
 
 
 class AsPeftHoldsIt(Runtime):
@@ -67,8 +69,20 @@ def configured(run: dict[str, Any]) -> RunConfig:
     return replace(config, method=replace(config.method, options=options))
 
 
-def planned(run: dict[str, Any]) -> tuple[Peak, int]:
-    """Return the planned peak of a run and how many parameters it trains."""
+class Planned(NamedTuple):
+    """What is planned of a run, to be held against what was measured."""
+
+    total: int
+    """Bytes at the peak, over items as long as the task allows."""
+    reserved: int
+    trainable: int
+    step_seconds: float
+    """On the suite's card, over items of the mean length."""
+    peft: str
+
+
+def planned(run: dict[str, Any]) -> Planned:
+    """Return a run's plan by the PEFT that is importable."""
     config, mode = configured(run), fake_mode()
     bfloat16, float32 = torch.bfloat16, torch.float32
     here = AsPeftHoldsIt(torch.device("cpu"), Precision(bfloat16, float32, float32), 1, 1, {}, None, False, {})
@@ -79,9 +93,11 @@ def planned(run: dict[str, Any]) -> tuple[Peak, int]:
         skeleton = with_method(config, blueprint, here, mode)
         rehearsal = Rehearsal(config, skeleton, PlainLogits(config.task, StandIn()), here, True, mode)
         peak = rehearsal.peak(SUITE["training"]["batch_size"])
-    return peak, sum(map(size, trainable(skeleton.model).values()))
+        mean = SUITE["training"]["mean_length"]
+        work = rehearsal.peak(SUITE["training"]["batch_size"], {"input_ids": [0] * mean, "length": mean}).work
+    count = sum(map(size, trainable(skeleton.model).values()))
+    return Planned(peak.moment.total, peak.reserved, count, work.seconds(CARD) or 0.0, peft.__version__)
 
 
 if __name__ == "__main__":
-    found, count = planned(RUNS[sys.argv[1]])
-    print(json.dumps({"peft": peft.__version__, "total": found.moment.total, "trainable": count}))
+    print(json.dumps(planned(RUNS[sys.argv[1]])))

@@ -18,8 +18,8 @@ from harness.config import RunConfig
 from harness.planning import estimate as estimates
 from harness.planning.cards import Card
 from harness.planning.estimate import duration, estimate, kept, typical
-from harness.planning.machine import quickest, this_machine
-from harness.planning.work import Work
+from harness.planning.machine import quickest, share, this_machine
+from harness.planning.work import Work, noted
 from harness.progress import Remaining
 from harness.sweep import Planned, describe
 
@@ -39,9 +39,25 @@ def config(data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_kernel_takes_its_operations_or_its_traffic_or_its_launch() -> None:
     work = Work([(10**9, 0), (0, 10**9), (0, 0)])
-    least, most = work.seconds(FAST) or (0.0, 0.0)
-    assert least == pytest.approx(1e9 / 1e11 + 2e-6)
-    assert most == pytest.approx(1e9 / 1e11 + 1e9 / 2e10 + 1e-6)
+    assert work.seconds(FAST) == pytest.approx(1e9 / 1e11 + 1e9 / 2e10 + 1e-6)
+    assert work.seconds(replace(FAST, overlaps=False)) == pytest.approx(1e9 / 1e11 + 1e9 / 2e10 + 3e-6)
+    assert work.seconds(replace(FAST, bandwidth=None)) is None
+
+
+@pytest.mark.parametrize("overlaps", [True, False])
+def test_the_share_of_the_rates_that_is_used_gives_the_step_its_seconds(overlaps: bool) -> None:
+    work = Work([(10**9, 0), (0, 10**9), (0, 0)])
+    slow = replace(FAST, overlaps=overlaps)
+    assert work.seconds(replace(slow, used=share(work, 0.2, slow))) == pytest.approx(0.2, rel=1e-4)
+    assert share(work, 1e-9, slow) == 1.0, "nothing is faster than its rates"
+    assert share(work, 1e9, slow) == 0.05
+
+
+def test_what_is_computed_is_noted_with_its_traffic() -> None:
+    one, other = torch.ones(3, 4), torch.ones(4, 5)
+    with noted() as work:
+        (one @ other).view(5, 3)
+    assert work.kernels == [(2 * 3 * 4 * 5, 4 * (12 + 20 + 15))]
 
 
 def test_an_estimate_is_kept_and_does_not_depend_on_seed_or_rate(config: RunConfig) -> None:
@@ -90,6 +106,7 @@ def test_this_machine_is_measured_once(tmp_path: Path, config: RunConfig, monkey
     assert first.teraflops is not None and 1e-4 < first.teraflops < 1e4
     assert first.bandwidth is not None and 0.1 < first.bandwidth < 1e5
     assert 1e-8 < first.launch < 1e-2
+    assert 0.05 < first.used <= 1
     assert this_machine(here, tmp_path / "a") == first, "read, not measured again"
     monkeypatch.setattr("harness.planning.machine.measure", lambda *_: pytest.fail("measured again"))
     assert this_machine(here, tmp_path / "a") == first
