@@ -13,6 +13,8 @@ from analysis.errors import AnalysisError
 from harness.errors import RecordError, first_line
 from harness.storage.record import read_record
 
+HEADLINE = "intruders.json"
+"""A run's counts of intruder dimensions beside their controls, in its folder ``analysis``."""
 ITEM_COLUMNS = ("phase", "split", "item", "prediction", "target", "score", "loss", "tokens")
 
 
@@ -63,7 +65,7 @@ def intruder_headline(folder: str | Path) -> list[dict[str, Any]]:
 
     Raises :class:`AnalysisError` for a damaged file.
     """
-    path = Path(folder) / "analysis" / "intruders.json"
+    path = Path(folder) / "analysis" / HEADLINE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -149,6 +149,19 @@ def test_runs_of_a_search_have_no_weights_to_measure(tmp_path, capsys):
     assert capsys.readouterr().out == "lora-c: failed: no memory\n"
 
 
+def test_a_kept_record_without_weights_is_passed_over_where_it_was_counted(trained, tmp_path, capsys):
+    """Records of studies are kept without weights: whoever trains more beside them counts what is new."""
+    for name in ("counted", "never"):
+        (tmp_path / name).mkdir()
+        shutil.copy(trained("lora") / "record.json", tmp_path / name)
+    write_json(tmp_path / "counted" / "analysis" / "intruders.json", {})
+    id_ = read_record(trained("lora"))["id"]
+    assert work(Settings(runs=(str(tmp_path / "counted"),)))
+    assert capsys.readouterr().out == f"{id_}: n/a: its weights were not kept; its tables stay as they are\n"
+    assert not work(Settings(runs=(str(tmp_path),)))
+    assert capsys.readouterr().out.splitlines()[1] == f"{id_}: its weights were not kept, and it was never counted"
+
+
 def read(folder: Path, table: str) -> list[dict[str, Any]]:
     return pq.read_table(folder / f"{table}.parquet").to_pylist()
 

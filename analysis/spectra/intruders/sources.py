@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.intruders import Settings
+from analysis.records.files import HEADLINE
 from analysis.spectra.adapters import Adapter
 from analysis.spectra.checkpoints import Checkpoint
 from analysis.spectra.quantised import Quantisation
@@ -16,6 +17,8 @@ from harness.errors import ConfigError, NotApplicable, RecordError
 from harness.execution.reload import config_of
 from harness.storage.privacy import expanded
 from harness.storage.record import NO_WEIGHTS, ONLY_SEARCHES, of_search, read_record
+
+UNKEPT, STAYS, NEVER = "its weights were not kept", "; its tables stay as they are", ", and it was never counted"
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,9 @@ def _run(folder: Path, settings: Settings, several: bool) -> Job:
     reason = config_of(record).method.leaves_matrices
     if reason is not None:
         return Job(record["id"], out, reason=reason)
+    if not (folder / "trained").is_dir():
+        counted = (out / HEADLINE).is_file()
+        return Job(record["id"], out, reason=UNKEPT + (STAYS if counted else NEVER), failed=not counted)
     try:
         return Job(record["id"], out, tuple(_steps(folder, record, settings)))
     except NotApplicable as missing:

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.intruders import Settings
+from analysis.records.files import HEADLINE
 from analysis.spectra.intruders.analyse import Row, Rows
 from analysis.spectra.intruders.controls import MAIN
 from harness.storage.files import write_bytes, write_json
@@ -88,7 +89,7 @@ def write(rows: Rows, out: Path, settings: Settings) -> list[Row]:
     for name, some in tables.items():
         write_bytes(out / f"{name}.parquet", parquet(some, SCHEMAS[name]))
     entries = headline(rows, settings)
-    write_json(out / "intruders.json", entries)
+    write_json(out / HEADLINE, entries)
     return entries
 
 
