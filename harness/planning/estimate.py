@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 STEP = 1400
 """Calls of operations that take as long as what a step does besides: the Trainer's own work, collating, logging.
 
-Training MiniLM's head alone, 70 ms a step, has 52 ms of operations; a call takes 13 µs (one thread of a Xeon with AVX-512).
+Training MiniLM's head alone, 70 ms a step, has 52 ms of operations; a call takes 13 µs (one thread of a Xeon).
 """
 
 

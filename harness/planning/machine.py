@@ -115,7 +115,8 @@ def quickest(work: Callable[[], object], runtime: Runtime) -> float:
 
 def repeated(work: Callable[[], object], runtime: Runtime) -> list[float]:
     """Return the seconds that each call took."""
-    took, end = [], time.perf_counter() + SECONDS
+    took: list[float] = []
+    end = time.perf_counter() + SECONDS
     while not took or time.perf_counter() < end:
         runtime.synchronise()
         begin = time.perf_counter()
