@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import pandas as pd
 
+from harness.config import ModelConfig, TrainConfig
 from harness.identity import DESCRIPTIVE, OPERATIONAL
 
 BLOCK = ("model", "task", "metric", "data_hash")
@@ -17,8 +19,11 @@ SETTINGS = ("config.method.", "config.train.", "config.task.", "config.model.", 
 UNIT = "configuration"
 WIDE = ("config.", "version.", "seconds.")
 """Columns, most of the table's 250, of which an outcome needs none."""
-SINCE_SCHEMA_2 = ("config.train.master_weights",)
-"""Settings that older records lack: a run without one is no other configuration for that."""
+SECTIONS = {"config.model.": ModelConfig, "config.train.": TrainConfig}
+"""Settings whose defaults are known here."""
+NEVER_NULL = {
+    settings: {one.name for one in fields(settings) if one.default is not None} for settings in SECTIONS.values()
+}
 
 
 def configured(table: pd.DataFrame) -> pd.DataFrame:
@@ -31,7 +36,7 @@ def configured(table: pd.DataFrame) -> pd.DataFrame:
     names = [name for name in table.columns if name.startswith(SETTINGS) and _counts(name)]
     groups = table.groupby(["model", "task", *KEYS, "foreign"], dropna=False, sort=False)
     of_group = groups.ngroup().tolist()
-    differs = {name: (groups[name].nunique(dropna=name in SINCE_SCHEMA_2) > 1).tolist() for name in names}
+    differs = {name: (groups[name].nunique(dropna=_never_null(name)) > 1).tolist() for name in names}
     differing = [[name for name in names if differs[name][number]] for number in range(len(groups))]
     rows = table[["label", *names]].to_dict("records")
     labels = [_label(row, differing[group]) for row, group in zip(rows, of_group, strict=True)]
@@ -41,6 +46,14 @@ def configured(table: pd.DataFrame) -> pd.DataFrame:
 def _counts(name: str) -> bool:
     last = name.rpartition(".")[2]
     return last not in {*RATES, *DESCRIPTIVE, *OPERATIONAL, "rank", "use_cpu"}
+
+
+def _never_null(name: str) -> bool:
+    """Return whether a missing value says that the record is older than the setting: its default is no null."""
+    for section, settings in SECTIONS.items():
+        if name.startswith(section):
+            return name.removeprefix(section).partition(".")[0] in NEVER_NULL[settings]
+    return False
 
 
 def _label(row: dict[Any, Any], differing: list[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from analysis.effects.comparisons import compare
 from analysis.effects.fairness import fair
 from analysis.effects.verdicts import Verdict
 from analysis.records import read_runs
+from harness.config import ModelConfig, TrainConfig
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -182,6 +185,23 @@ def test_a_run_without_the_newer_settings_is_no_other_configuration(tmp_path: Pa
     assert set(fair(read_runs(tmp_path).table).chosen["configuration"]) == {"lora r16"}
     make_run(tmp_path, "method=lora", "train.master_weights=false", seed=2)
     assert "lora r16 master_weights=False" in set(fair(read_runs(tmp_path).table).chosen["configuration"])
+
+
+@pytest.mark.parametrize("section", ["model", "train"])
+def test_a_record_older_than_any_setting_is_no_other_configuration(section: str, tmp_path: Path) -> None:
+    """Every field was new once: a record without it was made by its default, unless that is null, as a lack is."""
+    settings = {"model": ModelConfig, "train": TrainConfig}[section]
+    named = {one.name for one in fields(settings) if one.default is not None}
+    older = make_run(tmp_path, "method=lora", seed=0) / "record.json"
+    make_run(tmp_path, "method=lora", seed=1)
+    record = json.loads(older.read_text(encoding="utf-8"))
+    for name in named & set(record["config"][section]) - {"name"}:
+        older.write_text(json.dumps(record | {"config": without(record["config"], section, name)}), encoding="utf-8")
+        assert set(fair(read_runs(tmp_path).table).chosen["configuration"]) == {"lora r16"}, name
+
+
+def without(config: dict[str, Any], section: str, name: str) -> dict[str, Any]:
+    return config | {section: {key: value for key, value in config[section].items() if key != name}}
 
 
 def test_changes_without_a_commit_are_said(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_every_row_of_the_intruder_study_is_what_its_records_give(tmp_path: Path
     with tarfile.open(DOCS / "studies" / "records" / "illusion.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     said = ""
-    for folders in (["trec", "sarcasm"], ["sequences"]):
+    for folders in (["trec", "sarcasm", "rotten_tomatoes"], ["sequences"]):
         command = [sys.executable, str(ROOT / "scripts" / "study_illusion.py")]
         command += [str(tmp_path / "runs" / "illusion" / folder) for folder in folders]
         said += subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
