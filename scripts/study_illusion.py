@@ -7,8 +7,8 @@
     python scripts/study_illusion.py runs/
 
 Prints the counts, and one row a comparison, as Markdown: holds, does not hold or undecided, with the effect. Counts are
-the paper's ("bare") and those beyond random changes of the same spectrum ("beyond"): the count's root less that of its
-median over draws, since roots of counts spread alike whatever their size. So low ranks are held against full tuning
+the paper's ("bare") and those beyond random changes of the same spectrum ("beyond"): the count's root less the mean of
+the draws' roots, since roots of counts spread alike whatever their size. So low ranks are held against full tuning
 by Student's t with the spread of all configurations of a task; orders over ranks and over a sequence's tasks by Page's
 test (1963, J. Am. Stat. Assoc. 58, 216-230), seeds as blocks. Every p-value is multiplied by the comparisons that its
 claim makes, and intervals are as wide.
@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.effects.blocks import effects_of
 from analysis.effects.correlations import spearman
 from analysis.records import read_runs
+from analysis.records.files import intruder_headline
 from harness.errors import HarnessError
 
 HOLDS, NOT, OPEN = "holds", "does not hold", "undecided"
@@ -70,8 +71,17 @@ class Tested(NamedTuple):
 
 def roots(runs: pd.DataFrame) -> pd.DataFrame:
     """Return runs with both counts on the root scale."""
-    bare, chance = np.sqrt(runs["intruders"]), np.sqrt(runs["intruders_null"])
-    return runs.copy().assign(bare=bare, beyond=bare - chance)
+    bare = np.sqrt(runs["intruders"])
+    return runs.copy().assign(bare=bare, beyond=bare - runs["chance_roots"])
+
+
+def chance_roots(folder: str) -> float:
+    """Return the mean root of the counts that random changes of a run's own spectrum have, draw by draw.
+
+    Not the root of their median: that of small counts is often 0, and no count lies below it.
+    """
+    (one,) = [one for one in intruder_headline(folder) if one["control"] == "spectrum" and one["step"] is None]
+    return float(np.sqrt(one["draws"]["intruders_u"]).mean())
 
 
 def corrected(found: list[Tested]) -> Iterator[Row]:
@@ -135,6 +145,27 @@ def apart(one: pd.Series, other: pd.Series, every: SeriesGroupBy) -> tuple[float
     return float(one.mean() - other.mean()), (variance * (1 / len(one) + 1 / len(other))) ** 0.5, freedom
 
 
+def beyond_chance(runs: pd.DataFrame) -> Iterator[Tested]:
+    """All trainings at low rank together have more intruders than random changes: Student's t over configurations."""
+    each = {task: distinct(some[some["rank"] <= LOW])["beyond"] for task, some in single(runs)}
+    if len(each) > 1:
+        each["all tasks"] = pd.concat(each.values())
+    for task, means in each.items():
+        if len(means) >= FEWEST and means.var() > 0:
+            found = stats.ttest_1samp(means, 0)
+            ends = found.confidence_interval(1 - ALPHA / len(each))
+            told = f"roots {means.mean():+.2f} [{ends.low:+.2f}, {ends.high:+.2f}]; {len(means)} configurations"
+            yield Tested(task, "beyond: every rank and α", float(means.mean()), float(found.pvalue), told)
+
+
+def distinct(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return each configuration's means over seeds; of configurations that train alike, such as r 16 of both, one."""
+    sign = np.where(runs["forgetting_higher_is_better"].astype(bool), -1, 1)
+    means = runs.assign(lost=sign * runs["forgetting"]).groupby("configuration")
+    rows = means[[*COUNTS, "lost", "relative_change"]].mean()
+    return rows[~rows[["bare", "lost", "relative_change"]].round(3).duplicated()]
+
+
 def low_rank_writes_more(runs: pd.DataFrame) -> Iterator[Tested]:
     """The count falls as the rank rises."""
     for task, some in single(runs):
@@ -171,9 +202,7 @@ def ordered(rows: pd.DataFrame, over: str, count: str, rising: int, told: tuple[
 def follows_forgetting(runs: pd.DataFrame) -> Iterator[Tested]:
     """Over configurations the count follows what was forgotten, also at constant ‖ΔW‖/‖W0‖."""
     for task, some in single(runs):
-        sign = -1 if bool(some["forgetting_higher_is_better"].iloc[0]) else 1
-        means = some.assign(lost=sign * some["forgetting"]).groupby("configuration")
-        rows = means[[*COUNTS, "lost", "relative_change"]].mean()
+        rows = distinct(some)
         if len(rows) < FEWEST:
             continue
         for count, (how, held) in itertools.product(
@@ -223,6 +252,7 @@ def rows_of(runs: pd.DataFrame) -> Iterator[tuple[str, Row]]:
     """Yield each claim with each of its comparisons."""
     for claim, test in (
         ("LoRA of low rank writes intruder dimensions, full fine-tuning does not", lora_writes),
+        ("LoRA of low rank writes more than random changes do", beyond_chance),
         ("More at low rank", low_rank_writes_more),
         ("Sequences of tasks accumulate them", sequences_accumulate),
         ("The count follows forgetting", follows_forgetting),
@@ -255,7 +285,8 @@ def main() -> None:
         sys.exit(str(error))
     runs = effects_of(table).chosen
     numbers = ["intruders", "intruders_null", "rank", "relative_change", "forgetting", ALPHA_GIVEN]
-    runs = roots(runs[runs["intruders_excess"].notna()].astype(dict.fromkeys(numbers, "float64")))
+    runs = runs[runs["intruders_excess"].notna()].astype(dict.fromkeys(numbers, "float64"))
+    runs = roots(runs.assign(chance_roots=runs["folder"].map(chance_roots)))
     print(*counts_of(runs), "", sep="\n")
     print("| claim | task | compared | result | effect |\n|---|---|---|---|---|")
     for claim, row in rows_of(runs):

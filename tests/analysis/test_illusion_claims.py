@@ -13,7 +13,8 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "study_illusion.py"
 RANKS = (1, 2, 4, 8, 16, 64)
-WRITES, LOW_RANK, SEQUENCE = "LoRA of low rank writes", "More at low rank", "Sequences of tasks"
+WRITES, LOW_RANK, SEQUENCE = "LoRA of low rank writes intruder", "More at low rank", "Sequences of tasks"
+TOGETHER = "LoRA of low rank writes more than random"
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,7 @@ def study() -> ModuleType:
 def made(counts: dict[float, float], null: dict[float, float], task: str = "trec", seed: int = 0) -> pd.DataFrame:
     """Return three seeds of LoRA at each rank and of full fine-tuning (rank 0), Poisson counts of the given means."""
     random = np.random.default_rng(seed)
+    draws = {rank: random.poisson(null[rank], (3, 20)) for rank in counts}
     rows = [
         {
             "task": task,
@@ -37,7 +39,8 @@ def made(counts: dict[float, float], null: dict[float, float], task: str = "trec
             "configuration": f"lora r{rank}" if rank else "full",
             "config.method.alpha": np.nan,
             "intruders": float(random.poisson(mean)),
-            "intruders_null": float(random.poisson(null[rank])),
+            "intruders_null": float(np.median(draws[rank][one])),
+            "chance_roots": float(np.sqrt(draws[rank][one]).mean()),
             "forgetting": -0.1 - 0.01 * mean,
             "forgetting_higher_is_better": True,
             "relative_change": 0.1 + 0.01 * rank,
@@ -88,6 +91,35 @@ def test_a_fixed_alpha_is_a_family_of_its_own_and_shares_the_rank_at_which_it_is
     compared = results(study, runs, WRITES)
     assert "bare: lora α=2r r4 − full" in compared and "bare: lora α=8 r4 − full" not in compared
     assert len(compared) == 18  # five ranks of α = 2r, four of α = 8, both counts
+
+
+def test_all_configurations_together_find_what_each_alone_cannot(study):
+    """A tenth more than chance at every rank is open for each of them, and found over the five low ranks."""
+    chance = dict.fromkeys(FALLING, 400.0)
+    runs = made(dict.fromkeys(FALLING, 440.0), chance)
+    assert set(results(study, runs, TOGETHER).values()) == {study.HOLDS}
+    fewer = made(chance, dict.fromkeys(FALLING, 440.0))
+    assert set(results(study, fewer, TOGETHER).values()) == {study.NOT}
+
+
+@pytest.mark.parametrize("mean", [0.3, 1.0, 400.0])
+def test_counts_as_chance_makes_them_are_seldom_beyond_it(study, mean):
+    """Small counts too: the median of such draws is often 0, and a count less that would never be below chance."""
+    chance = dict.fromkeys(FALLING, mean)
+    false = sum(study.OPEN not in results(study, made(chance, chance, seed=s), TOGETHER).values() for s in range(40))
+    assert false <= 5
+
+
+def test_a_configuration_that_trains_like_another_counts_once(study):
+    runs = made(FALLING, NONE)
+    twin = runs[runs["rank"] == 16].assign(method="rslora", configuration="rslora r16", chance_roots=9.0)
+    both = pd.concat([runs, twin], ignore_index=True)
+    for claim in ("The count follows forgetting", TOGETHER):
+        effects = [
+            {row.compared: row.effect for name, row in study.rows_of(study.roots(some)) if name.startswith(claim)}
+            for some in (runs, both)
+        ]
+        assert effects[0] == effects[1] != {}
 
 
 def test_equal_counts_are_seldom_told_apart(study):
