@@ -141,7 +141,15 @@ def test_each_run_command_composes(command: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ANALYSES)
 def test_each_analysis_command_is_read(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder in ("runs/answer", "runs/decoder", "runs/illusion/trec", "runs/illusion/steps", "../shared-results", "runs/one", "runs/two"):
+    for folder in (
+        "runs/answer",
+        "runs/decoder",
+        "runs/illusion/trec",
+        "runs/illusion/steps",
+        "../shared-results",
+        "runs/one",
+        "runs/two",
+    ):
         (tmp_path / "here" / folder).mkdir(parents=True, exist_ok=True)
     for run_ in ("one", "two"):
         (tmp_path / "here" / "runs" / run_ / "record.json").write_text("{}", encoding="utf-8")
