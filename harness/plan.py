@@ -119,14 +119,26 @@ def main(arguments: Sequence[str]) -> int:
     found = list(configurations(given.overrides, given.config_dir))
     from harness.planning.table import text, write  # torch loads here, after the configurations are valid
 
-    names = labels([job for job, _ in found])
-    rows = [
-        row(name, job, config, card, given.batch == "max") for name, (job, config) in zip(names, found, strict=True)
-    ]
-    print(text(rows, card))
+    rows = plan_all(found, card, given.batch == "max")
+    if rows:
+        print(text(rows, card))
+    if len(rows) < len(found):
+        print(f"harness: interrupted with {len(rows)} of {len(found)} configurations planned", file=sys.stderr)
+        return 130
     if given.out is not None:
         write(rows, card, Path(given.out))
     return int(any(one.problem and not one.problem.startswith("not applicable") for one in rows))
+
+
+def plan_all(found: Sequence[tuple[Sequence[str], RunConfig]], card: Card | None, largest: bool) -> list[Row]:
+    """Plan one configuration after the other; where that is interrupted, return those before."""
+    names, rows = labels([job for job, _ in found]), list["Row"]()
+    try:
+        for name, (job, config) in zip(names, found, strict=True):
+            rows.append(row(name, job, config, card, largest))
+    except KeyboardInterrupt:
+        pass
+    return rows
 
 
 def cli() -> None:

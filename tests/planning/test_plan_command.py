@@ -10,6 +10,7 @@ import pytest
 from command_line import Ended, call
 
 from harness.plan import asked, cli, configurations, labels
+from harness.planning.plan import Plan, Planner
 
 TINY = ["model=bert_tiny", "tracker=none", "forgetting=none", "task.max_length=32"]
 
@@ -36,6 +37,23 @@ def test_a_sweep_prints_a_row_a_configuration_and_writes_them(tmp_path: Path) ->
     assert full["peak_bytes"] > large["peak_bytes"] > small["peak_bytes"] > 0
     assert large["trainable"] > small["trainable"]
     assert {row["fits"] for row in written["rows"]} == {"yes"}
+
+
+@pytest.mark.slow
+def test_an_interruption_is_one_line_and_the_rows_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = Planner.plan
+
+    def interrupted(planner: Planner, batch_size: int | None = None) -> Plan:
+        if planner.config.method.name == "lora":
+            raise KeyboardInterrupt
+        return planned(planner, batch_size)
+
+    monkeypatch.setattr(Planner, "plan", interrupted)
+    out = tmp_path / "plan.json"
+    found = plan("-m", *TINY, "method=full,lora", "rank=4", f"out={out}", cwd=tmp_path)
+    assert (found.returncode, found.stderr) == (130, "harness: interrupted with 1 of 2 configurations planned\n")
+    assert [line.split()[0] for line in found.stdout.splitlines()] == ["configuration", "method=full", "estimates;"]
+    assert not out.exists(), "a part would look like the whole"
 
 
 @pytest.mark.slow
