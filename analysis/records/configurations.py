@@ -24,6 +24,7 @@ SECTIONS = {"config.model.": ModelConfig, "config.train.": TrainConfig}
 NEVER_NULL = {
     settings: {one.name for one in fields(settings) if one.default is not None} for settings in SECTIONS.values()
 }
+"""Their fields that a record of today always has: by default they are something."""
 
 
 def configured(table: pd.DataFrame) -> pd.DataFrame:

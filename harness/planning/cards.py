@@ -64,7 +64,7 @@ CARDS = {
 
 
 def between(seconds: float) -> tuple[float, float]:
-    """Return the ends between which a training that is estimated to take so long takes its time."""
+    """Return the ends between which a training most likely takes its time that is estimated to take so long."""
     return seconds / APART, seconds * APART
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import subprocess
 import sys
 import tarfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,13 +109,50 @@ def rows_in(text: str, columns: int) -> list[str]:
     return [row for row in rows if not row.startswith(("| task |", "| claim |"))]
 
 
-def test_every_row_of_the_intruder_study_is_what_its_records_give(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def illusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder with the records of the intruder study."""
+    folder = tmp_path_factory.mktemp("illusion")
     with tarfile.open(DOCS / "studies" / "records" / "illusion.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(folder, filter="data")
+    return folder / "runs" / "illusion"
+
+
+def counts(run: Path, control: str) -> dict[int | None, dict[str, Any]]:
+    """Return the headline of each kept step of a run, None for the end of training."""
+    entries = json.loads((run / "analysis" / "intruders.json").read_text(encoding="utf-8"))
+    return {entry["step"]: entry for entry in entries if entry["control"] == control}
+
+
+def test_the_intruder_study_is_as_large_as_it_says(illusion: Path) -> None:
+    tasks = ("trec", "sarcasm", "rotten_tomatoes")
+    records = [json.loads(path.read_text()) for task in tasks for path in illusion.glob(f"{task}/*/record.json")]
+    searches = [record for record in records if record["purpose"] == "search"]
+    assert (len(records) - len(searches) - 4, len(searches)) == (162, 255)  # four runs at lower rates
+    assert "162 results and 255 search runs" in (DOCS / "studies" / "illusion.md").read_text(encoding="utf-8")
+
+
+def test_what_two_machines_trained_has_the_same_counts(illusion: Path) -> None:
+    again = list((illusion / "steps").iterdir())
+    assert len(again) == 6
+    for run in again:
+        found = [counts(folder, "none")[None]["intruders_u"] for folder in (run, illusion / "trec" / run.name)]
+        assert found[0] == found[1], run.name
+
+
+def test_along_training_the_mean_count_is_never_above_that_of_random_changes(illusion: Path) -> None:
+    runs = list((illusion / "steps").glob("lora*"))
+    own, chance = [counts(run, "none") for run in runs], [counts(run, "spectrum") for run in runs]
+    assert len(own[0]) == 11
+    for step in own[0]:
+        assert sum(one[step]["intruders_u"] for one in own) <= sum(one[step]["intruders_u_high"] for one in chance)
+
+
+def test_every_row_of_the_intruder_study_is_what_its_records_give(illusion: Path) -> None:
     said = ""
     for folders in (["trec", "sarcasm", "rotten_tomatoes"], ["sequences"]):
         command = [sys.executable, str(ROOT / "scripts" / "study_illusion.py")]
-        command += [str(tmp_path / "runs" / "illusion" / folder) for folder in folders]
+        command += [str(illusion / folder) for folder in folders]
         said += subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     page, printed = (DOCS / "studies" / "illusion.md").read_text(encoding="utf-8"), set(said.splitlines())
     for columns, least in ((8, 20), (5, 20)):
