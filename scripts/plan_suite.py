@@ -71,6 +71,8 @@ def summary(label: str, some: list[Row]) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not any(Path(sys.argv[1]).glob("*.json")):
+        sys.exit("plan_suite: give the folder with the suite's result files (*.json)")
     print("| run | measured GiB | planned | error | more parameters | measured s/step | planned | factor |")
     print("|---|---|---|---|---|---|---|---|")
     planned_rows = list(rows(Path(sys.argv[1])))
